@@ -1,0 +1,103 @@
+"""Command lines: typed options whose help says meaning, unit and default, and errors of one sentence with status 2.
+
+Nothing heavy is imported here, so that `--help` answers at once: a command parses first and imports torch afterwards.
+"""
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+
+class UserError(Exception):
+    """Something that the user can mend. The message is one sentence that names the option or file and what to do."""
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Adds '(default: …)' to every option that has one."""
+
+    def _get_help_string(self, action):
+        text = action.help or ""
+        if "%(default)" in text or action.default in (None, argparse.SUPPRESS) or isinstance(action.default, bool):
+            return text
+        return text + " (default: %(default)s)"
+
+
+class Parser(argparse.ArgumentParser):
+    """ArgumentParser without abbreviations whose errors are a single sentence and status 2.
+
+    `--verbose_errors` and the like do not exist on purpose: a fault of ours shows its traceback, a fault of the
+    user's never does.
+    """
+
+    def __init__(self, description: str, **kwargs):
+        kwargs.setdefault("formatter_class", lambda prog: _HelpFormatter(prog, width=110, max_help_position=34))
+        super().__init__(description=description, allow_abbrev=False, **kwargs)
+
+    def error(self, message):
+        print(f"{self.prog}: error: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def run(main) -> None:
+    """Run a command's `main()`; turn a UserError into its sentence and status 2, an interrupt into status 130."""
+    try:
+        status = main()
+    except UserError as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 128 + signal.SIGINT
+    except BrokenPipeError:                    # the reader of our output went away (`… | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 128 + signal.SIGPIPE
+    raise SystemExit(status or 0)
+
+
+def _number(kind, test, meaning):
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"'{text}' is not {meaning}") from None
+        if not test(value):
+            raise argparse.ArgumentTypeError(f"{text} is not {meaning}")
+        return value
+    return parse
+
+
+positive_int = _number(int, lambda v: v > 0, "a whole number above 0")
+natural = _number(int, lambda v: v >= 0, "a whole number of 0 or more")
+positive_float = _number(float, lambda v: 0 < v < float("inf"), "a number above 0")
+nonnegative_float = _number(float, lambda v: 0 <= v < float("inf"), "a number of 0 or more")
+
+
+def existing_file(text: str) -> Path:
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"{text} is not a file" if path.exists() else f"{text} does not exist")
+    if not os.access(path, os.R_OK):
+        raise argparse.ArgumentTypeError(f"{text} cannot be read; check its permissions")
+    return path
+
+
+def existing_dir(text: str) -> Path:
+    path = Path(text)
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is not a folder" if path.exists() else f"{text} does not exist")
+    return path
+
+
+def number_list(text: str) -> list[int]:
+    """'0-7', '3' or '1,4,6-8' → the whole numbers meant, in order."""
+    numbers = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        try:
+            numbers += range(int(first), int(last if dash else first) + 1)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers such as 0-7 or 1,4") from None
+    if not numbers:
+        raise argparse.ArgumentTypeError(f"'{text}' names no number")
+    return numbers

@@ -1,0 +1,88 @@
+"""Whole files or none: everything is written to a temporary name in the same folder, flushed and then renamed."""
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from common.cli import UserError
+
+
+@contextlib.contextmanager
+def atomic_path(path):
+    """Yield a temporary path beside `path`; on success it is synced and takes `path`'s place, on an error it goes.
+
+    The temporary name keeps the suffix, since image and sound writers choose their format by it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:80]}.", suffix=f".tmp{path.suffix}")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())     # mkstemp makes private files; ours are ordinary ones
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_bytes(path, data: bytes) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_json(path, value, indent: int | None = 1) -> None:
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, default=str) + "\n")
+
+
+def read_json(path):
+    """The value in a JSON file; UserError if it cannot be read or is no JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({error}); make or download it again") from None
+
+
+def append_line(path, record: dict) -> None:
+    """Add one JSON line; a single write, so that a reader never sees half a line."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def link(target, name) -> None:
+    """Make `name` a relative link to `target` in the same folder, replacing an older one in one step."""
+    target, name = Path(target), Path(name)
+    temporary = name.with_name(f".{name.name}.tmp{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    os.symlink(target.name, temporary)
+    os.replace(temporary, name)
+
+
+def sha256(path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file) -> str:                          # Python 3.10
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,95 @@
+"""Data parallelism: what torchrun's variables say, and the few collective operations that the trainers use.
+
+Without torchrun every function here is that of a world of one.
+"""
+import datetime
+import os
+
+import torch
+import torch.distributed as dist
+
+
+def world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", 0))
+
+
+def local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def start(device: torch.device) -> None:
+    """Join the process group that torchrun describes (NCCL on GPUs, Gloo on CPUs). Nothing to do for one process."""
+    if world_size() > 1 and not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(minutes=10))
+
+
+def finish() -> None:
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def barrier() -> None:
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+
+
+def broadcast_module(module: torch.nn.Module) -> None:
+    """Give every rank the parameters and buffers of rank 0."""
+    if world_size() > 1:
+        for tensor in [*module.parameters(), *module.buffers()]:
+            dist.broadcast(tensor.data, 0)
+
+
+def average_gradients(module: torch.nn.Module) -> None:
+    """Replace every gradient by its mean over the ranks: one collective over a flat buffer."""
+    if world_size() == 1:
+        return
+    grads = [p.grad for p in module.parameters() if p.grad is not None]
+    flat = torch._utils._flatten_dense_tensors(grads)
+    dist.all_reduce(flat)
+    flat /= world_size()
+    for grad, value in zip(grads, torch._utils._unflatten_dense_tensors(flat, grads)):
+        grad.copy_(value)
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows):
+        ctx.rows = rows.shape[0]
+        parts = [torch.empty_like(rows) for _ in range(world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad[rank() * ctx.rows:(rank() + 1) * ctx.rows]
+
+
+def gather_rows(rows: torch.Tensor) -> torch.Tensor:
+    """`[B, …]` of every rank → `[ranks·B, …]` on every rank, in rank order.
+
+    The backward pass sums the ranks' gradients. If every rank computes the same loss L of the global batch, each
+    row's gradient is `ranks · dL/drow`; `average_gradients` divides by the ranks again, which leaves dL exactly.
+    """
+    return rows if world_size() == 1 else _GatherRows.apply(rows)
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """True on every rank if it is True on one (a stop signal that only one process got, say)."""
+    if world_size() == 1:
+        return flag
+    value = torch.tensor(float(flag), device=device)
+    dist.all_reduce(value, dist.ReduceOp.MAX)
+    return bool(value)

@@ -1,0 +1,111 @@
+"""A run's folder: options.json, log.txt, stats.jsonl, TensorBoard events; and the signals that end a run cleanly."""
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from common import ROOT
+from common.cli import UserError
+from common.files import append_line, write_json, write_text
+
+_LIBRARIES = ("torch", "torchvision", "numpy", "librosa", "soundfile")
+
+
+def describe_environment() -> dict:
+    """Git revision, versions and command line, for options.json."""
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    try:
+        revision = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True,
+                                  text=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        revision = None
+    return {"revision": revision, "versions": versions, "command": sys.argv,
+            "date": datetime.datetime.now().isoformat(timespec="seconds")}
+
+
+class Run:
+    """The folder of one training run. A `Run` of a rank other than 0 writes nothing.
+
+    options: what was asked for, resolved; JSON values. tensorboard: also write TensorBoard events.
+    """
+
+    def __init__(self, folder, options: dict, main: bool = True, tensorboard: bool = True):
+        self.folder, self.main, self._events, self._first_step = Path(folder), main, None, 0
+        if not main:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--output_dir: {self.folder} cannot be made: {error.strerror}") from None
+        write_json(self.folder / "options.json", {"options": options, **describe_environment()})
+        self._tensorboard = tensorboard
+
+    def log(self, text: str) -> None:
+        """Print one line and keep it, with the time, in log.txt."""
+        if self.main:
+            print(text, flush=True)
+            with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def stats(self, step: int, **values: float) -> None:
+        """One line of stats.jsonl, and the same numbers as TensorBoard scalars."""
+        if not self.main:
+            return
+        append_line(self.folder / "stats.jsonl", {"step": step, **values})
+        if self._tensorboard:
+            if self._events is None:               # imported at the first tick: it takes a second
+                from torch.utils.tensorboard import SummaryWriter
+                self._events = SummaryWriter(self.folder / "events", purge_step=self._first_step)
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
+
+    def rewind(self, step: int) -> None:
+        """Forget the statistics after `step`, where training goes on (0: from the start): no step is told twice."""
+        path, self._first_step = self.folder / "stats.jsonl", step + 1
+        if self.main and path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            write_text(path, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
+
+    def close(self) -> None:
+        if self.main and self._events is not None:
+            self._events.close()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):      # a line cut short when the machine went down
+        return float("inf")
+
+
+class StopSignal:
+    """Catches SIGTERM and SIGINT so that a trainer can finish its step and write its resume file.
+
+    `received` is None or the signal's number; a second signal ends the process at once, as the shell would.
+    """
+
+    def __enter__(self):
+        self.received = None
+        self._old = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def _note(self, number, frame):
+        self.received = number
+        for caught, old in self._old.items():
+            signal.signal(caught, signal.SIG_DFL if caught == signal.SIGTERM else old)
+        os.write(2, b"\nstopping after this step; a second signal stops at once\n")
+
+    def __exit__(self, *unused):
+        for number, old in self._old.items():
+            signal.signal(number, old)

@@ -1,0 +1,58 @@
+"""Batch norm over the batches of all ranks, on any device: torch's own SyncBatchNorm runs on GPUs only."""
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from common import ranks
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """The sum over ranks. Each rank's loss depends on every rank's input, so the gradients are summed as well."""
+
+    @staticmethod
+    def forward(ctx, value):
+        value = value.clone()
+        dist.all_reduce(value)
+        return value
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad = grad.clone()
+        dist.all_reduce(grad)
+        return grad
+
+
+class _SyncedNorm(nn.modules.batchnorm._BatchNorm):
+    """Normalises by the mean and variance over the ranks together; the ranks' batches must be of equal size."""
+
+    def _check_input_dim(self, input):
+        pass
+
+    def forward(self, x):
+        if not self.training:
+            return super().forward(x)
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        count = x.numel() // x.shape[1] * ranks.world_size()
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean = _SumOverRanks.apply(wide.sum(axes)) / count
+        centred = wide - mean.view(1, -1, *[1] * (x.dim() - 2))
+        variance = _SumOverRanks.apply(centred.square().sum(axes)) / count      # two passes: no cancellation
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean.detach(), self.momentum)
+            self.running_var.lerp_(variance.detach() * count / (count - 1), self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        shape = (1, -1, *[1] * (x.dim() - 2))
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+
+
+def synchronize_batch_norm(module: nn.Module) -> nn.Module:
+    """Make every batch norm of `module` one over all ranks, in place; names and values in its state dict stay.
+
+    For one rank nothing changes. The norms must have weights and running statistics, as all of this project's have.
+    """
+    if ranks.world_size() > 1:
+        for part in module.modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                part.__class__ = _SyncedNorm
+    return module
