@@ -1,0 +1,214 @@
+"""Sound files → log-mel spectrograms, the input of the speech encoder.
+
+The settings are those of Li et al. (arXiv 2004.03413). NumPy and SciPy do the transforms, one clip at a time: its frames
+fit the processor's cache, and worker processes need not import torch. soundfile, soxr and librosa are imported only
+where sound is read.
+"""
+import functools
+import os
+from pathlib import Path
+
+import numpy as np
+
+from common.parallel import in_chunks, parallel_map
+from common.cli import UserError
+
+RATE = 16000                # Hz
+N_FFT = WINDOW = 400        # samples: 25 ms
+HOP = 160                   # samples: 10 ms a frame
+N_MELS = 40
+F_MIN, F_MAX = 20.0, 8000.0  # Hz
+PREEMPHASIS = 0.97
+FLOOR = 1e-10               # of power, before the logarithm
+TOP_DB = 80.0
+MAX_FRAMES = 2048           # 20.5 s: longer clips are cut, shorter ones padded
+MIN_FRAMES = 64             # 0.64 s: below it the encoder has no time step left
+EMPTY_SAMPLES = 200         # what an empty clip becomes
+
+MAX_SECONDS = 3600          # limits against files that unpack to absurd lengths: one hour, and 1 GiB of float32
+MAX_SAMPLES = 1 << 28
+MAX_LEVEL = 1e6             # full scale is 1; powers of far larger samples overflow float32
+_READ_BLOCK = 1 << 22       # samples read at a time, all channels together
+_FRAME_BLOCK = 2048         # frames transformed at a time: 3 MB
+
+SETTINGS = dict(rate=RATE, n_fft=N_FFT, hop=HOP, n_mels=N_MELS, f_min=F_MIN, f_max=F_MAX, preemphasis=PREEMPHASIS,
+                floor=FLOOR, top_db=TOP_DB, max_frames=MAX_FRAMES, empty_samples=EMPTY_SAMPLES)
+
+
+# ---- from files -----------------------------------------------------------------------------------------------------
+
+def load_log_mel(path) -> tuple[np.ndarray, int]:
+    """The encoder's input from a sound file.
+
+    Returns (float32 [40, 2048] in dB from -80 to 0, padded on the right with 0, n_frames before padding).
+    UserError names a file that is missing, empty, not sound, longer than an hour, or holds impossible samples.
+    """
+    mel, n_frames = log_mel(read_audio(path))
+    return pad(mel, MAX_FRAMES), n_frames
+
+
+def read_audio(path, rate: int = RATE) -> np.ndarray:
+    """Mono float32 samples at `rate` Hz from wav, flac, ogg, opus, mp3 or whatever else soundfile reads.
+
+    Equal to librosa.load(path, sr=rate). A valid file without samples gives an empty array. UserError as above.
+    """
+    path = Path(path)
+    _check_file(path)
+    samples, source_rate = _read_mono(path)
+    if len(samples) and not np.abs(samples).max() < MAX_LEVEL:          # so written, NaN fails too
+        raise UserError(f"{path} holds samples that are not numbers or are absurdly large; it cannot be used as sound")
+    return resample(samples, source_rate, rate)
+
+
+def resample(samples: np.ndarray, source_rate: int, rate: int) -> np.ndarray:
+    """float32 [n] at `source_rate` Hz → float32 [ceil(n·rate/source_rate)], by soxr's high quality as in librosa."""
+    if source_rate == rate or not len(samples):
+        return samples
+    import soxr
+    wanted = int(np.ceil(len(samples) * float(rate) / source_rate))
+    result = soxr.resample(samples, source_rate, rate, quality="HQ")[:wanted]
+    return np.pad(result, (0, wanted - len(result)))
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"{path} is not a file" if path.exists() else f"{path} does not exist")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{path} cannot be read; check its permissions")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path} is empty (0 bytes); make or download it again")
+
+
+def _read_mono(path: Path) -> tuple[np.ndarray, int]:
+    """(float32 [n], Hz). Lengths in headers are not believed: blocks are read until the end or the limit."""
+    import soundfile
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate, channels = file.samplerate, file.channels
+            if not 1000 <= rate <= 768000:
+                raise UserError(f"{path} claims a sampling rate of {rate} Hz; sound from 1 to 768 kHz can be read")
+            blocks, total, limit = [], 0, min(MAX_SECONDS * rate, MAX_SAMPLES)
+            while True:
+                block = file.read(max(1, _READ_BLOCK // channels), dtype="float32", always_2d=True)
+                if not len(block):
+                    break
+                blocks.append(block.mean(axis=1) if channels > 1 else block[:, 0])
+                total += len(block)
+                if total > limit:
+                    raise UserError(f"{path} is longer than {limit / rate / 60:.0f} minutes, the limit for one clip")
+    except (soundfile.SoundFileError, TypeError, ValueError, OSError) as error:   # TypeError: headerless .raw
+        raise UserError(_not_sound(path, error)) from None
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32), rate
+
+
+def _not_sound(path: Path, error: Exception) -> str:
+    with open(path, "rb") as file:
+        head = file.read(12)
+    for mark, start, kind in ((b"ftyp", 4, "an MPEG-4 (m4a)"), (b"\x1aE\xdf\xa3", 0, "a WebM")):
+        if head[start:].startswith(mark):
+            return f"{path} is {kind} recording, which has to be converted first: ffmpeg -i {path.name} {path.stem}.wav"
+    reason = getattr(error, "error_string", None) or str(error)
+    return f"{path} is not sound that can be read ({reason.strip().rstrip('.')}); make or download it again"
+
+
+# ---- from samples ---------------------------------------------------------------------------------------------------
+
+def log_mel(samples: np.ndarray, max_frames: int = MAX_FRAMES, filters=None) -> tuple[np.ndarray, int]:
+    """Mono samples at 16 kHz → (float32 [40, n] in dB from -80 to 0, n), n = 1 + len // 160, at most `max_frames`.
+
+    The mean and the maximum are those of the whole clip, also where it is cut. `filters`: those of mel_filters(), for
+    callers that have them at hand.
+    """
+    assert samples.ndim == 1, samples.shape
+    samples = samples.astype(np.float32, copy=False)
+    if not len(samples):
+        samples = np.zeros(EMPTY_SAMPLES, np.float32)
+    samples = samples - samples.mean()
+    emphasized = samples.copy()
+    emphasized[1:] -= np.float32(PREEMPHASIS) * samples[:-1]
+    padded = np.pad(emphasized, N_FFT // 2, mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP]       # [n, 400]
+    filters = mel_filters() if filters is None else filters
+    blocks, kept, loudest = [], 0, FLOOR
+    for start in range(0, len(frames), _FRAME_BLOCK):
+        power = _mel_power(frames[start:start + _FRAME_BLOCK], filters)
+        loudest = max(loudest, float(power.max()))
+        if kept < max_frames:
+            blocks.append(power[:, :max_frames - kept])
+            kept += blocks[-1].shape[1]
+    power = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
+    decibels = 10 * np.log10(np.maximum(power, FLOOR)) - np.float32(10 * np.log10(loudest))
+    return np.maximum(decibels, np.float32(-TOP_DB)), power.shape[1]
+
+
+def pad(mel: np.ndarray, width: int) -> np.ndarray:
+    """[40, n] → [40, width], cut or padded on the right with 0 (the loudest level, not silence: the method's way)."""
+    padded = np.zeros((len(mel), width), np.float32)
+    n = min(width, mel.shape[1])
+    padded[:, :n] = mel[:, :n]
+    return padded
+
+
+def _mel_power(frames: np.ndarray, filters: np.ndarray) -> np.ndarray:
+    """[n, 400] samples → mel power [40, n]."""
+    from scipy import fft
+    spectrum = fft.rfft(frames * hamming_window(), axis=1)                         # complex64 [n, 201]
+    return filters @ (spectrum.real ** 2 + spectrum.imag ** 2).T
+
+
+@functools.cache
+def hamming_window() -> np.ndarray:
+    """float32 [400], the symmetric form (first and last sample equal), not the periodic one of most toolkits."""
+    return np.hamming(WINDOW).astype(np.float32)
+
+
+@functools.cache
+def mel_filters() -> np.ndarray:
+    """float32 [40, 201]: triangles on Slaney's mel scale with Slaney's norm (equal area)."""
+    import librosa.filters
+    return librosa.filters.mel(sr=RATE, n_fft=N_FFT, n_mels=N_MELS, fmin=F_MIN, fmax=F_MAX, norm="slaney", htk=False)
+
+
+# ---- many files -----------------------------------------------------------------------------------------------------
+
+def iter_log_mels(paths, jobs: int | None = None, progress: bool = False, encode=None):
+    """Yield (index, mel or None, reason or None) for every path, in no fixed order, computed by `jobs` processes.
+
+    `encode` maps a mel float32 [40, n] to what is handed back (a module-level function, as it goes to the workers).
+    A file that cannot be used gives its reason, one sentence; nothing is raised for it.
+    """
+    from tqdm import tqdm
+    chunks = in_chunks(list(enumerate(map(str, paths))), 64)
+    work = functools.partial(_mels_of_chunk, encode=encode, filters=mel_filters())
+    with tqdm(total=sum(map(len, chunks)), desc="log-mels", unit="clip", disable=not progress) as bar:
+        for results in parallel_map(work, chunks, jobs):
+            bar.update(len(results))
+            yield from results
+
+
+def log_mels(paths, jobs: int | None = None, progress: bool = False, max_frames: int = MAX_FRAMES):
+    """load_log_mel of many files at once → (float32 [N, 40, max_frames], int64 [N] frames before padding).
+
+    UserError for the first file that cannot be used. For whole data sets take mel_cache.MelCache: this holds all
+    of it in memory, 328 kB a clip at full width.
+    """
+    paths = list(paths)
+    mels, lens = np.zeros((len(paths), N_MELS, max_frames), np.float32), np.zeros(len(paths), np.int64)
+    for index, mel, reason in iter_log_mels(paths, jobs, progress):
+        if reason:
+            raise UserError(reason)
+        lens[index] = min(mel.shape[1], max_frames)
+        mels[index, :, :lens[index]] = mel[:, :max_frames]
+    return mels, lens
+
+
+def _mels_of_chunk(chunk, encode, filters):
+    """The filters come along with the work: this spares every worker the second that librosa takes to import."""
+    results = []
+    for index, path in chunk:
+        try:
+            mel, _ = log_mel(read_audio(path), filters=filters)
+            results.append((index, encode(mel) if encode else mel, None))
+        except UserError as error:
+            results.append((index, None, str(error)))
+    return results

@@ -1,0 +1,201 @@
+"""Speak the captions of a data set: split files → 16 kHz wavs, named in the split files afterwards.
+
+    python ./Audio_to_Image/text_to_speech.py --dataset toybirds --engine hibari
+    python ./Audio_to_Image/text_to_speech.py --dataset birds --output_dir ./data/birds/CUB_200_2011_audio \\
+        --APP_ID … --API_KEY … --SECRET_KEY …
+
+Whole files that already say the right thing are kept, so that an interrupted run goes on where it stopped.
+"""
+import os
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":                         # run as a file: import from the project, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from common.cli import Parser, UserError, natural, positive_float, positive_int, run  # noqa: E402
+
+BIRDS_AUDIO = "CUB_200_2011_audio"       # the published name, for sets in the layout of birds
+BAIDU_THREADS = 4
+CHUNK_CLIPS = 8                          # half a second of hibari: Ctrl-C waits for two of them
+
+
+def parse_options():
+    parser = Parser("Speak the captions of a data set (baidu: over the network; hibari, espeak: without).")
+    add = parser.add_argument
+    add("--dataset", required=True, help="name of a folder under --data_root: birds, flowers, toybirds, …")
+    add("--data_root", type=Path, help="folder of the data sets (default: data/ of the project)")
+    add("--splits", default="train,test", help="split files to speak, without .json, separated by commas")
+    add("--output_dir", type=Path, help=f"folder for audio/<person>/<class>/<image>_<k>.wav (default: {BIRDS_AUDIO} "
+        f"in the set's folder for birds and toybirds, <dataset>_audio there for others)")
+    add("--engine", choices=("baidu", "hibari", "espeak"), default="baidu", help="speech synthesis to use")
+    add("--voices", "--person", help="voices by name separated by commas, a number N for the first N of --engine, "
+        "or 'all'; captions are given to them by a hash (default: the engine's own one). baidu: its numbers (0,1,3,4)")
+    add("--speed", type=speed_range, default="1", help="speaking rate, 1 = the voice's own, or a range (0.9-1.15) "
+        "from which each caption's is drawn")
+    add("--seed", type=natural, default=0, help="number that the draws of voice, speed and breath noise start from")
+    add("--jobs", type=positive_int, help=f"processes (default: the cores); baidu: requests under way at the same time "
+        f"(default: {BAIDU_THREADS})")
+    add("--limit", type=positive_int, help="speak the first LIMIT captions only, for trials (default: all)")
+    baidu = parser.add_argument_group("baidu", "Credentials are better kept in the environment (BAIDU_APP_ID, "
+                                      "BAIDU_API_KEY, BAIDU_SECRET_KEY), out of shell histories.")
+    for name in ("APP_ID", "API_KEY", "SECRET_KEY"):
+        baidu.add_argument(f"--{name}", metavar="…", help=f"default: $BAIDU_{name}")
+    baidu.add_argument("--qps", type=positive_float, default=5.0, help="requests a second at most")
+    baidu.add_argument("--retries", type=natural, default=5, help="tries after the first, with growing pauses")
+    baidu.add_argument("--timeout", type=positive_float, default=20.0, help="seconds to wait for an answer")
+    return parser.parse_args()
+
+
+def speed_range(text: str) -> tuple[float, float]:
+    import argparse
+    low, dash, high = text.partition("-")
+    try:
+        speeds = float(low), float(high if dash else low)
+    except ValueError:
+        speeds = (0, 0)
+    if not 0.5 <= speeds[0] <= speeds[1] <= 2:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a rate from 0.5 to 2, or a range such as 0.9-1.15")
+    return speeds
+
+
+def main() -> int:
+    options = parse_options()
+    from Audio_to_Image.tts import clips
+    from common.splits import data_dir, load_split
+    folder = data_dir(options.dataset, options.data_root)
+    splits = [load_split(folder, name) for name in split_names(options.splits)]
+    output = options.output_dir or folder / default_output(options.dataset)
+    engine = make_engine(options)
+    voices = chosen_voices(options.voices, engine)
+    plans = {split: clips.plan(split, output / "audio", voices, options.speed, options.seed) for split in splits}
+    check_shared_names(plans)
+    wanted = [clip for items in plans.values() for item in items for clip in item][:options.limit]
+    todo = [clip for clip in wanted if not clips.is_done(clip.path, clip.comment(engine.name))]
+    print(f"{len(wanted)} captions, {len(wanted) - len(todo)} of them spoken before; {len(todo)} to speak with "
+          f"{engine.name} ({', '.join(voices[:5])}{', …' if len(voices) > 5 else ''}) into {output}", flush=True)
+    failures = speak(todo, engine, options.jobs)
+    missing = {clip for clip, _ in failures}
+    for split, items in plans.items():
+        finish_split(split, items, output / "audio", missing, set(wanted) if options.limit else None)
+    return report(failures)
+
+
+def split_names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names or any("/" in name for name in names):
+        raise UserError(f"--splits '{text}' is not a list of split files such as train,test")
+    return list(dict.fromkeys(names))
+
+
+def default_output(dataset: str) -> str:
+    return BIRDS_AUDIO if dataset in ("birds", "toybirds") else f"{Path(dataset).name}_audio"
+
+
+def make_engine(options):
+    from Audio_to_Image import tts
+    if options.engine != "baidu":
+        return tts.make(options.engine)
+    names = {"app_id": "APP_ID", "api_key": "API_KEY", "secret_key": "SECRET_KEY"}
+    keys = {key: getattr(options, name) or os.environ.get(f"BAIDU_{name}", "") for key, name in names.items()}
+    return tts.make("baidu", **keys, qps=options.qps, retries=options.retries, timeout=options.timeout)
+
+
+def chosen_voices(text: str | None, engine) -> list[str]:
+    """'all', a number of voices, or their names. Baidu's names are numbers: there a number is a name."""
+    if text is None:
+        voices = [engine.default_voice]
+    elif text == "all":
+        voices = engine.voices()
+    elif text.isdecimal() and engine.name != "baidu":
+        voices = engine.voices()[:int(text)]
+        if len(voices) != int(text) or not voices:
+            raise UserError(f"--voices {text}: --engine {engine.name} has from 1 to {len(engine.voices())} voices here")
+    else:
+        voices = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+        if not voices:
+            raise UserError(f"--voices '{text}' names no voice")
+    for voice in voices:
+        engine.check(voice)
+    return voices
+
+
+def check_shared_names(plans) -> None:
+    """A picture may be in both splits, but not under one name with two texts."""
+    said = {}
+    for items in plans.values():
+        for item in items:
+            for clip in item:
+                if said.setdefault(clip.name, clip.text) != clip.text:
+                    raise UserError(f"two splits have different captions for {clip.name}; speak them into different "
+                                    f"folders, with --splits and --output_dir")
+
+
+def speak(todo, engine, jobs) -> list:
+    """[(clip, reason)] of those that failed."""
+    from tqdm import tqdm
+
+    from common.parallel import in_chunks, parallel_map
+    from Audio_to_Image.tts import clips
+    if not todo:
+        return []
+    todo = list({clip.path: clip for clip in todo}.values())
+    size = 1 if engine.threads else CHUNK_CLIPS
+    jobs = jobs or (BAIDU_THREADS if engine.threads else None)
+    failures, short = [], 0
+    with tqdm(total=len(todo), desc="speech", unit="clip") as bar:
+        for results in parallel_map(clips.worker(engine), in_chunks(todo, size), jobs, engine.threads, engine.stop):
+            bar.update(len(results))
+            failures += [(clip, reason) for clip, reason, _ in results if reason]
+            short += sum(is_short for _, _, is_short in results)
+    if short:
+        print(f"{short} clips are shorter than 0.64 s; the encoder cannot use them and takes other captions instead")
+    return failures
+
+
+def finish_split(split, items, audio_root: Path, missing: set, wanted: set | None) -> None:
+    """Name the sound in the split file, once all of it is there."""
+    from common.files import read_json, write_json
+    clips = [clip for item in items for clip in item]
+    if any(clip in missing or wanted is not None and clip not in wanted for clip in clips):
+        print(f"{split.path} is left as it is: not all of its captions have sound")
+        return
+    content = read_json(split.path)
+    before = dict(content), [dict(raw) for raw in content["data"]]
+    content["audio_base_path"] = project_path(audio_root)
+    for raw, item in zip(content["data"], items):
+        set_audio(raw, [clip.name for clip in item])
+    if before != (content, content["data"]):
+        write_json(split.path, content)
+        print(f"{split.path} now names the sound in {content['audio_base_path']}")
+
+
+def set_audio(raw: dict, names: list[str]) -> None:
+    """Birds' items call it `audio`, flowers' and Places' `wav`; Places' has one caption, and a five-letter prefix."""
+    if "asr_text" in raw:
+        names = [f"wavs/{name}" for name in names]
+        raw["wav"] = names[0] if isinstance(raw.get("wav", ""), str) and len(names) == 1 else names
+    else:
+        raw["wav" if "audio" not in raw and ("wav" in raw or "img" in raw) else "audio"] = names
+
+
+def project_path(path: Path) -> str:
+    """'./data/…' below the project's root, else absolute: what base paths in split files look like."""
+    from common import ROOT
+    path = Path(os.path.abspath(path))
+    return f"./{path.relative_to(ROOT).as_posix()}" if path.is_relative_to(ROOT) else str(path)
+
+
+def report(failures: list, most: int = 20) -> int:
+    if not failures:
+        return 0
+    print(f"{len(failures)} captions could not be spoken (run the command again to try these alone):", file=sys.stderr)
+    for clip, reason in failures[:most]:
+        print(f"  {clip.name}: {reason}", file=sys.stderr)
+    if len(failures) > most:
+        print(f"  and {len(failures) - most} more", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,371 @@
+"""Speech synthesis: the engines, Baidu's protocol against a server of our own, and the command."""
+import http.server
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from Audio_to_Image import tts
+from Audio_to_Image.tts import SpeechError, clips
+from Audio_to_Image.tts.baidu import Baidu
+from common import ROOT
+from common.cli import UserError
+from common.splits import load_split
+
+COMMAND = ROOT / "Audio_to_Image" / "text_to_speech.py"
+RED, YELLOW = "A bird with a red crown.", "This bird has yellow wings, and a long beak."
+SECRET = "s3cr3t-key-never-shown"
+
+
+def command(*options, **environment):
+    """(status, standard output, standard error)"""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("BAIDU_")}
+    done = subprocess.run([sys.executable, COMMAND, *map(str, options)], cwd=ROOT, capture_output=True, text=True,
+                          env={**variables, **environment}, timeout=60)
+    return done.returncode, done.stdout, done.stderr
+
+
+# ---- engines without a network --------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("engine", ["hibari", "espeak"])
+def test_speech_does_not_depend_on_what_was_said_before(engine):
+    first = tts.speak(RED, engine)
+    assert first.dtype == np.float32 and first.ndim == 1 and 16000 < len(first) < 64000
+    assert 0.05 < np.abs(first).max() <= 1
+    other = tts.speak(YELLOW, engine)
+    assert len(other) > len(first) and np.array_equal(tts.speak(RED, engine), first)
+    assert len(tts.speak(RED, engine, speed=1.3)) < 0.9 * len(first)
+
+
+def test_espeak_in_another_process_says_the_same():
+    program = ("import hashlib; from Audio_to_Image import tts; tts.speak('Something else.', 'espeak', 'en-us+m3'); "
+               f"print(hashlib.sha256(tts.speak('{RED}', 'espeak', 'en-us+f2', seed=3).tobytes()).hexdigest())")
+    import hashlib
+    here = hashlib.sha256(tts.speak(RED, "espeak", "en-us+f2", seed=3).tobytes()).hexdigest()
+    there = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert there.stdout.strip() == here
+
+
+def test_voices():
+    espeak = tts.make("espeak")
+    assert len(espeak.voices()) == 52 and "heart" in tts.make("hibari").voices()
+    for voice in espeak.voices():
+        espeak.check(voice)
+    assert not np.array_equal(tts.speak(RED, "espeak", "en-us+f2"), tts.speak(RED, "espeak", "en-gb-x-rp+m3"))
+    for voice in ("en-us+nobody", "xx", "en-us+../../x", ""):
+        with pytest.raises(UserError, match="has no voice"):
+            espeak.check(voice)
+    with pytest.raises(UserError, match="has no voice 'bob'"):
+        tts.speak(RED, "hibari", "bob")
+
+
+@pytest.mark.parametrize("engine", ["hibari", "espeak"])
+def test_nothing_to_say(engine):
+    with pytest.raises(UserError, match="cannot be spoken"):
+        tts.speak(" ", engine)
+
+
+def test_unknown_engine():
+    with pytest.raises(UserError, match="baidu, hibari, espeak"):
+        tts.speak(RED, "festival")
+
+
+# ---- Baidu ----------------------------------------------------------------------------------------------------------
+
+def wav(seconds=0.5):
+    buffer = io.BytesIO()
+    soundfile.write(buffer, 0.3 * np.sin(np.arange(int(16000 * seconds)) / 10), 16000, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Speaks Baidu's protocol. `answers` are given in turn, the last one for ever: bytes, a dict, or 'drop', 'slow'."""
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers, self.asked, self.tokens = [wav()], [], 0
+        self.token = {"access_token": "token", "expires_in": 2592000, "scope": "brain_all_scope"}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):                                    # the token
+        self.server.tokens += 1
+        self.reply(self.server.token)
+
+    def do_POST(self):                                   # text2audio
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        self.server.asked.append({name: value[0] for name, value in urllib.parse.parse_qs(body).items()})
+        answers = self.server.answers
+        self.reply(answers.pop(0) if len(answers) > 1 else answers[0])
+
+    def reply(self, answer):
+        if answer == "drop":
+            self.connection.close()
+            return
+        if answer == "slow":
+            time.sleep(1.5)
+            return
+        data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    from aip import AipSpeech
+    from aip.base import AipBase
+    server = Server()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(AipBase, "_AipBase__accessTokenUrl", f"{address}/token")
+    monkeypatch.setattr(AipSpeech, "_AipSpeech__ttsUrl", f"{address}/text2audio")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def baidu(**options):
+    return Baidu("app", "key", SECRET, **{"qps": 1000, "retries": 2, "timeout": 0.4, "backoff": 0.001, **options})
+
+
+def test_baidu_speaks(server):
+    engine = baidu()
+    engine.check("1")
+    samples, rate = engine.synthesize(RED, "1", speed=1.2)
+    assert rate == 16000 and len(samples) == 8000 and samples.dtype == np.float32
+    asked = server.asked[0]
+    assert asked["tex"] == RED and asked["per"] == "1" and asked["spd"] == "6" and asked["tok"] == "token"
+    assert server.tokens == 1 and SECRET not in repr(engine)
+
+
+@pytest.mark.parametrize("bad", [b"<html>503</html>", b"", {"err_no": 503, "err_msg": "backend"}, {"error_code": 18},
+                                 [1, 2], "drop", "slow", wav()[:44], b"RIFF" + bytes(500)])
+def test_baidu_tries_again(server, bad):
+    server.answers = [bad, wav()]
+    assert len(baidu().synthesize(RED, "0")[0]) == 8000 and len(server.asked) >= 2
+
+
+@pytest.mark.parametrize("bad, reason", [(b"<html>", "not sound"), (b"", "an empty answer"), ("drop", "connection"),
+                                         ({"err_no": 503}, "error 503"), ("slow", "no answer in time")])
+def test_baidu_gives_up(server, bad, reason):
+    server.answers = [bad]
+    with pytest.raises(SpeechError, match=f"{reason}.*, 2 tries"):
+        baidu(retries=1).synthesize(RED, "0")
+
+
+def test_baidu_refuses_a_text(server):
+    server.answers = [{"err_no": 501, "err_msg": "parameter"}]
+    with pytest.raises(SpeechError, match="refuses the text"):
+        baidu().synthesize(RED, "0")
+    with pytest.raises(SpeechError, match="longer than"):
+        baidu().synthesize("word " * 300, "0")
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("code", [17, 19])
+def test_baidu_quota_ends_it_at_once(server, code):
+    server.answers = [{"error_code": code, "error_msg": "Open api daily request limit reached"}]
+    with pytest.raises(UserError, match="quota"):
+        baidu().synthesize(RED, "0")
+    assert len(server.asked) == 1
+
+
+def test_baidu_bad_key(server):
+    server.token = {"error": "invalid_client", "error_description": f"unknown client id {SECRET}"}
+    with pytest.raises(UserError, match="refuses the key") as caught:
+        baidu().check("0")
+    assert SECRET not in str(caught.value) and server.tokens == 2 and not server.asked
+
+
+def test_baidu_old_token_is_replaced(server):
+    server.answers = [{"err_no": 502, "err_msg": "token"}, wav()]
+    assert len(baidu().synthesize(RED, "0")[0]) == 8000 and server.tokens == 2
+    server.answers = [{"err_no": 502}]
+    with pytest.raises(UserError, match="refuses the key"):
+        baidu().synthesize(RED, "0")
+
+
+def test_baidu_out_of_reach(server):
+    server.token = b"<html>a captive portal</html>"
+    with pytest.raises(UserError, match="cannot be reached: .*not Baidu's"):
+        baidu().check("0")
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(UserError, match="cannot be reached: the connection failed") as caught:
+        baidu().check("0")
+    assert SECRET not in str(caught.value) and caught.value.__cause__ is None
+
+
+def test_baidu_rate_limit_and_stop(server):
+    engine = baidu(qps=20)
+    start = time.monotonic()
+    threads = [threading.Thread(target=engine.synthesize, args=(RED, "0")) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert time.monotonic() - start >= 0.24
+    server.answers, engine.backoff = [b""], 30
+    threading.Timer(0.2, engine.stop).start()
+    with pytest.raises(SpeechError, match="stopped"):
+        engine.synthesize(RED, "0")
+
+
+def test_baidu_options():
+    with pytest.raises(UserError, match="BAIDU_API_KEY"):
+        Baidu("app", "", SECRET)
+    with pytest.raises(UserError, match="by number"):
+        baidu().check("Mary")
+
+
+# ---- clips ----------------------------------------------------------------------------------------------------------
+
+def data_set(folder, items=2, captions=2, flowers=False):
+    """train.json and test.json of birds' or flowers' form."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "test"):
+        data = [{"text": [f"{RED[:-1]} {n}." for n in range(captions)],
+                 **({"img": f"{split}_{n}.jpg", "class": n + 1} if flowers else
+                    {"image": f"001.Gull/{split}_{n}.jpg", "class": "001.Gull"})} for n in range(items)]
+        (folder / f"{split}.json").write_text(json.dumps(
+            {"image_base_path": str(folder / "images"), "audio_base_path": "", "data": data}))
+    return folder
+
+
+def test_plan(tmp_path):
+    split = load_split(data_set(tmp_path / "birds", 20, 5), "train")
+    plans = clips.plan(split, tmp_path, ["a", "b"], (0.9, 1.1), 0)
+    flat = [clip for item in plans for clip in item]
+    assert plans[3][2].name in ("a/001.Gull/train_3_2.wav", "b/001.Gull/train_3_2.wav")
+    assert 30 < sum(clip.voice == "a" for clip in flat) < 70 and all(0.9 <= clip.speed <= 1.1 for clip in flat)
+    assert len({clip.seed for clip in flat}) == 100 and plans == clips.plan(split, tmp_path, ["a", "b"], (0.9, 1.1), 0)
+    flowers = load_split(data_set(tmp_path / "flowers", flowers=True), "test")
+    assert clips.plan(flowers, tmp_path, ["0"], (1, 1), 0)[1][0].name == "0/class_00002/test_1_0.wav"
+
+
+def test_plan_keeps_inside_its_folder(tmp_path):
+    path = data_set(tmp_path / "flowers", flowers=True) / "train.json"
+    path.write_text(path.read_text().replace('"class": 1', '"class": "../../.."'))
+    with pytest.raises(UserError, match="leaves its base folder"):
+        clips.plan(load_split(path.parent, "train"), tmp_path, ["0"], (1, 1), 0)
+
+
+def test_wav_files(tmp_path):
+    import wave
+    path, samples = tmp_path / "a.wav", np.linspace(-1.2, 1.2, 1000).astype(np.float32)
+    for comment in ("speech-to-image x", "speech-to-image xy"):          # of even and of odd length
+        path.write_bytes(clips.wav_bytes(samples, comment))
+        read, rate = soundfile.read(path, dtype="float32")
+        assert rate == 16000 and np.abs(read - np.clip(samples, -1, 1)).max() < 1e-4
+        assert wave.open(str(path)).getparams()[:4] == (1, 2, 16000, 1000)
+        assert clips.is_done(path, comment) and not clips.is_done(path, comment + "z")
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:40], whole[:-2], b"<html>", whole.replace(b"data", b"dato")):
+        path.write_bytes(damaged)
+        assert not clips.is_done(path, "speech-to-image xy")
+    path.write_bytes(wav())                                              # someone else's
+    assert clips.is_done(path, "speech-to-image xy") and not clips.is_done(tmp_path / "none.wav", "")
+
+
+# ---- the command ----------------------------------------------------------------------------------------------------
+
+def test_command_speaks_a_data_set_and_goes_on(tmp_path):
+    folder = data_set(tmp_path / "toybirds", 10, 2)
+    options = ["--dataset", "toybirds", "--data_root", tmp_path, "--engine", "espeak", "--voices", "4", "--jobs", "2"]
+    status, out, _ = command(*options, "--limit", "5")
+    assert status == 0 and "left as it is" in out and len(list(folder.rglob("*.wav"))) == 5
+    status, out, errors = command(*options)
+    assert status == 0 and "40 captions, 5 of them spoken before" in out, errors
+    split = load_split(folder, "train")
+    assert split.audio_root == folder / "CUB_200_2011_audio" / "audio" and len(split.items[0].audio) == 2
+    for item in split.items:
+        for path in item.audio:
+            info = soundfile.info(path)
+            assert (info.samplerate, info.channels, info.subtype) == (16000, 1, "PCM_16") and info.frames > 16000
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
+    status, out, _ = command(*options)
+    assert status == 0 and "0 to speak" in out and before == {p: p.stat().st_mtime_ns for p in folder.rglob("*.*")}
+    damaged, sound = split.items[1].audio[1], split.items[1].audio[1].read_bytes()
+    damaged.write_bytes(sound[:1000])
+    text = (folder / "test.json").read_text()
+    (folder / "test.json").write_text(text.replace("red crown 0.", "blue crown 0.", 1))      # one caption has changed
+    assert ", 38 of them spoken before" in command(*options)[1] and damaged.read_bytes() == sound
+    assert not list(folder.rglob(".*"))
+
+
+def test_command_lists_what_failed(tmp_path):
+    folder = data_set(tmp_path / "flowers", flowers=True)
+    path = folder / "test.json"
+    path.write_text(path.read_text().replace(f'"{RED[:-1]} 1."', '" "', 1))
+    status, out, errors = command("--dataset", "flowers", "--data_root", tmp_path, "--engine", "espeak", "--jobs", "1")
+    assert status == 1 and "1 captions could not be spoken" in errors and "test_0_1.wav: it holds nothing" in errors
+    assert len(list((folder / "flowers_audio" / "audio").rglob("*.wav"))) == 7
+    assert "wav" in json.loads((folder / "train.json").read_text())["data"][0]
+    assert "wav" not in json.loads(path.read_text())["data"][0]
+
+
+def test_published_command_with_baidu(tmp_path, server, monkeypatch, capsys):
+    """In this process, since the server's address is patched in."""
+    from Audio_to_Image import text_to_speech
+    folder, output = data_set(tmp_path / "birds"), tmp_path / "speech"
+    server.answers = [wav(1.0), b"<html>", wav(0.5), wav(1.0)]
+    monkeypatch.setattr(sys, "argv", [str(COMMAND), "--dataset", "birds", "--output_dir", str(output), "--APP_ID", "1",
+                                      "--API_KEY", "k", "--SECRET_KEY", SECRET, "--data_root", str(tmp_path),
+                                      "--qps", "1000", "--jobs", "2"])
+    monkeypatch.setattr(Baidu.__init__, "__defaults__", (*Baidu.__init__.__defaults__[:-1], 0.001))
+    assert text_to_speech.main() == 0
+    split = load_split(folder, "test")
+    assert split.items[0].audio[1] == output / "audio/0/001.Gull/test_0_1.wav" and split.items[0].audio[1].is_file()
+    shown = capsys.readouterr()
+    assert SECRET not in shown.out + shown.err and "1 clips are shorter than 0.64 s" in shown.out
+    assert len(server.asked) == 9
+
+
+def test_quota_in_a_run_leaves_what_was_spoken(tmp_path, server, monkeypatch):
+    from Audio_to_Image import text_to_speech
+    folder = data_set(tmp_path / "birds")
+    before = (folder / "train.json").read_text()
+    server.answers = [wav(), wav(), {"error_code": 17}]
+    monkeypatch.setattr(sys, "argv", [str(COMMAND), "--dataset", "birds", "--data_root", str(tmp_path), "--jobs", "2",
+                                      "--qps", "1000"])
+    for name in ("APP_ID", "API_KEY", "SECRET_KEY"):
+        monkeypatch.setenv(f"BAIDU_{name}", SECRET + name)
+    with pytest.raises(UserError, match="quota"):
+        text_to_speech.main()
+    assert len(list(folder.rglob("*.wav"))) == 2 and (folder / "train.json").read_text() == before
+
+
+@pytest.mark.parametrize("options, reason", [
+    (["--dataset", "none"], "--dataset none"),
+    (["--dataset", "set", "--engine", "espeak", "--splits", "val"], "val.json"),
+    (["--dataset", "set"], "BAIDU_SECRET_KEY"), (["--dataset", "set", "--frobnicate"], "--frobnicate"),
+    (["--dataset", "set", "--engine", "hibari", "--voices", "9"], "--voices 9"),
+    (["--dataset", "set", "--engine", "espeak", "--speed", "9"], "--speed")])
+def test_command_errors_are_one_sentence(tmp_path, options, reason):
+    data_set(tmp_path / "set")
+    status, out, errors = command(*options, *([] if "none" in options else ["--data_root", tmp_path]))
+    assert status == 2 and reason in errors and len(errors.splitlines()) == 1 and "Traceback" not in errors
+    assert not list(tmp_path.rglob("*.wav"))
+
+
+def test_help_is_quick():
+    start = time.monotonic()
+    status, out, _ = command("--help")
+    assert status == 0 and "--qps" in out and time.monotonic() - start < 1
+    assert Path(COMMAND).is_file()
