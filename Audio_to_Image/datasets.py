@@ -1,0 +1,221 @@
+"""What the encoder is trained on: spoken captions and teacher features of one split, and the order they come in."""
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from Audio_to_Image.audio import N_MELS
+from Audio_to_Image.mel_cache import DB_PER_STEP, MelCache
+from Audio_to_Image.speech_encoder import FRAMES_PER_POSITION, embed
+from common import ranks
+from common.cli import UserError
+from common.devices import autocast
+from common.splits import PLACES_CLASSES, Split
+
+CACHES = ("gpu", "ram", "disk")
+TIME_MASKS = BAND_MASKS = 2         # SpecAugment (Park et al. 2019), sized for sentences of a few seconds
+WIDEST_TIME_MASK = 0.1              # of a clip's frames
+WIDEST_BAND_MASK = 8                # of 40 mel bands
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One epoch: `[steps, batch]` numbers of items, and of the clip and the teacher view drawn for each."""
+    items: np.ndarray
+    clips: np.ndarray
+    views: np.ndarray
+
+    def __len__(self):
+        return len(self.items)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """mels float32 `[B, 40, T]`, image `[B, d]` and labels `[B]` on the device; n_frames `[B]` on the CPU, falling."""
+    mels: torch.Tensor
+    n_frames: torch.Tensor
+    image: torch.Tensor
+    labels: torch.Tensor
+
+
+def is_places(split: Split) -> bool:
+    """Places maps are scaled by their own maximum in training; the set is known by its seven classes."""
+    return all(item.class_name in PLACES_CLASSES for item in split.items)
+
+
+class SpeechClips:
+    """The log-mels of a split's captions, from its `cache`, in batches on `device`. Clips count as in the cache.
+
+    max_frames: frames of a batch's maps. where: 'gpu' and 'ram' hold all clips there, 'disk' reads the mapped file;
+    what does not fit falls back to the next, and all give the same numbers. `items[c]` is the item of clip c,
+    `n_frames[c]` its length, `usable` the clips that are long enough.
+    """
+
+    def __init__(self, split: Split, cache: MelCache, max_frames: int, device: torch.device, where: str | None = None):
+        assert max_frames % FRAMES_PER_POSITION == 0, max_frames
+        self.split, self.cache, self.max_frames, self.device = split, cache, max_frames, device
+        self.items = np.repeat(np.arange(len(split.items)), [len(item.audio) for item in split.items])
+        assert len(self.items) == len(cache), (len(self.items), len(cache))
+        self.n_frames = cache.n_frames
+        self.usable = np.flatnonzero(self.n_frames >= FRAMES_PER_POSITION)
+        self.where = self._hold(CACHES[CACHES.index(where):] if where else CACHES)
+
+    def _hold(self, wanted: tuple[str, ...]) -> str:
+        """Bring the clips as near as there is room for; where that is."""
+        size = self.cache.values.nbytes
+        if "gpu" in wanted and self.device.type == "cuda" and size < 0.6 * torch.cuda.mem_get_info(self.device)[0]:
+            held = torch.empty(len(self.cache.values), dtype=torch.int16, device=self.device)
+            for start in range(0, len(held), 1 << 26):
+                block = np.array(self.cache.values[start:start + (1 << 26)])
+                held[start:start + len(block)] = torch.from_numpy(block).to(self.device)
+            self._values = held
+            return "gpu"
+        if "ram" in wanted and size < 0.25 * _free_memory():
+            self.cache.values = np.array(self.cache.values)
+            return "ram"
+        return "disk"
+
+    def mels(self, clips: np.ndarray) -> torch.Tensor:
+        """float32 `[len(clips), 40, max_frames]` on the device, in dB, padded with 0."""
+        if self.where == "gpu":
+            return self._gather(clips) * DB_PER_STEP
+        steps = torch.from_numpy(self.cache.raw_batch(clips, self.max_frames)[0])
+        return steps.to(self.device, non_blocking=True).float() * DB_PER_STEP
+
+    def _gather(self, clips: np.ndarray) -> torch.Tensor:
+        """float32 `[len(clips), 40, max_frames]` steps from the long row on the GPU, where each clip is [40, n]."""
+        where = torch.from_numpy(np.stack([self.cache.offsets[clips], self.n_frames[clips]])).to(self.device)
+        start, n = where[:, :, None, None]
+        time = torch.arange(self.max_frames, device=self.device)
+        band = torch.arange(N_MELS, device=self.device)[:, None]
+        spoken = time < n
+        index = torch.where(spoken, start + band * n + time, 0)
+        return self._values[index].float() * spoken
+
+    def unusable(self) -> list[str]:
+        """One sentence for every clip that cannot be used."""
+        return [self.cache.errors.get(clip) or
+                f"{self.cache.paths[clip]} has {self.n_frames[clip]} frames; {FRAMES_PER_POSITION} (0.64 s) are needed"
+                for clip in np.flatnonzero(self.n_frames < FRAMES_PER_POSITION)]
+
+    def require_every_item(self) -> None:
+        """UserError naming the first item without any caption that can be used, and its first file."""
+        missing = np.setdiff1d(np.arange(len(self.split.items)), self.items[self.usable])
+        if len(missing):
+            item = self.split.items[missing[0]]
+            why = f"; {item.audio[0]} is missing, not sound, or under 0.64 s" if item.audio else "; it names none"
+            raise UserError(f"{self.split.path}: '{item.key}' has no spoken caption that can be used{why} "
+                            f"({len(missing)} such items)")
+
+
+def open_clips(split: Split, max_frames: int, device: torch.device, where: str | None = None, jobs: int | None = None,
+               progress: bool = True) -> SpeechClips:
+    """The clips of a split, their log-mels computed first where they lack: by one process, while others wait."""
+    if ranks.is_main():
+        cache = MelCache.of_split(split, jobs=jobs, progress=progress)
+    ranks.barrier()
+    if not ranks.is_main():
+        cache = MelCache.of_split(split, build=False, progress=False)
+    return SpeechClips(split, cache, max_frames, device, where)
+
+
+class TrainingSet:
+    """Pairs of speech and teacher features: `clips` of a split and `features`, one array `[views, d]` an item."""
+
+    def __init__(self, clips: SpeechClips, features: list[np.ndarray]):
+        clips.require_every_item()
+        assert len(features) == len(clips.split.items), (len(features), len(clips.split.items))
+        device = clips.device
+        self.clips, self.width, self.scale_by_peak = clips, features[0].shape[1], is_places(clips.split)
+        self.captions = np.bincount(clips.items[clips.usable], minlength=len(features))
+        self.first_caption = np.cumsum(self.captions) - self.captions            # in `clips.usable`
+        self.views = np.array([len(rows) for rows in features])
+        self.first_view = np.cumsum(self.views) - self.views
+        self.features = torch.from_numpy(np.concatenate(features)).to(device)
+        self.labels = torch.tensor(clips.split.labels, device=device)
+
+    def __len__(self):
+        return len(self.captions)
+
+    def plan(self, seed: int, epoch: int, batch: int) -> Plan:
+        """The epoch's order: every item at most once, in whole batches of `batch`, with a random caption and view each.
+
+        A pure function of its arguments and the data, so that any rank, at any time, finds the same order.
+        """
+        generator = np.random.default_rng([seed, epoch])
+        items = generator.permutation(len(self))
+        caption, view = generator.random((2, len(self)))
+        clips = self.clips.usable[self.first_caption[items] + (caption * self.captions[items]).astype(np.int64)]
+        views = self.first_view[items] + (view * self.views[items]).astype(np.int64)
+        steps = len(self) // batch
+        return Plan(*(values[:steps * batch].reshape(steps, batch) for values in (items, clips, views)))
+
+    def batch(self, plan: Plan, step: int, rows: slice, masks: np.random.Generator | None = None) -> Batch:
+        """`rows` of the plan's batch `step`, longest clip first. masks: draw SpecAugment's masks from it."""
+        drawn = masks.random((4, plan.items.shape[1], TIME_MASKS)) if masks else None     # for all ranks alike
+        items, clips, views = (values[step, rows] for values in (plan.items, plan.clips, plan.views))
+        n_frames = np.minimum(self.clips.n_frames[clips], self.clips.max_frames)
+        order = np.argsort(-n_frames, kind="stable")
+        mels = self.clips.mels(clips[order])
+        if self.scale_by_peak:
+            mels = mels / mels.abs().amax((1, 2), keepdim=True).clamp(min=1e-12)
+        if masks:
+            mels = spec_augment(mels, n_frames[order], drawn[:, rows][:, order])
+        to_device = lambda values: torch.from_numpy(values[order]).to(mels.device, non_blocking=True)
+        return Batch(mels, torch.from_numpy(n_frames[order]), self.features.index_select(0, to_device(views)),
+                     self.labels.index_select(0, to_device(items)))
+
+    def files(self, plan: Plan, step: int) -> list[str]:
+        """The sound files of a whole batch."""
+        return [str(self.clips.cache.paths[clip]) for clip in plan.clips[step]]
+
+
+def spec_augment(mels: torch.Tensor, n_frames: np.ndarray, drawn: np.ndarray) -> torch.Tensor:
+    """Replace bands of time and of frequency by the clip's mean (Park et al. 2019, without time warping).
+
+    mels: `[B, 40, T]`; n_frames: `[B]`; drawn: uniform numbers `[4, B, masks]`: where and how wide, in time and bands.
+    """
+    batch, bands, frames = mels.shape
+    time_width = np.floor(drawn[1] * (WIDEST_TIME_MASK * n_frames[:, None] + 1))
+    time_start = np.floor(drawn[0] * (n_frames[:, None] - time_width + 1))
+    band_width = np.floor(drawn[3] * (WIDEST_BAND_MASK + 1))
+    band_start = np.floor(drawn[2] * (bands - band_width + 1))
+    limits = torch.from_numpy(np.stack([time_start, time_start + time_width, band_start, band_start + band_width]))
+    limits = limits.float().to(mels.device, non_blocking=True)[..., None]                 # [4, B, masks, 1]
+    time, band = (torch.arange(n, device=mels.device) for n in (frames, bands))
+    hidden_time = ((time >= limits[0]) & (time < limits[1])).any(1)                       # [B, T]
+    hidden_band = ((band >= limits[2]) & (band < limits[3])).any(1)                       # [B, 40]
+    lens = torch.from_numpy(n_frames).to(mels.device, non_blocking=True)
+    spoken = (time < lens[:, None])[:, None]                                              # [B, 1, T]
+    mean = mels.sum((1, 2)) / (lens * bands)                                              # the padding is zero
+    return torch.where((hidden_time[:, None] | hidden_band[..., None]) & spoken, mean[:, None, None], mels)
+
+
+def embed_clips(encoder, meta: dict, clips: SpeechClips, batch_size: int, precision: str = "fp32",
+                progress: bool = False) -> torch.Tensor:
+    """Embeddings `[usable clips, d]`, float32 on the device, in the order of `clips.usable`; ranks share the work."""
+    from tqdm import tqdm
+    mine = np.array_split(clips.usable, ranks.world_size())
+    longest = max(map(len, mine))
+    mine = mine[ranks.rank()]
+    parts = [torch.zeros(0, encoder.nhidden, device=clips.device)]
+    for start in tqdm(range(0, len(mine), batch_size), "embedding speech", unit="batch", disable=not progress):
+        chosen = mine[start:start + batch_size]
+        with autocast(clips.device, precision):
+            parts.append(embed(encoder, meta, clips.mels(chosen), clips.n_frames[chosen]))
+    rows = torch.cat(parts)
+    if ranks.world_size() == 1:
+        return rows
+    padded = torch.nn.functional.pad(rows, (0, 0, 0, longest - len(rows)))
+    shares = ranks.gather_rows(padded).split(longest)
+    sizes = [len(share) for share in np.array_split(clips.usable, ranks.world_size())]
+    return torch.cat([share[:size] for share, size in zip(shares, sizes)])
+
+
+def _free_memory() -> int:
+    """Bytes that the system can still give out."""
+    with open("/proc/meminfo") as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 0

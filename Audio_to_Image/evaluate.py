@@ -1,0 +1,80 @@
+"""How well a trained speech encoder finds the right class and the right image, on all captions of a split.
+
+Prints the numbers, with the protocol, and appends them to metric-speech.jsonl in the encoder's folder.
+"""
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":                         # run as a file: import from the project, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from common import cli  # noqa: E402
+
+PROTOCOL = {
+    "similarity": "dot product",
+    "speech": "every usable caption of the split",
+    "image feature": "mean of the image's views (published: a random view)",
+    "accuracy": "images whose best class centre (mean speech embedding of the class) is their own class, %",
+    "ap50": "own images among the 50 of highest score for a class centre, mean over classes, %",
+    "retrieval": "an image and its own captions are right, others wrong; R@k: a right one among the best k, %; mAP, %",
+}
+
+
+def parse(argv=None):
+    parser = cli.Parser(__doc__)
+    add = parser.add_argument
+    add("--model", required=True, type=cli.existing_file, metavar="FILE",
+        help="the encoder: an epoch_<n>.pth, best.pth, …")
+    add("--dataset", required=True, metavar="NAME", help="the folder under --data_root with the split files")
+    add("--data_root", metavar="DIR", help="folder of the data sets (default: data/ of the project)")
+    add("--split", default="test", metavar="NAME", help="the split to measure on")
+    add("--teacher", metavar="NAME", help="whose image features to compare with (default: the encoder's own teacher)")
+    add("--batch_size", type=cli.positive_int, default=64, metavar="N", help="clips at a time")
+    add("--jobs", type=cli.positive_int, metavar="N",
+        help="processes that compute missing log-mels (default: all cores)")
+    add("--device", default="auto", metavar="D",
+        help="auto, cpu, cuda or cuda:<number>; auto takes a GPU if there is one")
+    add("--precision", choices=("auto", "fp32", "bf16"), default="fp32",
+        help="auto: bf16 where the device multiplies it")
+    return parser.parse_args(argv)
+
+
+def main() -> int:
+    options = parse()
+    from Audio_to_Image import datasets, trainer
+    from Audio_to_Image.speech_encoder import load_encoder
+    from common import devices, features, splits
+    from common.files import append_line
+    folder = splits.data_dir(options.dataset, options.data_root)
+    split = splits.load_split(folder, options.split)
+    device = devices.pick_device(options.device)
+    precision = devices.pick_precision(options.precision, device)
+    encoder, meta = load_encoder(options.model, device)
+    teacher = options.teacher or meta["teacher"]
+    if not teacher:
+        raise cli.UserError(f"{options.model} does not say which teacher it was trained with; give --teacher")
+    image = features.load_features(features.feature_path(folder, split.name, "image", teacher), split,
+                                   f"prepare_image_feature.py --dataset {options.dataset} --teacher {teacher}")
+    if image[0].shape[1] != encoder.nhidden:
+        raise cli.UserError(f"{options.model} gives {encoder.nhidden} numbers, but the features of teacher {teacher} "
+                            f"have {image[0].shape[1]}; name the teacher that it was trained with by --teacher")
+    clips = datasets.open_clips(split, meta["max_frames"], device, jobs=options.jobs)
+    if not len(clips.usable):
+        raise cli.UserError(f"{split.path} has no spoken caption that can be used; the first: {clips.unusable()[:1]}")
+    values = trainer.evaluate(encoder, meta, clips, trainer.mean_views(image), options.batch_size, precision,
+                              progress=True)
+    for name, value in values.items():
+        print(f"{name:24} {value:7.2f} %")
+    print(*(f"{name}: {text}" for name, text in PROTOCOL.items()), sep="\n")
+    if clips.unusable():
+        print(f"{len(clips.unusable())} captions could not be used and are left out")
+    append_line(options.model.parent / "metric-speech.jsonl", {
+        "model": options.model.resolve().name, "digest": meta["digest"], "dataset": options.dataset,
+        "split": split.name, "teacher": teacher, "images": len(image), "captions": len(clips.usable),
+        "unusable": len(clips.unusable()), "epoch": meta.get("epoch"), "precision": precision, **values,
+        "protocol": PROTOCOL})
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,96 @@
+"""How well speech and image features find each other: pure functions of embeddings. Scores are dot products, as in
+training.
+
+Where scores are equal the wrong candidate counts as the better one, so that an encoder that says the same about
+everything gets nothing for it.
+"""
+import torch
+
+
+def class_retrieval(audio: torch.Tensor, image: torch.Tensor, labels: torch.Tensor, topk: int = 50,
+                    image_labels: torch.Tensor | None = None) -> tuple[float, float]:
+    """Zero-shot classification and AP@topk over class centres, as published (after Reed et al., CVPR 2016).
+
+    audio: `[N, d]` speech embeddings with classes `labels` `[N]`; image: `[M, d]` features with classes `image_labels`
+    `[M]` (those of the speech if not given). A class's centre is the mean of its speech embeddings. Returns, in
+    percent: the share of images whose best centre is their class's; and the share of a class's own images among
+    the `topk` images (all, if there are fewer) that its centre scores highest, averaged over classes.
+    """
+    image_labels = labels if image_labels is None else image_labels
+    assert audio.dim() == image.dim() == 2 and audio.shape[1] == image.shape[1], (audio.shape, image.shape)
+    assert labels.shape == audio.shape[:1] and image_labels.shape == image.shape[:1], (labels.shape, image_labels.shape)
+    classes, row = labels.unique(return_inverse=True)
+    centres = torch.zeros(len(classes), audio.shape[1], dtype=torch.float64, device=audio.device)
+    centres.index_add_(0, row, audio.double())
+    centres /= row.bincount()[:, None]
+    scores = image.double() @ centres.T                                     # [M, classes]
+    own = image_labels[:, None] == classes
+    best_own = scores.masked_fill(~own, -torch.inf).amax(1)
+    best_other = scores.masked_fill(own, -torch.inf).amax(1)
+    accuracy = (best_own > best_other).double().mean()
+    hits = _best_first(scores.T, own.T)[:, :topk]
+    return 100 * accuracy.item(), 100 * hits.double().mean().item()
+
+
+def class_chance(labels: torch.Tensor, image_labels: torch.Tensor | None = None) -> tuple[float, float]:
+    """What guessing gives of `class_retrieval`'s two numbers, in percent: one class in C; the mean share of a class."""
+    image_labels = labels if image_labels is None else image_labels
+    classes = labels.unique()
+    return 100 / len(classes), 100 * (image_labels[:, None] == classes).double().mean().item()
+
+
+def retrieval(queries: torch.Tensor, gallery: torch.Tensor, query_ids: torch.Tensor, gallery_ids: torch.Tensor,
+              ranks=(1, 5, 10), chunk: int = 256) -> dict[str, float]:
+    """Mean average precision and recall at some ranks, in percent: {"map", "r1", "r5", "r10"}.
+
+    queries: `[Q, d]`, gallery: `[G, d]`; an entry of the gallery is right for a query where `query_ids` `[Q]` and
+    `gallery_ids` `[G]` are equal. R@k: share of queries with a right one among the k best. Queries with no right
+    entry are left out; ValueError if all are. Memory: `chunk` · G scores at a time.
+    """
+    assert queries.dim() == gallery.dim() == 2 and queries.shape[1] == gallery.shape[1], (queries.shape, gallery.shape)
+    assert query_ids.shape == queries.shape[:1] and gallery_ids.shape == gallery.shape[:1]
+    places = torch.arange(1, len(gallery) + 1, device=gallery.device, dtype=torch.float64)
+    precision, found, count = 0.0, torch.zeros(len(ranks), dtype=torch.float64, device=gallery.device), 0
+    for start in range(0, len(queries), chunk):
+        right = query_ids[start:start + chunk, None] == gallery_ids
+        possible = right.any(1)
+        hits = _best_first(queries[start:start + chunk] @ gallery.T, right)[possible]
+        average = (hits * hits.cumsum(1) / places).sum(1) / hits.sum(1)
+        precision += average.sum().item()
+        found += torch.stack([hits[:, :k].any(1).sum() for k in ranks])
+        count += int(possible.sum())
+    if not count:
+        raise ValueError("no query has a right entry in the gallery")
+    return {"map": 100 * precision / count, **{f"r{k}": 100 * v / count for k, v in zip(ranks, found.tolist())}}
+
+
+def both_ways(audio: torch.Tensor, image: torch.Tensor, audio_ids: torch.Tensor,
+              image_ids: torch.Tensor) -> dict[str, float]:
+    """`retrieval` of images by speech and of speech by images: {"speech_to_image_map", …, "image_to_speech_r10"}."""
+    ways = {"speech_to_image": retrieval(audio, image, audio_ids, image_ids),
+            "image_to_speech": retrieval(image, audio, image_ids, audio_ids)}
+    return {f"{way}_{name}": value for way, values in ways.items() for name, value in values.items()}
+
+
+def speech_metrics(audio: torch.Tensor, items: torch.Tensor, image: torch.Tensor, labels: torch.Tensor | None,
+                   retrieval_too: bool = True) -> dict[str, float]:
+    """Every number of the encoder on one split, in percent.
+
+    audio: `[captions, d]`, of items `items` `[captions]` (row numbers of `image`); image: `[images, d]`, the mean of an
+    image's views; labels: `[images]`, classes, or None where there are none. With classes: accuracy, chance, ap50,
+    ap50_chance, from all captions. Without, or if `retrieval_too`: `both_ways`, an image's own captions being right.
+    """
+    values = {}
+    if labels is not None:
+        values["accuracy"], values["ap50"] = class_retrieval(audio, image, labels[items], 50, labels)
+        values["chance"], values["ap50_chance"] = class_chance(labels[items], labels)
+    if labels is None or retrieval_too:
+        values |= both_ways(audio, image, items, torch.arange(len(image), device=items.device))
+    return values
+
+
+def _best_first(scores: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """`right` `[Q, G]` (bool), each row in the order of falling `scores` `[Q, G]`; among equals wrong ones first."""
+    wrong_first = right.to(torch.uint8).argsort(dim=1, stable=True)
+    order = scores.gather(1, wrong_first).argsort(dim=1, descending=True, stable=True)
+    return right.gather(1, wrong_first).gather(1, order)

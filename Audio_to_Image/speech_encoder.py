@@ -1,0 +1,153 @@
+"""The speech encoder: a convolutional network over log-mel frames and an LSTM, and how one is read from its file.
+
+Li et al., "Direct Speech-to-Image Translation", JSTSP 2020 (arXiv 2004.03413), section III-A.
+"""
+import re
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from common import checkpoint
+from common.cli import UserError
+
+FRAMES_PER_POSITION = 64    # the convolutions halve the time axis six times
+PUBLISHED_FRAMES = 2048     # a map of the published encoder: 20.5 s of speech
+
+
+def _conv(inputs: int, outputs: int, kernel, stride: int = 1, padding: int = 0) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, (1, stride), (0, padding), bias=False),
+                         nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+def _halve() -> nn.MaxPool2d:
+    return nn.MaxPool2d((1, 3), (1, 2), (0, 1))
+
+
+class CNNRNN(nn.Module):
+    """Log-mel frames → one vector for every 64 frames, and one for the sentence.
+
+    n_filters      mel bands of the input
+    embedding_dim  channels of the last convolution, the LSTM's input width
+    drop_prob      dropout between LSTM layers (none after the last one, so that one layer has none)
+    nhidden        width of the output: that of the teacher's features
+    rnn_layers     LSTM layers
+    bidirectional  halve the LSTM's width and run a second one backwards
+    nsent          kept for the published signature; the sentence vector has `nhidden` numbers
+    """
+
+    def __init__(self, n_filters=40, embedding_dim=1024, drop_prob=0.5, nhidden=1024, rnn_layers=1,
+                 bidirectional=False, nsent=1024):
+        super().__init__()
+        directions = 2 if bidirectional else 1
+        if nhidden % directions:
+            raise ValueError(f"a bidirectional encoder needs an even width, not {nhidden}")
+        self.n_filters, self.embedding_dim, self.nhidden = n_filters, embedding_dim, nhidden
+        self.rnn_layers, self.bidirectional = rnn_layers, bidirectional
+        self.Conv = nn.Sequential(                                  # frames: T
+            nn.BatchNorm2d(1),
+            _conv(1, 64, (n_filters, 1)),
+            _conv(64, 64, (1, 3), padding=1),
+            _halve(),                                               # T / 2
+            _conv(64, 128, (1, 17), stride=2, padding=8),           # T / 4
+            _conv(128, 256, (1, 13), stride=2, padding=6),          # T / 8
+            _conv(256, 256, (1, 3), padding=1),
+            _conv(256, 512, (1, 9), stride=2, padding=4),           # T / 16
+            _halve(),                                               # T / 32
+            _conv(512, 512, (1, 3), padding=1),
+            _conv(512, embedding_dim, (1, 5), stride=2, padding=2))  # T / 64
+        self.RNN = nn.LSTM(embedding_dim, nhidden // directions, rnn_layers, batch_first=True,
+                           dropout=drop_prob if rnn_layers > 1 else 0.0, bidirectional=bidirectional)
+        for module in self.Conv.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, 0.0, 0.02)
+            elif isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.weight, 1.0, 0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: torch.Tensor, lens) -> tuple[torch.Tensor, torch.Tensor]:
+        """x: log-mels `[N, n_filters, T]` or `[N, 1, n_filters, T]`, T a multiple of 64. lens: `[N]`, n_frames // 64,
+        longest first; on the CPU (elsewhere it costs a wait for the device). Returns words `[N, nhidden, T/64]`, zero
+        where a clip has ended, and the sentence `[N, nhidden]`: the mean over all T/64 positions, those too.
+        """
+        x = x.flatten(1, 2) if x.dim() == 4 else x
+        assert x.dim() == 3 and x.shape[1] == self.n_filters and x.shape[2] % FRAMES_PER_POSITION == 0, tuple(x.shape)
+        positions = x.shape[2] // FRAMES_PER_POSITION
+        maps = self.convolve(x)
+        assert maps.shape == (x.shape[0], self.embedding_dim, 1, positions), tuple(maps.shape)
+        lens = torch.as_tensor(lens, device="cpu").long()
+        packed = pack_padded_sequence(maps.squeeze(2).transpose(1, 2), lens, batch_first=True)
+        outputs, _ = pad_packed_sequence(self.RNN(packed)[0], batch_first=True, total_length=positions)
+        words = outputs.transpose(1, 2)
+        return words, words.mean(2, dtype=torch.promote_types(words.dtype, torch.float32))
+
+    def convolve(self, x: torch.Tensor) -> torch.Tensor:
+        """`[N, n_filters, T]` → `[N, embedding_dim, 1, T/64]`.
+
+        The first convolution spans all bands, so the bands may as well be its channels: a matrix product over
+        `[N, n_filters, 1, T]` in channels-last order, instead of a tall kernel over a map of one channel.
+        """
+        x = self.Conv[0](x.unsqueeze(1)).transpose(1, 2).contiguous(memory_format=torch.channels_last)
+        tall, norm, relu = self.Conv[1]
+        x = relu(norm(F.conv2d(x, tall.weight.transpose(1, 2))))
+        for layer in list(self.Conv)[2:]:
+            x = layer(x)
+        return x
+
+
+def build_from(state: dict, path) -> CNNRNN:
+    """The network whose tensors `state` holds; all widths are read from their shapes. `path` is for errors."""
+    try:
+        layers = [key for key in state if re.fullmatch(r"RNN\.weight_hh_l\d+", key)]
+        bidirectional = "RNN.weight_ih_l0_reverse" in state
+        network = CNNRNN(n_filters=state["Conv.1.0.weight"].shape[2], embedding_dim=state["Conv.10.0.weight"].shape[0],
+                         nhidden=state["RNN.weight_hh_l0"].shape[1] * (2 if bidirectional else 1),
+                         rnn_layers=len(layers), bidirectional=bidirectional)
+    except (KeyError, IndexError) as error:
+        raise UserError(f"{path} is no speech encoder: it lacks {error}") from None
+    checkpoint.load_into(network, state, path)
+    return network
+
+
+def load_encoder(path, device="cpu") -> tuple[CNNRNN, dict]:
+    """Read an encoder, this project's or a published one, and nothing else. → (network in evaluation mode, meta).
+
+    meta has always `max_frames` (2048 if the file does not say), `nhidden`, `rnn_layers`, `bidirectional`, `n_filters`,
+    `teacher` and `dataset` (None if unknown) and `digest`, the hash of the tensors.
+    UserError: the file is missing, damaged, or of another architecture.
+    """
+    content = checkpoint.load(path)
+    state = checkpoint.state_dict_of(content, path)
+    told = content.get("meta") if isinstance(content, dict) else None
+    told = told if isinstance(told, dict) else {}
+    found = checkpoint.digest(state)
+    if told.get("digest", found) != found:
+        raise UserError(f"{path} is damaged: its tensors hash to {found}, not {told['digest']}; use an older one")
+    network = build_from(state, path)
+    frames = told.get("max_frames", PUBLISHED_FRAMES)
+    if not isinstance(frames, int) or frames <= 0 or frames % FRAMES_PER_POSITION:
+        raise UserError(f"{path} is refused: its max_frames is {frames!r}, not a multiple of {FRAMES_PER_POSITION}")
+    meta = {"teacher": None, "dataset": None, **told, "max_frames": frames, "nhidden": network.nhidden,
+            "rnn_layers": network.rnn_layers, "bidirectional": network.bidirectional,
+            "n_filters": network.n_filters, "digest": found}
+    return network.to(device).eval(), meta
+
+
+@torch.inference_mode()
+def embed(encoder: CNNRNN, meta: dict, mels: torch.Tensor, n_frames) -> torch.Tensor:
+    """Sentence embeddings `[N, nhidden]`, float32 on the encoder's device, of clips in any order.
+
+    mels: log-mels `[N, n_filters, T]` padded with 0, any T: cut or padded to the encoder's own `max_frames`, since the
+    embedding is a mean over them. n_frames: `[N]`, frames of each clip, 64 at least (ValueError).
+    """
+    n_frames = torch.as_tensor(n_frames, device="cpu").long().clamp(max=meta["max_frames"])
+    if n_frames.numel() and int(n_frames.min()) < FRAMES_PER_POSITION:
+        raise ValueError(f"a clip of {int(n_frames.min())} frames: the encoder needs {FRAMES_PER_POSITION} (0.64 s)")
+    order = torch.argsort(n_frames, descending=True, stable=True)
+    mels = F.pad(mels, (0, meta["max_frames"] - mels.shape[2]))         # a negative padding cuts
+    device = next(encoder.parameters()).device
+    _, sentence = encoder(mels[order.to(mels.device)].to(device), n_frames[order] // FRAMES_PER_POSITION)
+    result = torch.empty_like(sentence)
+    result[order.to(device)] = sentence
+    return result

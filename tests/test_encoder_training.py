@@ -1,0 +1,288 @@
+"""The encoder's data, trainer and commands on a tiny set: exact order, exact continuation, any number of processes."""
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+if __name__ == "__main__":                          # as one rank of test_two_processes_equal_one
+    sys.path.insert(0, str(ROOT))
+
+from Audio_to_Image import datasets, extract_audio_feature, evaluate, train_audio_encoder, trainer  # noqa: E402
+from Audio_to_Image.speech_encoder import CNNRNN, load_encoder  # noqa: E402
+from common import checkpoint, devices, ranks, runs, splits  # noqa: E402
+from common.cli import UserError  # noqa: E402
+from common.features import feature_path, load_features, read_pickle, save_features  # noqa: E402
+
+ITEMS, WIDTH, FRAMES, CPU = 12, 8, 128, torch.device("cpu")
+META = {"dataset": "tiny", "teacher": "stub", "max_frames": FRAMES}
+
+
+def make_set(root: Path, items: int = ITEMS, classes: bool = True) -> Path:
+    """A set of noises: item i has 1 + i % 3 captions, whose last is too short if it has three, and 1 + i % 2 views."""
+    generator, folder = np.random.default_rng(0), root / "tiny"
+    (folder / "wav").mkdir(parents=True)
+    for name in ("train", "test"):
+        data = []
+        for i in range(items):
+            audio = [f"{name}_{i}_{k}.wav" for k in range(1 + i % 3)]
+            for k, wav in enumerate(audio):
+                seconds = 0.3 if k == 2 else generator.uniform(0.7, 1.5)
+                soundfile.write(folder / "wav" / wav, 0.1 * generator.standard_normal(int(16000 * seconds)), 16000)
+            kind = {"class": f"{i % 3 + 1:03d}.kind"} if classes else {}
+            data.append({"image": f"{name}_{i}.jpg", "text": ["words"] * len(audio), "audio": audio, **kind})
+        (folder / f"{name}.json").write_text(json.dumps({
+            "image_base_path": str(folder / "images"), "audio_base_path": str(folder / "wav"),
+            "image_feature_path": "unused", "data": data}))
+        rows = [abs(generator.standard_normal((1 + i % 2, WIDTH))) for i in range(items)]
+        save_features(feature_path(folder, name, "image", "stub"), rows, splits.load_split(folder, name))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_set(tmp_path_factory.mktemp("data"))
+
+
+def parts(folder):
+    """Training set, test clips and the test images' features."""
+    split = {name: splits.load_split(folder, name) for name in ("train", "test")}
+    clips = {name: datasets.open_clips(split[name], FRAMES, CPU, jobs=1, progress=False) for name in split}
+    image = {name: load_features(feature_path(folder, name, "image", "stub"), split[name], "") for name in split}
+    return datasets.TrainingSet(clips["train"], image["train"]), clips["test"], trainer.mean_views(image["test"])
+
+
+def make_trainer(folder, output, rnn_layers=1, **settings):
+    train, test, image = parts(folder)
+    settings = trainer.Settings(**{"epochs": 2, "batch_size": 4, "eval_every": 2, "log_every": 2, **settings})
+    devices.seed_everything(settings.seed)
+    network = CNNRNN(nhidden=WIDTH, rnn_layers=rnn_layers, bidirectional=True)
+    run = runs.Run(output, {}, ranks.is_main(), tensorboard=False)
+    return trainer.Trainer(network, train, test, image, META, settings, run)
+
+
+def stats(output):
+    lines = [json.loads(line) for line in (output / "stats.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "clips_per_s"} for line in lines]
+
+
+# ---- data ----
+
+def test_an_epoch_has_every_item_once_and_only_captions_that_can_be_used(folder):
+    train, *_ = parts(folder)
+    drawn = set()
+    for epoch in range(20):
+        plan = train.plan(3, epoch, 4)
+        assert sorted(plan.items.ravel()) == list(range(ITEMS))
+        assert (train.clips.items[plan.clips] == plan.items).all() and (train.clips.n_frames[plan.clips] >= 64).all()
+        assert (np.searchsorted(train.first_view, plan.views, "right") - 1 == plan.items).all()
+        drawn.update(plan.clips.ravel())
+    assert drawn == set(train.clips.usable) and len(train.clips.unusable()) == ITEMS // 3
+    again, other = train.plan(3, 19, 4), train.plan(4, 19, 4)
+    assert (again.clips == plan.clips).all() and (again.items != other.items).any()
+    assert (train.plan(3, 19, 6).items.ravel() == plan.items.ravel()).all()         # whatever the batch
+    assert len(train.plan(3, 19, 5)) == 2
+
+
+def test_batches_are_longest_first_and_ranks_have_their_rows(folder):
+    train, *_ = parts(folder)
+    plan = train.plan(0, 0, 6)
+    whole, first, second = (train.batch(plan, 1, rows) for rows in (slice(0, 6), slice(0, 3), slice(3, 6)))
+    assert whole.mels.shape == (6, 40, FRAMES) and whole.image.shape == (6, WIDTH)
+    assert whole.n_frames.diff().le(0).all() and whole.n_frames.max() <= FRAMES
+    for row, n in enumerate(whole.n_frames):
+        assert not whole.mels[row, :, n:].any() and whole.mels[row, :, :n].any(0).all()
+    halves = torch.cat([first.image, second.image])
+    assert sorted(halves.sum(1).tolist()) == sorted(whole.image.sum(1).tolist())
+    masked = train.batch(plan, 1, slice(0, 3), np.random.default_rng(1))
+    assert all((masked.mels != first.mels)[row].any() and not masked.mels[row, :, n:].any()
+               for row, n in enumerate(first.n_frames))
+
+
+def test_every_cache_gives_the_same_and_places_are_scaled(folder):
+    split = splits.load_split(folder, "test")
+    near, far = (datasets.open_clips(split, FRAMES, CPU, where, progress=False) for where in ("gpu", "disk"))
+    assert (near.where, far.where) == ("ram", "disk")                               # there is no GPU to hold them
+    near._values = torch.from_numpy(near.cache.values)
+    assert torch.equal(near._gather(far.usable) * datasets.DB_PER_STEP, far.mels(far.usable))
+    assert torch.equal(near.mels(near.usable), far.mels(far.usable))
+    train, *_ = parts(folder)
+    train.scale_by_peak = True
+    assert torch.equal(train.batch(train.plan(0, 0, 4), 0, slice(0, 4)).mels.abs().amax((1, 2)), torch.ones(4))
+
+
+def test_an_image_without_any_usable_caption_is_named(tmp_path):
+    folder = make_set(tmp_path, items=3)
+    (folder / "wav" / "train_1_0.wav").write_bytes(b"not sound")
+    (folder / "wav" / "train_1_1.wav").unlink()
+    with pytest.raises(UserError, match="'train_1' has no spoken caption"):
+        parts(folder)
+
+
+# ---- trainer ----
+
+def test_stopped_in_mid_epoch_and_continued_equals_uninterrupted(folder, tmp_path):
+    options = dict(rnn_layers=2, specaugment=True, grad_clip=100.0, lr_schedule="cosine", log_every=1)
+    whole = make_trainer(folder, tmp_path / "whole", **options)                     # dropout between the two layers
+    assert whole.fit() == 0 and whole.step == 6
+    first = make_trainer(folder, tmp_path / "parts", **options)
+    step = first._train_step
+
+    def signal_at_step_four(batch):
+        step(batch)
+        if first.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+    first._train_step = signal_at_step_four
+    assert first.fit() == 128 + signal.SIGTERM and (first.epoch, first.position) == (1, 1)
+    torch.rand(7)                                                                   # other draws in between
+    second = make_trainer(folder, tmp_path / "parts", **options)
+    second.resume(tmp_path / "parts" / trainer.RESUME)
+    second.run.rewind(second.step)
+    assert second.fit() == 0
+    for key, value in whole.network.state_dict().items():
+        assert torch.equal(value, second.network.state_dict()[key]), key
+    for one, other in zip(whole.optimizer.state.values(), second.optimizer.state.values()):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert stats(tmp_path / "whole") == stats(tmp_path / "parts") and whole.best == second.best
+    assert second.fit() == 0 and second.step == 6                                   # nothing is left to do
+
+
+def test_snapshots_say_what_they_are_and_old_ones_go(folder, tmp_path):
+    job = make_trainer(folder, tmp_path, epochs=4, batch_size=12, keep=1, eval_every=1, save_every=1)
+    scores = iter([1.0, 5.0, 2.0, 3.0])
+    measure, trainer.evaluate = trainer.evaluate, lambda *a, **k: {"accuracy": next(scores)}
+    try:
+        job.fit()
+    finally:
+        trainer.evaluate = measure
+    assert sorted(p.name for p in tmp_path.glob("epoch_*")) == ["epoch_2.pth", "epoch_4.pth"]
+    assert os.readlink(tmp_path / "latest.pth") == "epoch_4.pth" and os.readlink(tmp_path / "best.pth") == "epoch_2.pth"
+    encoder, meta = load_encoder(tmp_path / "latest.pth")
+    assert {key: meta[key] for key in META} == META and meta["epoch"] == 4 and meta["bidirectional"]
+    assert checkpoint.digest(job.network.state_dict()) == meta["digest"] and encoder.nhidden == WIDTH
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_by_name(folder, tmp_path):
+    job = make_trainer(folder, tmp_path, jel=False, l1=False)
+    job.train.features[:] = float("nan")
+    with pytest.raises(UserError, match=r"step 0 \(epoch 0\): distill is not finite.*train_\d+_\d.wav") as error:
+        job.fit()
+    assert "4 are in" in str(error.value) and len(stats(tmp_path) if (tmp_path / "stats.jsonl").exists() else []) == 0
+    assert (tmp_path / trainer.RESUME).is_file()
+
+
+def test_a_resume_file_of_another_run_is_refused(folder, tmp_path):
+    job = make_trainer(folder, tmp_path)
+    job.save_resume()
+    for options, words in ((dict(batch_size=3), "batch of all processes 4, not 3"), (dict(seed=1), "seed 0, not 1"),
+                           (dict(rnn_layers=2), "another architecture")):
+        with pytest.raises(UserError, match=words):
+            make_trainer(folder, tmp_path / "other", **options).resume(tmp_path / trainer.RESUME)
+
+
+def rank_main(folder: str, output: str) -> None:
+    """One step as this process's rank, in float64; rank 0 keeps gradients, statistics and embeddings."""
+    ranks.start(CPU)
+    size = 6 // ranks.world_size()
+    job = make_trainer(Path(folder), Path(output), batch_size=size, sync_bn=True, max_steps=1, log_every=1)
+    embeddings = datasets.embed_clips(job.network.eval(), META, job.test, 4)
+    job.network.double()
+    make = job.train.batch
+
+    def make_double(*arguments):
+        batch = make(*arguments)
+        return dataclasses.replace(batch, mels=batch.mels.double(), image=batch.image.double())
+    job.train.batch = make_double
+    trainer.evaluate = lambda *a, **k: {"accuracy": 0.0}
+    job.fit()
+    if ranks.is_main():
+        state = {"grad." + name: value.grad for name, value in job.network.named_parameters()}
+        state |= {name: value for name, value in job.network.named_buffers()}
+        state["embeddings"] = embeddings
+        torch.save(state, Path(output) / "result.pt")
+    ranks.finish()
+
+
+def test_two_processes_equal_one(folder, tmp_path, monkeypatch):
+    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+                   "MASTER_PORT": str(20000 + os.getpid() % 20000)}
+    processes = [subprocess.Popen([sys.executable, __file__, str(folder), str(tmp_path / "2")],
+                                  env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)]
+    monkeypatch.setattr(trainer, "evaluate", None)                                  # rank_main replaces it
+    rank_main(folder, tmp_path / "1")
+    assert [process.wait(120) for process in processes] == [0, 0]
+    one, two = (torch.load(tmp_path / world / "result.pt", weights_only=True) for world in "12")
+    for name, value in one.items():                 # not weights: Adam's first step is ±lr, however small a gradient
+        torch.testing.assert_close(two[name], value, rtol=1e-6, atol=1e-6, msg=lambda text: f"{name}: {text}")
+    first, second = (stats(tmp_path / world)[0] for world in "12")
+    assert first == pytest.approx(second, rel=1e-7)
+
+
+# ---- commands ----
+
+LOSSES = ["--jel_flag", "--l1_flag", "--distill_flag"]
+
+
+def call(monkeypatch, module, *words):
+    monkeypatch.setattr(sys, "argv", [module.__file__, *map(str, words)])
+    return module.main()
+
+
+def test_train_extract_and_evaluate(folder, tmp_path, monkeypatch, capsys):
+    where = ["--dataset", "tiny", "--data_root", folder.parent]
+    command = ["bash", ROOT / "run_audio_encoder.sh", "1", "--output_dir", tmp_path / "a run", "--teacher", "stub",
+               *where, *LOSSES, "--bidirectional", "--rnn_layers", "1", "--max_frames", "128", "--max_steps", "2",
+               "--batch_size", "4", "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {"epoch_1.pth", "latest.pth", "best.pth", "resume.pth", "options.json", "log.txt", "stats.jsonl"} <= {
+        path.name for path in (tmp_path / "a run").iterdir()}
+    model = tmp_path / "a run" / "latest.pth"
+
+    assert call(monkeypatch, extract_audio_feature, "--model", model, "--audio_switch", "s", *where, "--bidirectional",
+                "--rnn_layers", 1) == 0
+    assert "4 captions could not be used" in capsys.readouterr().err
+    rows = load_features(feature_path(folder, "test", "audio", "s"), splits.load_split(folder, "test"), "")
+    assert [row.shape for row in rows[:3]] == [(1, WIDTH), (2, WIDTH), (3, WIDTH)]
+    np.testing.assert_allclose(rows[2][2], rows[2][:2].mean(0), rtol=1e-6)          # the short one
+    lens = read_pickle(folder / "test" / "audio_features_lens_s.pickle")
+    assert [len(row) for row in lens[:3]] == [1, 2, 3] and lens[2][2] < 64 <= lens[2][1] <= FRAMES
+    for wrong, words in (("--rnn_layers=2", "has 1 LSTM"),):
+        with pytest.raises(UserError, match=words):
+            call(monkeypatch, extract_audio_feature, "--model", model, *where, wrong)
+
+    for _ in range(2):
+        assert call(monkeypatch, evaluate, "--model", model, *where) == 0
+    first, second = map(json.loads, (tmp_path / "a run" / "metric-speech.jsonl").read_text().splitlines())
+    assert first == second and first["captions"] == 20 and first["teacher"] == "stub"
+    assert first["chance"] == pytest.approx(100 / 3) and 0 <= first["speech_to_image_r10"] <= 100
+
+
+@pytest.mark.parametrize("words, sentence", [
+    (["--jel_flag", "--epochs", "3"], "--epochs"), ([], "at least one of --jel_flag"),
+    (["--jel_flag", "--max_frames", "100"], "100 is not a multiple of 64"), (["--jel_flag", "--epoch", "0"], "--epoch"),
+    (["--jel_flag", "--resume", "none.pth"], "none.pth does not exist")])
+def test_wrong_options_are_one_sentence_with_status_2(words, sentence, capsys):
+    with pytest.raises(SystemExit) as error:
+        train_audio_encoder.parse(["--dataset", "tiny", "--output_dir", "x", *words])
+    text = capsys.readouterr().err
+    assert error.value.code == 2 and sentence in text and text.count("\n") == 1
+
+
+def test_the_launcher_shows_a_user_error_alone(tmp_path):
+    done = subprocess.run(["bash", ROOT / "run_audio_encoder.sh", "1", "--output_dir", tmp_path / "run", "--dataset",
+                           "no set", "--data_root", tmp_path, "--jel_flag"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("train_audio_encoder.py: error: --dataset no set")
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+if __name__ == "__main__":
+    rank_main(*sys.argv[1:])
