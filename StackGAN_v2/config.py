@@ -1,0 +1,156 @@
+"""Settings of the generator: the published cfg keys with their defaults, ours behind them, and a strict reader of cfg files.
+
+Every key that the published code does not have defaults to what the published code does.
+"""
+import copy
+from pathlib import Path
+
+import yaml
+
+from common.cli import UserError
+
+DEFAULTS = {
+    "DATASET_NAME": "birds",            # folder below data/, if --data_dir does not say otherwise
+    "DATA_DIR": "",                     # folder of the data set
+    "GPU_ID": "0",                      # kept for published files; --device chooses
+    "WORKERS": 4,                       # processes that decode pictures or write them
+    "TREE": {"BRANCH_NUM": 3,           # stages
+             "BASE_SIZE": 64},          # side of the first stage's pictures, pixels
+    "TRAIN": {
+        "FLAG": True,                   # True: train; False: paint the test set with NET_G
+        "NET_G": "",                    # generator to start from, or to paint with
+        "NET_D": "",                    # start of the discriminators' file names: <NET_D>0.pth, …
+        "BATCH_SIZE": 64,               # images an iteration, over all processes
+        "MAX_EPOCH": 600,
+        "MAX_ITERATIONS": 0,            # 0: MAX_EPOCH decides alone
+        "SNAPSHOT_INTERVAL": 2000,      # iterations between snapshots
+        "DISCRIMINATOR_LR": 2e-4,
+        "GENERATOR_LR": 2e-4,
+        "BETAS": [0.5, 0.999],          # Adam
+        "EMA": 0.999,                   # decay of the generator's average, per iteration
+        "ADVERSARIAL": "bce",           # or hinge
+        "COEFF": {"KL": 2.0,
+                  "CAL_LOSS": 0.0,      # above 0: class-aware loss on (weight 1, as published)
+                  "UNCOND_LOSS": 0.0,
+                  "COLOR_LOSS": 0.0,
+                  "MA_PENALTY": 0.0},   # matching-aware gradient penalty (DF-GAN: 2)
+        "CONDITION_INIT": False,        # start ca_net so that its conditions have unit spread on this set's embeddings
+        "MA_PENALTY_EVERY": 4,          # iterations between penalties; each counts this many times
+    },
+    "GAN": {"EMBEDDING_DIM": 128, "DF_DIM": 64, "GF_DIM": 64, "Z_DIM": 100, "R_NUM": 2,
+            "B_CONDITION": True},       # False: unconditional; not part of this method
+    "TEXT": {"DIMENSION": 1024},        # kept for published files; the width is read from the speech features
+    "TEST": {"B_EXAMPLE": True,         # kept for published files
+             "SAMPLE_NUM": 30000},      # at most this many pictures
+}
+
+_CHOICES = {"TRAIN.ADVERSARIAL": ("bce", "hinge"), "TREE.BRANCH_NUM": (1, 2, 3), "TREE.BASE_SIZE": (16, 32, 64)}
+
+
+class Config(dict):
+    """A dict whose keys are attributes too: cfg.TRAIN.BATCH_SIZE."""
+
+    def __getattr__(self, name):
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+def load_config(path=None, settings: list[str] = ()) -> Config:
+    """Defaults, then the cfg file at `path`, then `settings` such as 'TRAIN.BATCH_SIZE=8'.
+
+    UserError for an unknown key, a value of another type or out of range; the sentence names file and key.
+    """
+    values = copy.deepcopy(DEFAULTS)
+    if path is not None:
+        _merge(values, _read(path), str(path))
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise UserError(f"--set {setting}: write KEY=value, for example TRAIN.BATCH_SIZE=8")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"--set {setting}: '{text}' is not a value") from None
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        _merge(values, value, "--set")
+    cfg = _freeze(values)
+    _check(cfg, path or "--set")
+    return cfg
+
+
+def _read(path):
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--cfg {path} cannot be read: {error}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"--cfg {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"--cfg {path} holds no settings; expected lines such as 'WORKERS: 4'")
+    return content
+
+
+def _merge(values: dict, new: dict, source: str, prefix: str = "") -> None:
+    for key, value in new.items():
+        name = f"{prefix}{key}"
+        if key not in values:
+            near = ", ".join(f"{prefix}{known}" for known in values)
+            raise UserError(f"{source}: unknown key {name}; known here: {near}")
+        old = values[key]
+        if isinstance(old, dict):
+            if not isinstance(value, dict):
+                raise UserError(f"{source}: {name} is a group of keys, not a value")
+            _merge(old, value, source, name + ".")
+        else:
+            values[key] = _typed(old, value, name, source)
+
+
+def _typed(default, value, name: str, source: str):
+    kind = type(default)
+    if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+        try:
+            return float(value)                    # YAML reads 2e-4 as a string
+        except ValueError:
+            pass
+    if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    if kind is list and isinstance(value, (list, tuple)) and len(value) == len(default):
+        return [_typed(d, v, name, source) for d, v in zip(default, value)]
+    if type(value) is not kind:
+        raise UserError(f"{source}: {name} is {value!r}; expected {_TYPE_NAMES[kind]} such as {default!r}")
+    return value
+
+
+_TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", list: "a list"}
+
+
+def _freeze(values: dict) -> Config:
+    return Config({key: _freeze(value) if isinstance(value, dict) else value for key, value in values.items()})
+
+
+def _check(cfg: Config, source) -> None:
+    for name, known in _CHOICES.items():
+        value = cfg
+        for part in name.split("."):
+            value = value[part]
+        if value not in known:
+            raise UserError(f"{source}: {name} is {value}; known are {', '.join(map(str, known))}")
+    positive = {"TRAIN.BATCH_SIZE": cfg.TRAIN.BATCH_SIZE, "TRAIN.MAX_EPOCH": cfg.TRAIN.MAX_EPOCH,
+                "TRAIN.SNAPSHOT_INTERVAL": cfg.TRAIN.SNAPSHOT_INTERVAL, "GAN.GF_DIM": cfg.GAN.GF_DIM,
+                "GAN.DF_DIM": cfg.GAN.DF_DIM, "GAN.Z_DIM": cfg.GAN.Z_DIM, "GAN.EMBEDDING_DIM": cfg.GAN.EMBEDDING_DIM,
+                "TRAIN.DISCRIMINATOR_LR": cfg.TRAIN.DISCRIMINATOR_LR, "TRAIN.GENERATOR_LR": cfg.TRAIN.GENERATOR_LR,
+                "TRAIN.MA_PENALTY_EVERY": cfg.TRAIN.MA_PENALTY_EVERY}
+    for name, value in positive.items():
+        if not value > 0:
+            raise UserError(f"{source}: {name} is {value}; it must be above 0")
+    if cfg.TRAIN.BATCH_SIZE < 2:
+        raise UserError(f"{source}: TRAIN.BATCH_SIZE is 1; batch normalisation needs 2 at the least")
+    if not 0 <= cfg.TRAIN.EMA < 1:
+        raise UserError(f"{source}: TRAIN.EMA is {cfg.TRAIN.EMA}; it must be from 0 to below 1")
+    if cfg.GAN.GF_DIM % 2 ** (cfg.TREE.BRANCH_NUM - 1):
+        raise UserError(f"{source}: GAN.GF_DIM is {cfg.GAN.GF_DIM}; it must divide by {2 ** (cfg.TREE.BRANCH_NUM - 1)}")
+    if not cfg.GAN.B_CONDITION:
+        raise UserError(f"{source}: GAN.B_CONDITION is False; an unconditional generator is not part of this method")

@@ -1,0 +1,129 @@
+"""Training batches: real pictures with a caption's embedding, wrong pictures of another class, and noise.
+
+Everything random is a pure function of (seed, iteration): a resumed run draws what an uninterrupted one would have drawn,
+and any number of ranks shares one global batch.
+"""
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from common.cli import UserError
+
+
+class SpeechFeatures:
+    """The speech embeddings of all captions of a split, flat, so that a batch is one index operation.
+
+    rows: list of float32 `[captions_i, d]`, one an image.
+    """
+
+    def __init__(self, rows: list[np.ndarray]):
+        self.flat = torch.from_numpy(np.concatenate(rows))
+        self.count = torch.tensor([len(row) for row in rows])
+        self.start = torch.cumsum(self.count, 0) - self.count
+        self.width = self.flat.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.count)
+
+    def pick(self, images: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        """The embedding `[N, d]` of one caption an image; u `[N]` in [0, 1) says which."""
+        caption = torch.minimum((u * self.count[images]).long(), self.count[images] - 1)
+        return self.flat[(self.start[images] + caption).to(self.flat.device)]
+
+
+class Order:
+    """An endless stream of image indices: one random permutation of the set after the other."""
+
+    def __init__(self, images: int, seed: int):
+        self.images, self.seed = images, seed
+        self._epoch, self._order = None, None
+
+    def indices(self, first: int, count: int) -> torch.Tensor:
+        """Positions first … first + count − 1 of the stream, int64 `[count]`."""
+        return torch.cat([self._permutation(epoch)[max(first - epoch * self.images, 0):
+                                                   first + count - epoch * self.images]
+                          for epoch in range(first // self.images, (first + count - 1) // self.images + 1)])
+
+    def _permutation(self, epoch: int) -> torch.Tensor:
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = torch.randperm(self.images, generator=_generator(self.seed, 1, epoch))
+        return self._order
+
+
+def _generator(*key: int) -> torch.Generator:
+    """A CPU generator whose state is a hash of `key`: neighbouring keys give unrelated streams."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+
+
+class OtherClass:
+    """Draws images of another class, all equally likely."""
+
+    def __init__(self, labels: list[int]):
+        labels = torch.tensor(labels)
+        self.order = torch.argsort(labels, stable=True)
+        ranked = labels[self.order]
+        self.first, self.last = (torch.searchsorted(ranked, labels, right=right) for right in (False, True))
+        if bool((self.last - self.first == len(labels)).any()):
+            raise UserError("the training split has a single class, so there are no wrong pictures to learn from; "
+                            "give its items at least two classes, or none")
+
+    def draw(self, images: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        first, last = self.first[images], self.last[images]
+        others = len(self.order) - (last - first)
+        place = torch.minimum((u * others).long(), others - 1)
+        return self.order[torch.where(place < first, place, place + last - first)]
+
+
+@dataclass
+class Batch:
+    """real, wrong: one `[B, 3, s, s]` a size; speech `[B, d]`; labels `[B]`; z `[B, Z]`; eps `[B, E]`."""
+    real: list[torch.Tensor]
+    wrong: list[torch.Tensor]
+    speech: torch.Tensor
+    labels: torch.Tensor
+    z: torch.Tensor
+    eps: torch.Tensor
+
+
+class Batches:
+    """The batches of one rank. batch_size is that of all ranks together."""
+
+    def __init__(self, cache, features: SpeechFeatures, labels, sizes, batch_size, z_dim, embedding_dim, seed,
+                 device, rank=0, ranks=1):
+        if len(cache) != len(features) or len(labels) != len(features):
+            raise ValueError(f"{len(cache)} pictures, {len(features)} embeddings, {len(labels)} labels")
+        if batch_size % ranks:
+            raise UserError(f"TRAIN.BATCH_SIZE is {batch_size}; it must divide by the {ranks} processes")
+        self.cache, self.features, self.sizes, self.device, self.seed = cache, features, sizes, device, seed
+        self.batch_size, self.z_dim, self.embedding_dim = batch_size, z_dim, embedding_dim
+        self.labels, self.order, self.others = torch.tensor(labels), Order(len(features), seed), OtherClass(labels)
+        share = batch_size // ranks
+        self.mine = slice(rank * share, (rank + 1) * share)
+
+    def epoch(self, iteration: int) -> float:
+        return iteration * self.batch_size / self.order.images
+
+    def images(self, iteration: int) -> tuple[torch.Tensor, torch.Tensor, torch.Generator]:
+        """Indices of the real and of the wrong pictures of the global batch, and the generator to go on with."""
+        generator = _generator(self.seed, 2, iteration)
+        real = self.order.indices(iteration * self.batch_size, self.batch_size)
+        return real, self.others.draw(real, torch.rand(self.batch_size, generator=generator)), generator
+
+    def __call__(self, iteration: int) -> Batch:
+        real, wrong, generator = self.images(iteration)
+        n = self.batch_size
+        offsets, flips = torch.rand(2, n, 2, generator=generator), torch.rand(2, n, generator=generator) < 0.5
+        caption = torch.rand(n, generator=generator)
+        noise = torch.randn(n, self.z_dim + self.embedding_dim, generator=generator)[self.mine]
+        cut = [self.cache.batch(index[self.mine], offsets[i, self.mine], flips[i, self.mine], self.sizes)
+               for i, index in enumerate((real, wrong))]
+        z, eps = noise.to(self.device, non_blocking=True).split((self.z_dim, self.embedding_dim), 1)
+        real = real[self.mine]
+        return Batch(real=self._move(cut[0]), wrong=self._move(cut[1]),
+                     speech=self.features.pick(real, caption[self.mine]).to(self.device),
+                     labels=self.labels[real].to(self.device), z=z, eps=eps)
+
+    def _move(self, pictures):
+        return [picture.to(self.device, non_blocking=True) for picture in pictures]

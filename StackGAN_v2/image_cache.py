@@ -1,0 +1,196 @@
+"""Pictures decoded, cropped and scaled once, kept as uint8, and cut into training batches on the device.
+
+A picture is cropped around its bounding box where the set has boxes (birds), scaled so that its shorter side is 76/64 of
+the largest training size, and stored as it is: rows of pixels, one picture after the other. Random crop, mirror and the
+smaller sizes are then index arithmetic and one resize for a whole batch.
+"""
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from tqdm import tqdm
+
+from common.cli import UserError
+from common.files import atomic_path, read_json, write_json
+from common.images import open_rgb
+from common.parallel import in_chunks, parallel_map
+
+_FORMAT = 2                                        # raise it when the stored pixels change
+_MARGIN = 76 / 64                                  # the random crop has this much room
+
+
+def bounding_boxes(split) -> dict[str, tuple[float, float, float, float]]:
+    """Picture's path below the image folder, without suffix → (x, y, width, height), from CUB's two text files.
+
+    Empty if the folder above the pictures has no `bounding_boxes.txt`.
+    """
+    for folder in (split.image_root.parent, split.image_root):
+        boxes, names = folder / "bounding_boxes.txt", folder / "images.txt"
+        if boxes.is_file() and names.is_file():
+            try:
+                by_id = {line.split()[0]: tuple(map(float, line.split()[1:5]))
+                         for line in boxes.read_text().splitlines() if line.strip()}
+                keys = {line.split()[1]: line.split()[0] for line in names.read_text().splitlines() if line.strip()}
+                return {str(Path(name).with_suffix("")): by_id[number] for name, number in keys.items()}
+            except (ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
+                raise UserError(f"{boxes} and {names} do not belong together or are damaged ({error}); "
+                                "unpack the data set again") from None
+    return {}
+
+
+def crop_box(size: tuple[int, int], box) -> tuple[int, int, int, int]:
+    """The square of half-side 0.75·max(w, h) around a bounding box, clipped to the image: (left, top, right, bottom)."""
+    (width, height), (x, y, w, h) = size, box
+    half = int(max(w, h) * 0.75)
+    centre_x, centre_y = int((2 * x + w) / 2), int((2 * y + h) / 2)
+    left, top = max(0, centre_x - half), max(0, centre_y - half)
+    return left, top, max(left + 1, min(width, centre_x + half)), max(top + 1, min(height, centre_y + half))
+
+
+def prepare(path, box, side: int) -> np.ndarray:
+    """Decode one picture, crop it to `box` (or not, if None), scale its shorter side to `side`: uint8 `[H, W, 3]`."""
+    image = open_rgb(path)
+    if box is not None:
+        image = image.crop(crop_box(image.size, box))
+    scale = side / min(image.size)
+    size = tuple(max(side, round(length * scale)) for length in image.size)
+    return np.asarray(image.resize(size, Image.BILINEAR))
+
+
+def _prepare_chunk(numbered) -> tuple[int, list]:
+    number, work = numbered
+    return number, [_prepare_or_reason(*one) for one in work]
+
+
+def _prepare_or_reason(path, box, side):
+    try:
+        return prepare(path, box, side)
+    except UserError as error:
+        return str(error)
+
+
+class ImageCache:
+    """All pictures of a split, ready for a training size.
+
+    pixels: uint8 `[total, 3]`; start, height, width: int64 `[images]`. `to` moves them to a device.
+    """
+
+    def __init__(self, pixels: torch.Tensor, shapes: np.ndarray):
+        self.pixels = pixels
+        self.height, self.width = (torch.from_numpy(shapes[:, i].astype(np.int64)) for i in (0, 1))
+        self.start = torch.cumsum(self.height * self.width, 0) - self.height * self.width
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def to(self, device) -> "ImageCache":
+        for name in ("pixels", "height", "width", "start"):
+            setattr(self, name, getattr(self, name).to(device))
+        return self
+
+    def batch(self, indices, offsets, mirror, sizes: list[int]) -> list[torch.Tensor]:
+        """Cut `[N, 3, s, s]` pictures in [−1, 1] for every size in `sizes`, the largest one from the stored pixels.
+
+        indices int64 `[N]`; offsets float `[N, 2]` in [0, 1): place of the crop (down, across); mirror bool `[N]`.
+        """
+        largest = max(sizes)
+        device = self.pixels.device
+        indices = indices.to(device)
+        height, width, start = self.height[indices], self.width[indices], self.start[indices]
+        assert offsets.shape == (len(indices), 2) and mirror.shape == indices.shape
+        room = torch.stack((height, width), 1) - largest + 1
+        corner = (offsets.to(device) * room).long()
+        step = torch.arange(largest, device=device)
+        across = torch.where(mirror.to(device)[:, None], largest - 1 - step, step) + corner[:, 1:]
+        rows = start[:, None] + (corner[:, :1] + step) * width[:, None]
+        index = rows[:, :, None] + across[:, None, :]
+        # indexing a memory-mapped tensor touches the pages that are asked for and no others
+        full = self.pixels[index.reshape(-1)].view(len(indices), largest, largest, 3).permute(0, 3, 1, 2).float()
+        return [_scaled(full if size == largest else
+                        F.interpolate(full, size=(size, size), mode="bilinear", antialias=True).round_().clamp_(0, 255))
+                for size in sizes]
+
+
+def _scaled(pixels):
+    return pixels / 127.5 - 1
+
+
+def build(split, folder, size: int, jobs: int | None = None, progress: bool = True) -> ImageCache:
+    """The cache of `split` for training pictures of `size` pixels, made in `folder` or read from there if it is still true.
+
+    Keyed by every picture's path, length and time, its box and the settings. UserError lists pictures that cannot be read.
+    """
+    folder = Path(folder)
+    boxes = bounding_boxes(split)
+    side = int(size * _MARGIN)
+    work = [(item.image, boxes.get(item.key), side) for item in split.items]
+    stem = folder / f"images_{size}"
+    key = _key(work)
+    described = stem.with_suffix(".json")
+    if described.is_file() and stem.with_suffix(".npy").is_file() and read_json(described).get("key") == key:
+        content = read_json(described)
+    else:
+        content = _make(work, stem, key, jobs, progress)
+    shapes = np.array(content["shapes"])
+    pixels = np.load(stem.with_suffix(".npy"), mmap_mode="c")          # copy-on-write: torch wants writable memory
+    if len(pixels) != int((shapes[:, 0] * shapes[:, 1]).sum()):
+        raise UserError(f"{stem}.npy is damaged; delete it and run the command again")
+    return ImageCache(torch.from_numpy(pixels), shapes)
+
+
+def _key(work) -> str:
+    digest = hashlib.sha256(str(_FORMAT).encode())
+    for path, box, side in work:
+        try:
+            status = os.stat(path)
+        except OSError:
+            raise UserError(f"{path} does not exist, but its split file names it; unpack the pictures again") from None
+        digest.update(json.dumps([str(path), status.st_size, status.st_mtime_ns, box, side]).encode())
+    return digest.hexdigest()[:32]
+
+
+def _make(work, stem: Path, key: str, jobs, progress: bool) -> dict:
+    """Decode everything in worker processes and write it in order, so that memory does not grow with the set."""
+    shapes, faults, total = [], [], 0
+    stem.with_suffix(".json").unlink(missing_ok=True)
+    with atomic_path(stem.with_suffix(".npy")) as temporary, open(temporary, "wb") as file, \
+            tqdm(total=len(work), desc=f"{stem.parent.name} pictures", unit="img", disable=not progress) as bar:
+        file.write(_npy_header(0))
+        for images in _in_order(parallel_map(_prepare_chunk, list(enumerate(in_chunks(work, 32))), jobs)):
+            for image in images:
+                if isinstance(image, str):
+                    faults.append(image)
+                else:
+                    file.write(image.tobytes())
+                    shapes.append(image.shape[:2])
+                    total += image.shape[0] * image.shape[1]
+            bar.update(len(images))
+        if faults:
+            more = f" (and {len(faults) - 1} more pictures)" if len(faults) > 1 else ""
+            raise UserError(faults[0] + more)
+        file.seek(0)
+        file.write(_npy_header(total))
+    content = {"key": key, "shapes": shapes}
+    write_json(stem.with_suffix(".json"), content, indent=None)
+    return content
+
+
+def _in_order(numbered):
+    """(number, value) pairs that come in any order → the values by number; only a few have to wait."""
+    waiting, next_number = {}, 0
+    for number, value in numbered:
+        waiting[number] = value
+        while next_number in waiting:
+            yield waiting.pop(next_number)
+            next_number += 1
+
+
+def _npy_header(rows: int) -> bytes:
+    """A .npy header of fixed length for uint8 `[rows, 3]`, so that the number of rows can be filled in at the end."""
+    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({rows}, 3), }}"
+    return b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + text.ljust(117).encode() + b"\n"

@@ -1,0 +1,150 @@
+"""Paint what a recording or a sentence says, or the pictures on the straight line between two of them."""
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":                         # run as a file: import from the project, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from common import ROOT, cli  # noqa: E402
+
+STEPS = 11                                         # pictures on the line, both ends included
+
+
+def parse():
+    parser = cli.Parser(__doc__, epilog="examples:\n"
+                        "  python ./StackGAN_v2/interpolation.py --type inference --wav a.wav b.ogg --seeds 0-7\n"
+                        "  python ./StackGAN_v2/interpolation.py --type interpolation --text 'a small red bird with a "
+                        "white belly' 'a large blue bird'")
+    add = parser.add_argument
+    add("--type", required=True, choices=("inference", "interpolation"),
+        help="inference: pictures of every input; interpolation: 11 pictures between two inputs, and a strip of them")
+    add("--wav", nargs="+", default=[], metavar="FILE", help="recordings, of any rate, channels and format that soundfile "
+        "reads (wav, flac, ogg, mp3, …)")
+    add("--text", nargs="+", default=[], metavar="SENTENCE", help="sentences, spoken by --engine")
+    add("--engine", choices=("hibari", "espeak"), default="hibari", help="speech synthesis for --text")
+    add("--voice", metavar="NAME", help="voice of --engine (default: its first)")
+    add("--encoder", metavar="FILE", help="speech encoder .pth (default: the newest latest.pth below "
+        "output/Audio_to_Image/log)")
+    add("--generator", metavar="FILE", help="generator netG_<n>.pth (default: the newest latest.pth below "
+        "output/StackGAN_v2)")
+    add("--seeds", type=cli.number_list, default="0", metavar="LIST", help="noises: 0-7 paints each input eight times; "
+        "interpolation uses each for one line")
+    add("--output_dir", type=Path, default=Path("output/interpolation"), metavar="DIR", help="folder of the pictures")
+    add("--all_sizes", action="store_true", help="also write the pictures of the earlier, smaller stages")
+    add("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="where to compute")
+    return parser.parse_args()
+
+
+def main():
+    args = parse()
+    if not args.wav and not args.text:
+        raise cli.UserError("nothing to paint: give recordings with --wav or sentences with --text")
+    if args.type == "interpolation" and len(args.wav) + len(args.text) != 2:
+        raise cli.UserError(f"--type interpolation goes between two inputs, not {len(args.wav) + len(args.text)}: give two "
+                            "with --wav, --text or one of each")
+    encoder_path = _newest(args.encoder, "--encoder", "Audio_to_Image/log/*/latest.pth")
+    generator_path = _newest(args.generator, "--generator", "StackGAN_v2/*/Model/latest.pth")
+    for path in (encoder_path, generator_path):
+        if not Path(path).is_file():
+            raise cli.UserError(f"{path} does not exist; give the path of a checkpoint")
+
+    from Audio_to_Image.speech_encoder import load_encoder
+    from common.devices import pick_device
+    from StackGAN_v2.model import load_generator
+    device = pick_device(args.device)
+    (encoder, meta), generator = load_encoder(encoder_path, device), load_generator(generator_path, device)
+    if meta["nhidden"] != generator.text_dim:
+        raise cli.UserError(f"{generator_path} was trained on speech features of width {generator.text_dim}, but "
+                            f"{encoder_path} makes {meta['nhidden']}; name two that belong together")
+    print(f"encoder {encoder_path}\ngenerator {generator_path}")
+    spoken, faults = _listen(args, encoder, meta)
+    if faults and (args.type == "interpolation" or not spoken):
+        raise cli.UserError(faults[0])
+    paint = _interpolate if args.type == "interpolation" else _infer
+    for path in paint(args, generator, spoken):
+        print(path)
+    if faults:
+        count = f"{len(faults)} of {len(faults) + len(spoken)} inputs could not be used"
+        raise cli.UserError(f"{count}:\n  " + "\n  ".join(faults))
+
+
+def _newest(given, option: str, pattern: str):
+    if given:
+        return given
+    found = sorted((ROOT / "output").glob(pattern), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise cli.UserError(f"{option} is missing, and no run has left one below {ROOT / 'output'}; "
+                            "run bash scripts/demo.sh first, or name a file")
+    return found[-1]
+
+
+def _listen(args, encoder, meta):
+    """Every input → (name for files, embedding `[d]`); inputs that are no use → one sentence each."""
+    import torch
+
+    from Audio_to_Image.audio import load_log_mel, log_mel
+    from Audio_to_Image.speech_encoder import FRAMES_PER_POSITION, embed
+    from Audio_to_Image.tts import speak
+    inputs = [(Path(wav).stem, wav, load_log_mel) for wav in args.wav]
+    inputs += [(_file_name(text), text, lambda text: log_mel(speak(text, args.engine, args.voice))) for text in args.text]
+    spoken, faults, taken = [], [], set()
+    for name, source, hear in inputs:
+        try:
+            mel, n_frames = hear(source)
+            if n_frames < FRAMES_PER_POSITION:
+                raise cli.UserError(f"{source} lasts {n_frames / 100:.2f} s; the encoder needs 0.64 s of speech or more")
+        except cli.UserError as error:
+            faults.append(str(error))
+            continue
+        while name in taken:                       # two files of one name in different folders
+            name += "_"
+        taken.add(name)
+        spoken.append((name, embed(encoder, meta, torch.from_numpy(mel)[None], [n_frames])[0].float().cpu()))
+    return spoken, faults
+
+
+def _file_name(text: str) -> str:
+    return "_".join("".join(c if c.isalnum() else " " for c in text.lower()).split())[:80] or "text"
+
+
+def _infer(args, generator, spoken):
+    """`<name>_seed<k>.png` for every input and seed."""
+    import torch
+
+    from StackGAN_v2 import sampler
+    noises = torch.stack([sampler.noise(generator, seed) for seed in args.seeds])
+    for name, embedding in spoken:
+        pictures = sampler.paint(generator, embedding.expand(len(noises), -1), noises)
+        for i, seed in enumerate(args.seeds):
+            yield from _save(args, generator, [branch[i] for branch in pictures], f"{name}_seed{seed}")
+
+
+def _interpolate(args, generator, spoken):
+    """`<a>_to_<b>_seed<k>_<step>.png` for 11 steps, and `…_strip.png`; one noise along the line."""
+    import torch
+
+    from StackGAN_v2 import sampler
+    (first, start), (second, end) = spoken
+    weights = torch.linspace(0, 1, STEPS)[:, None]
+    for seed in args.seeds:
+        noises = sampler.noise(generator, seed).expand(STEPS, -1)
+        pictures = sampler.paint(generator, (1 - weights) * start + weights * end, noises)
+        name = f"{first[:60]}_to_{second[:60]}_seed{seed}"
+        for step in range(STEPS):
+            yield from _save(args, generator, [branch[step] for branch in pictures], f"{name}_{step:02d}")
+        strip = args.output_dir / f"{name}_strip.png"
+        sampler.save_picture(strip, sampler.grid(pictures[-1], columns=STEPS))
+        yield strip
+
+
+def _save(args, generator, branches, name: str):
+    from StackGAN_v2.sampler import save_picture
+    for size, pixels in list(zip(generator.sizes, branches))[0 if args.all_sizes else -1:]:
+        suffix = "" if size == generator.sizes[-1] else f"_{size}"
+        path = args.output_dir / f"{name}{suffix}.png"
+        save_picture(path, pixels)
+        yield path
+
+
+if __name__ == "__main__":
+    cli.run(main)

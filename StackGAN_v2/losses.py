@@ -1,0 +1,79 @@
+"""Losses of the generator and the discriminators: pure functions of logits, codes, pictures and Gaussians."""
+import torch
+import torch.nn.functional as F
+
+
+def d_loss(real, wrong, fake, kind: str = "bce", uncond_weight: float = 1.0):
+    """Loss of one discriminator.
+
+    real, wrong, fake: (cond_logits `[N]`, uncond_logits `[N]`) for real pictures with their speech, real pictures of
+    another class, and generated ones. A wrong picture is a real one, so the unconditional term takes it as real.
+    With uncond_weight 0 the conditional terms are weighed 1, ½, ½.
+    """
+    as_real, as_fake = _D_TERMS[kind]
+    if uncond_weight == 0:
+        return as_real(real[0]) + 0.5 * (as_fake(wrong[0]) + as_fake(fake[0]))
+    cond = as_real(real[0]) + as_fake(wrong[0]) + as_fake(fake[0])
+    return cond + uncond_weight * (as_real(real[1]) + as_real(wrong[1]) + as_fake(fake[1]))
+
+
+def g_loss(fake, kind: str = "bce", uncond_weight: float = 1.0):
+    """What one discriminator says to the generator; fake: (cond_logits `[N]`, uncond_logits `[N]`)."""
+    as_real = _G_TERM[kind]
+    return as_real(fake[0]) + (uncond_weight * as_real(fake[1]) if uncond_weight else 0)
+
+
+def _bce(logits, target: float):
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
+
+
+_D_TERMS = {
+    "bce": (lambda x: _bce(x, 1.0), lambda x: _bce(x, 0.0)),
+    "hinge": (lambda x: F.relu(1 - x).mean(), lambda x: F.relu(1 + x).mean()),      # Lim & Ye 2017
+}
+_G_TERM = {"bce": lambda x: _bce(x, 1.0), "hinge": lambda x: -x.mean()}
+ADVERSARIAL = tuple(_G_TERM)
+
+
+def kl_loss(mu, logvar):
+    """Mean over all elements of KL(N(mu, exp(logvar)) ‖ N(0, 1)); mu, logvar `[N, E]`."""
+    return -0.5 * (1 + logvar - mu.square() - logvar.exp()).mean()
+
+
+def class_aware_loss(codes, labels):
+    """How much more alike any two codes are than those of one class; at least 0, and 0 without a pair of one class.
+
+    codes `[N, D]`, labels `[N]`. With P = X·Xᵀ and M the pairs i ≠ j of equal class: max(0, mean(P) − mean(P[M])) / D.
+    """
+    assert codes.dim() == 2 and labels.shape == codes.shape[:1]
+    products = codes @ codes.T
+    same = (labels[:, None] == labels[None, :]) & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    pairs = same.sum()
+    mean_same = (products * same).sum() / pairs.clamp(min=1)
+    return torch.where(pairs > 0, F.relu(products.mean() - mean_same), 0.0) / codes.shape[1]
+
+
+def color_loss(fine, coarse):
+    """Distance of the colour statistics of two sizes of the same pictures (StackGAN-v2, equation 9).
+
+    fine, coarse `[N, 3, s, s]`; the coarse one is the target (no gradient). MSE of the channel means plus 5 × MSE of the
+    channel covariances.
+    """
+    (mean, covariance), (target_mean, target_covariance) = _color_statistics(fine), _color_statistics(coarse.detach())
+    return F.mse_loss(mean, target_mean) + 5 * F.mse_loss(covariance, target_covariance)
+
+
+def _color_statistics(images):
+    pixels = images.flatten(2).float()                                   # [N, 3, s²]
+    mean = pixels.mean(2, keepdim=True)
+    centred = pixels - mean
+    return mean, centred @ centred.transpose(1, 2) / pixels.shape[2]
+
+
+def matching_aware_penalty(cond_logits, image, condition, power: float = 6.0):
+    """Gradient penalty at real pictures with matching speech (DF-GAN, Tao et al. 2022, equation 2, without its weight).
+
+    cond_logits `[N]` computed from image `[N, 3, s, s]` and condition `[N, E]`, both of which require gradients.
+    """
+    grads = torch.autograd.grad(cond_logits.sum(), (image, condition), create_graph=True)
+    return torch.cat([grad.flatten(1) for grad in grads], 1).float().square().sum(1).add(1e-12).sqrt().pow(power).mean()

@@ -1,0 +1,83 @@
+"""Train the generator on speech embeddings, or paint the test set with it."""
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":                         # run as a file: import from the project, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from common import cli  # noqa: E402
+
+
+def parse():
+    parser = cli.Parser(__doc__)
+    add = parser.add_argument
+    add("--cfg", required=True, type=cli.existing_file, metavar="FILE",
+        help="settings, for example ./StackGAN_v2/cfg/birds_3stages.yml; TRAIN.FLAG in it chooses training or painting")
+    add("--output_dir", metavar="NAME",
+        help="training: name of the run's folder in output/StackGAN_v2/ (or a path; default: that of the cfg file)")
+    add("--data_dir", type=cli.existing_dir, metavar="DIR", help="folder of the data set (default: cfg DATA_DIR, or "
+        "data/<DATASET_NAME>)")
+    add("--audio_switch", default="googlenet_caffe", metavar="NAME", help="which speech features: "
+        "<split>/audio_features_NAME.pickle")
+    add("--branch_num", type=int, choices=(1, 2, 3), help="stages (default: cfg TREE.BRANCH_NUM)")
+    add("--eval_net_g", type=cli.existing_file, metavar="FILE", help="painting: the generator netG_<n>.pth "
+        "(default: cfg TRAIN.NET_G)")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+        help="change one cfg key, for example TRAIN.BATCH_SIZE=8; may be given several times")
+    add("--manualSeed", type=cli.natural, default=0, metavar="N", help="seed of everything random")
+    add("--max_steps", type=cli.natural, default=0, metavar="N", help="stop training after N iterations in all; 0: as the "
+        "cfg says")
+    add("--resume", default="auto", metavar="auto|none|FILE", help="go on from the run's resume.pth if it is there, "
+        "start anew, or go on from FILE")
+    add("--tick", type=cli.positive_int, default=50, metavar="N", help="iterations between log lines")
+    add("--keep", type=cli.natural, default=0, metavar="N", help="keep the last N snapshots; 0: all")
+    add("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="where to compute")
+    add("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="arithmetic of matrix products; auto: bf16 "
+        "where the device has it")
+    add("--compile", action="store_true", help="compile the networks (faster on GPUs after a minute or two)")
+    add("--cache", default="auto", choices=("auto", "gpu", "ram", "disk"), help="where the prepared pictures live")
+    add("--batch_size", type=cli.positive_int, default=64, metavar="N", help="painting: pictures at a time")
+    add("--all_sizes", action="store_true", help="painting: write the pictures of every stage, not only the last")
+    add("--limit", type=cli.natural, default=0, metavar="N", help="painting: only the first N sentences; 0: cfg "
+        "TEST.SAMPLE_NUM")
+    add("--dry_run", action="store_true", help="print the resolved settings and exit")
+    return parser.parse_args()
+
+
+def main():
+    args = parse()
+    from StackGAN_v2.config import load_config
+    cfg = load_config(args.cfg, args.settings)
+    if args.branch_num:
+        cfg.TREE["BRANCH_NUM"] = args.branch_num
+    data_dir = _data_dir(args, cfg)
+    if args.dry_run:
+        _print_settings(args, cfg, data_dir)
+        return 0
+    from StackGAN_v2 import stages
+    return stages.train(args, cfg, data_dir) if cfg.TRAIN.FLAG else stages.paint(args, cfg, data_dir)
+
+
+def _data_dir(args, cfg) -> Path:
+    if args.data_dir:
+        return args.data_dir
+    from common import splits
+    if cfg.DATA_DIR:
+        if not Path(cfg.DATA_DIR).is_dir():
+            raise cli.UserError(f"{args.cfg}: DATA_DIR {cfg.DATA_DIR} does not exist; mend it or give --data_dir")
+        return Path(cfg.DATA_DIR)
+    return splits.data_dir(cfg.DATASET_NAME)
+
+
+def _print_settings(args, cfg, data_dir) -> None:
+    import yaml
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+    print(yaml.safe_dump({"options": plain, "data_dir": str(data_dir), "cfg": to_plain(cfg)}, sort_keys=False), end="")
+
+
+def to_plain(cfg) -> dict:
+    return {key: to_plain(value) if isinstance(value, dict) else value for key, value in cfg.items()}
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,265 @@
+"""StackGAN-v2 (Zhang et al., TPAMI 2018, section 4) conditioned on a speech embedding, as Li et al. 2020 use it.
+
+A generator of up to three branches paints at base_size, 2·base_size and 4·base_size; a discriminator judges each size.
+Parameter names and shapes are those of the published weights.
+"""
+import torch
+from torch import nn
+
+from common import checkpoint
+from common.cli import UserError
+
+
+class GLU(nn.Module):
+    """Gated linear unit over channels: `[N, 2C, …] → [N, C, …]`, a · sigmoid(b)."""
+
+    def forward(self, x):
+        a, b = x.chunk(2, dim=1)
+        return a * torch.sigmoid(b)
+
+
+def conv3x3(channels_in: int, channels_out: int) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels_out, 3, 1, 1, bias=False)
+
+
+def up_block(channels_in: int, channels_out: int) -> nn.Sequential:
+    """`[N, i, H, W] → [N, o, 2H, 2W]`."""
+    return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), conv3x3(channels_in, 2 * channels_out),
+                         nn.BatchNorm2d(2 * channels_out), GLU())
+
+
+class ResBlock(nn.Module):
+    """`[N, C, H, W] → [N, C, H, W]`."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.block = nn.Sequential(conv3x3(channels, 2 * channels), nn.BatchNorm2d(2 * channels), GLU(),
+                                   conv3x3(channels, channels), nn.BatchNorm2d(channels))
+
+    def forward(self, x):
+        return self.block(x) + x
+
+
+class ConditioningAugmentation(nn.Module):
+    """Speech `[N, text_dim]` → a Gaussian over conditions: c, mu, logvar `[N, embedding_dim]` (StackGAN, section 3.2)."""
+
+    def __init__(self, text_dim: int, embedding_dim: int):
+        super().__init__()
+        self.embedding_dim = embedding_dim
+        self.fc = nn.Linear(text_dim, 4 * embedding_dim)
+        self.glu = GLU()
+
+    def forward(self, speech, eps=None):
+        mu, logvar = self.glu(self.fc(speech)).float().split(self.embedding_dim, dim=1)
+        eps = torch.randn_like(mu) if eps is None else eps
+        return mu + eps * torch.exp(0.5 * logvar), mu, logvar
+
+
+class FirstStage(nn.Module):
+    """c `[N, E]`, z `[N, Z]` → features `[N, gf_dim, base_size, base_size]`."""
+
+    def __init__(self, condition_dim: int, z_dim: int, gf_dim: int, base_size: int):
+        super().__init__()
+        self.blocks = _log2(base_size // 4)
+        self.width = gf_dim * 2 ** self.blocks
+        self.fc = nn.Sequential(nn.Linear(condition_dim + z_dim, self.width * 4 * 4 * 2, bias=False),
+                                nn.BatchNorm1d(self.width * 4 * 4 * 2), GLU())
+        for i in range(self.blocks):
+            setattr(self, f"upsample{i + 1}", up_block(self.width >> i, self.width >> (i + 1)))
+
+    def forward(self, c, z):
+        h = self.fc(torch.cat((c, z), 1)).view(-1, self.width, 4, 4)
+        for i in range(self.blocks):
+            h = getattr(self, f"upsample{i + 1}")(h)
+        return h
+
+
+class NextStage(nn.Module):
+    """h `[N, g, H, W]`, c `[N, E]` → `[N, g/2, 2H, 2W]`."""
+
+    def __init__(self, condition_dim: int, gf_dim: int, r_num: int):
+        super().__init__()
+        self.jointConv = nn.Sequential(conv3x3(gf_dim + condition_dim, 2 * gf_dim), nn.BatchNorm2d(2 * gf_dim), GLU())
+        self.residual = nn.Sequential(*(ResBlock(gf_dim) for _ in range(r_num)))
+        self.upsample = up_block(gf_dim, gf_dim // 2)
+
+    def forward(self, h, c):
+        return self.upsample(self.residual(self.jointConv(_join(c, h))))
+
+
+class ToImage(nn.Module):
+    """Features `[N, g, H, W]` → image `[N, 3, H, W]` in [−1, 1]."""
+
+    def __init__(self, gf_dim: int):
+        super().__init__()
+        self.img = nn.Sequential(conv3x3(gf_dim, 3), nn.Tanh())
+
+    def forward(self, h):
+        return self.img(h)
+
+
+class Generator(nn.Module):
+    """Speech embedding and noise → `branch_num` pictures, each twice the size of the one before.
+
+    base_size: side of the first picture in pixels (16, 32 or 64); gf_dim: channels of the first stage's last block;
+    text_dim: width of the speech embedding; embedding_dim: width of the condition; r_num: residual blocks a stage.
+    """
+
+    def __init__(self, branch_num=3, base_size=64, gf_dim=64, z_dim=100, embedding_dim=128, text_dim=1024, r_num=2):
+        super().__init__()
+        if branch_num not in (1, 2, 3):
+            raise ValueError(f"branch_num is {branch_num}; 1, 2 or 3 are known")
+        if base_size < 8 or base_size & (base_size - 1):
+            raise ValueError(f"base_size is {base_size}; it must be 8, 16, 32, 64 or a higher power of two")
+        if gf_dim % 2 ** (branch_num - 1):
+            raise ValueError(f"gf_dim is {gf_dim}; with {branch_num} branches it must divide by {2 ** (branch_num - 1)}")
+        self.branch_num, self.base_size, self.gf_dim, self.z_dim = branch_num, base_size, gf_dim, z_dim
+        self.embedding_dim, self.text_dim, self.r_num = embedding_dim, text_dim, r_num
+        self.ca_net = ConditioningAugmentation(text_dim, embedding_dim)
+        self.h_net1 = FirstStage(embedding_dim, z_dim, gf_dim, base_size)
+        self.img_net1 = ToImage(gf_dim)
+        for branch in range(2, branch_num + 1):
+            width = gf_dim >> (branch - 2)
+            setattr(self, f"h_net{branch}", NextStage(embedding_dim, width, r_num))
+            setattr(self, f"img_net{branch}", ToImage(width // 2))
+
+    @property
+    def sizes(self) -> list[int]:
+        """Side of each branch's pictures, in pixels."""
+        return [self.base_size << branch for branch in range(self.branch_num)]
+
+    def forward(self, z, speech, eps=None):
+        """z `[N, z_dim]`, speech `[N, text_dim]` → (images, mu, logvar).
+
+        images: one `[N, 3, s, s]` in [−1, 1] a branch; mu, logvar: `[N, embedding_dim]`. eps `[N, embedding_dim]` is
+        the noise of the conditioning augmentation, drawn if not given.
+        """
+        assert z.dim() == 2 and z.shape[1] == self.z_dim, f"z is {tuple(z.shape)}, not [N, {self.z_dim}]"
+        assert speech.shape == (len(z), self.text_dim), f"speech is {tuple(speech.shape)}, not [N, {self.text_dim}]"
+        c, mu, logvar = self.ca_net(speech, eps)
+        h = self.h_net1(c, z)
+        images = [self.img_net1(h)]
+        for branch in range(2, self.branch_num + 1):
+            h = getattr(self, f"h_net{branch}")(h, c)
+            images.append(getattr(self, f"img_net{branch}")(h))
+        return images, mu, logvar
+
+
+def _down(channels_in: int, channels_out: int) -> list[nn.Module]:
+    return [nn.Conv2d(channels_in, channels_out, 4, 2, 1, bias=False), nn.BatchNorm2d(channels_out),
+            nn.LeakyReLU(0.2, inplace=True)]
+
+
+def _same(channels_in: int, channels_out: int) -> list[nn.Module]:
+    return [conv3x3(channels_in, channels_out), nn.BatchNorm2d(channels_out), nn.LeakyReLU(0.2, inplace=True)]
+
+
+class Discriminator(nn.Module):
+    """Judges pictures of one size: is it real, and does it belong to the condition?
+
+    image_size: 16, 32, 64, 128 or 256 pixels. Every stride-2 block halves the picture until 4×4 are left. Over 64 pixels,
+    further blocks double the channels and as many 3×3 blocks lead back to 8·df_dim; under 64, the widest ones are left out.
+    """
+
+    def __init__(self, image_size: int, df_dim=64, embedding_dim=128):
+        super().__init__()
+        if image_size < 16 or image_size > 256 or image_size & (image_size - 1):
+            raise ValueError(f"image_size is {image_size}; 16, 32, 64, 128 and 256 are known")
+        self.image_size = image_size
+        downs = _log2(image_size // 4)
+        widths = [df_dim << i for i in range(downs)]
+        layers = [nn.Conv2d(3, df_dim, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, inplace=True)]
+        for i in range(1, min(downs, 4)):
+            layers += _down(widths[i - 1], widths[i])
+        self.img_code_s16 = nn.Sequential(*layers)
+        self.tail = []                             # names of the blocks beyond 64 pixels, in the order of the data
+        if downs >= 5:
+            self._add("img_code_s32", _down(widths[3], widths[4]))
+        if downs == 5:
+            self._add("img_code_s32_1", _same(widths[4], widths[3]))
+        if downs == 6:
+            self._add("img_code_s64", _down(widths[4], widths[5]))
+            self._add("img_code_s64_1", _same(widths[5], widths[4]))
+            self._add("img_code_s64_2", _same(widths[4], widths[3]))
+        self.code_dim = widths[min(downs, 4) - 1]
+        self.jointConv = nn.Sequential(*_same(self.code_dim + embedding_dim, self.code_dim))
+        self.logits = nn.Sequential(nn.Conv2d(self.code_dim, 1, 4, 4))
+        self.uncond_logits = nn.Sequential(nn.Conv2d(self.code_dim, 1, 4, 4))
+
+    def _add(self, name: str, layers: list[nn.Module]) -> None:
+        setattr(self, name, nn.Sequential(*layers))
+        self.tail.append(name)
+
+    def forward(self, image, c):
+        """image `[N, 3, s, s]`, c `[N, embedding_dim]` → (cond_logits `[N]`, uncond_logits `[N]`, code `[N, 16·C]`).
+
+        The published sigmoid is in the loss.
+        """
+        size = self.image_size
+        assert image.shape[1:] == (3, size, size), f"image is {tuple(image.shape)}, not [N, 3, {size}, {size}]"
+        code = self.img_code_s16(image)
+        for name in self.tail:
+            code = getattr(self, name)(code)
+        joint = self.jointConv(_join(c, code))
+        return (self.logits(joint).flatten().float(), self.uncond_logits(code).flatten().float(),
+                code.flatten(1).float())
+
+
+def _join(c, h):
+    """Tile c `[N, E]` over the map h `[N, C, H, W]` and put it in front: `[N, E + C, H, W]`."""
+    assert c.shape[0] == h.shape[0]
+    c = c.to(h.dtype)[:, :, None, None].expand(-1, -1, h.shape[2], h.shape[3])
+    return torch.cat((c, h), 1)
+
+
+def _log2(n: int) -> int:
+    return n.bit_length() - 1
+
+
+def init_weights(module: nn.Module) -> None:
+    """Orthogonal convolutions and linear layers, batch-norm weights N(1, 0.02), biases 0 (use with `apply`)."""
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        nn.init.orthogonal_(module.weight)
+    elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+    else:
+        return
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+@torch.no_grad()
+def init_condition(ca_net: ConditioningAugmentation, speech: torch.Tensor) -> None:
+    """Data-dependent start (Krähenbühl et al. 2016): over `speech` `[M, text_dim]`, what enters the gates has mean 0 and
+    variance 1, so that mu is spread out from the first step however small the embeddings' differences are; the standard
+    deviation of the augmentation starts near 0.2 instead of 1.
+    """
+    fc, n = ca_net.fc, ca_net.embedding_dim
+    values = speech.to(fc.weight) @ fc.weight.T
+    spread = values.std(0).clamp(min=1e-6)
+    fc.weight /= spread[:, None]
+    fc.bias.copy_(-values.mean(0) / spread)
+    fc.weight[n:2 * n] *= 0.1                      # log-variance: a · sigmoid(b) with a near −6, b near 0
+    fc.bias[n:2 * n] = 0.1 * fc.bias[n:2 * n] - 6
+
+
+def generator_settings(state: dict) -> dict:
+    """The `Generator` arguments that a state dict's names and shapes imply. KeyError or IndexError if it is none."""
+    embedding_dim = state["ca_net.fc.weight"].shape[0] // 4
+    blocks = sum(f"h_net1.upsample{i}.1.weight" in state for i in range(1, 8))
+    gf_dim = state["img_net1.img.0.weight"].shape[1]
+    return dict(branch_num=sum(f"img_net{i}.img.0.weight" in state for i in (1, 2, 3)), base_size=4 << blocks,
+                gf_dim=gf_dim, z_dim=state["h_net1.fc.0.weight"].shape[1] - embedding_dim, embedding_dim=embedding_dim,
+                text_dim=state["ca_net.fc.weight"].shape[1],
+                r_num=sum(f"h_net2.residual.{i}.block.0.weight" in state for i in range(16)) or 2)
+
+
+def load_generator(path, device="cpu") -> Generator:
+    """The generator in a checkpoint `netG_*.pth`, ours or published, in evaluation mode: its file alone is enough."""
+    state = checkpoint.state_dict_of(checkpoint.load(path), path)
+    try:
+        generator = Generator(**generator_settings(state))
+    except (KeyError, IndexError, ValueError) as error:
+        raise UserError(f"{path} holds no generator of StackGAN-v2 ({error}); give a netG_<iteration>.pth") from None
+    checkpoint.load_into(generator, state, path)
+    return generator.to(device).eval()

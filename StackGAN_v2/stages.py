@@ -1,0 +1,162 @@
+"""The two things that main.py does, step by step: train a generator, and paint the test set with one."""
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common import ROOT, ranks
+from common.cli import UserError
+from common.devices import pick_device, pick_precision, seed_everything
+from common.features import feature_path, load_features
+from common.runs import Run, StopSignal
+from common.splits import load_split
+from StackGAN_v2 import image_cache, sampler, trainer
+from StackGAN_v2.datasets import Batches, SpeechFeatures
+from StackGAN_v2.model import load_generator
+
+GRID_SENTENCES = 64                                # pictures on a sample sheet
+EXTRACTION = "Audio_to_Image/extract_audio_feature.py"
+
+
+def train(args, cfg, data_dir) -> int:
+    """Train as `cfg` says; returns the exit status (128 + signal after a clean stop)."""
+    device = pick_device(args.device)
+    precision = pick_precision(args.precision, device)
+    ranks.start(device)
+    seed_everything(args.manualSeed)
+    split = load_split(data_dir, "train")
+    rows = _speech(data_dir, split, args.audio_switch)
+    networks = trainer.Networks(cfg, rows[0].shape[1], device)
+    folder = ROOT / "output" / "StackGAN_v2" / (args.output_dir or Path(args.cfg).stem)
+    sizes = networks.generator.sizes
+    cache = _cache(split, data_dir, sizes[-1])
+    place = _place(cache, args.cache, device)
+    batches = Batches(cache, SpeechFeatures(rows), split.labels, sizes, cfg.TRAIN.BATCH_SIZE, cfg.GAN.Z_DIM,
+                      cfg.GAN.EMBEDDING_DIM, args.manualSeed, device, ranks.rank(), ranks.world_size())
+    last = trainer.total_iterations(cfg, len(split.items))
+    last = min(last, args.max_steps) if args.max_steps else last
+    # what a resumed run must share with the first one for the continuation to be exact
+    settings = {"seed": args.manualSeed, "batch size": cfg.TRAIN.BATCH_SIZE, "data set": split.digest(),
+                "text_dim": rows[0].shape[1], "base size": cfg.TREE.BASE_SIZE, "stages": cfg.TREE.BRANCH_NUM}
+    run = Run(folder, {**_plain(vars(args)), "cfg": _plain(cfg), "precision": precision, "device": str(device),
+                       "processes": ranks.world_size(), "iterations": last}, ranks.is_main())
+    first = _start(args, cfg, networks, folder, settings, batches.features.flat)
+    count = sum(p.numel() for p in networks.generator.parameters())
+    run.log(f"{len(split.items):,} pictures of {split.name}, speech features of width {rows[0].shape[1]}, pictures of "
+            f"{', '.join(map(str, sizes))} pixels, {count / 1e6:.1f} M parameters in the generator, {device} "
+            f"{precision}, pictures in {place}" + (f", going on from iteration {first:,}" if first else ""))
+    sheet = _sample_sheet(data_dir, args, cfg, networks.average, folder)
+    stepper = trainer.Stepper(networks, cfg, device, precision, args.compile)
+
+    def save(iteration):
+        if ranks.is_main():
+            sheet(iteration)
+            trainer.save_snapshot(folder / "Model", networks, iteration)
+            _thin_out(folder / "Model", args.keep)
+            trainer.save_resume(folder / "resume.pth", networks, iteration, settings)
+        ranks.barrier()
+
+    def names(iteration):
+        return [str(split.items[i].image) for i in batches.images(iteration)[0]]
+
+    if not first:
+        sheet(0)
+    with StopSignal() as stop:
+        done = trainer.fit(stepper, batches, first, last, tick=args.tick, snapshot=cfg.TRAIN.SNAPSHOT_INTERVAL, run=run,
+                           on_snapshot=save, stop=stop, names=names)
+        if done > first or not first:
+            save(done)
+    run.log(f"{'stopped' if done < last else 'finished'} at iteration {done:,}: {folder / 'Model' / 'latest.pth'}")
+    run.close()
+    ranks.finish()
+    return 128 + stop.received if stop.received and done < last else 0
+
+
+def paint(args, cfg, data_dir) -> int:
+    """One picture for every sentence of the test split."""
+    net_g = args.eval_net_g or cfg.TRAIN.NET_G
+    if not net_g:
+        raise UserError("--eval_net_g is missing: give the generator's file, netG_<iteration>.pth")
+    device = pick_device(args.device)
+    generator = load_generator(net_g, device)
+    split = load_split(data_dir, "test")
+    rows = _speech(data_dir, split, args.audio_switch)
+    if rows[0].shape[1] != generator.text_dim:
+        raise UserError(f"{net_g} was trained on speech features of width {generator.text_dim}, but --audio_switch "
+                        f"{args.audio_switch} has {rows[0].shape[1]}; use the features that it was trained on")
+    folder = sampler.samples_folder(net_g)
+    written, kept = sampler.paint_split(
+        generator.to(memory_format=torch.channels_last), split, rows, folder, seed=args.manualSeed,
+        batch_size=args.batch_size, precision=pick_precision(args.precision, device), all_sizes=args.all_sizes,
+        limit=args.limit or cfg.TEST.SAMPLE_NUM)
+    print(f"{written:,} pictures written, {kept:,} were there: {folder}")
+    return 0
+
+
+def _speech(data_dir, split, switch) -> list[np.ndarray]:
+    return load_features(feature_path(data_dir, split.name, "audio", switch), split, EXTRACTION)
+
+
+def _cache(split, data_dir, size):
+    """Rank 0 makes the cache while the others wait, then all of them open it."""
+    if ranks.is_main():
+        image_cache.build(split, Path(data_dir) / split.name, size)
+    ranks.barrier()
+    return image_cache.build(split, Path(data_dir) / split.name, size, progress=False)
+
+
+def _place(cache, wanted: str, device) -> str:
+    """Move the pictures to the GPU or into memory, by what is free if `wanted` is 'auto'; returns where they are."""
+    size = cache.pixels.numel()
+    if wanted in ("auto", "gpu") and device.type == "cuda" and size < 0.5 * torch.cuda.mem_get_info(device)[0]:
+        cache.to(device)
+        return "GPU memory"
+    if wanted in ("auto", "gpu", "ram") and size < 0.5 * _free_memory():
+        cache.pixels = cache.pixels.clone()
+        return "memory"
+    return "a memory-mapped file"
+
+
+def _free_memory() -> int:
+    with open("/proc/meminfo") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+
+
+def _start(args, cfg, networks, folder, settings, speech) -> int:
+    path = folder / "resume.pth" if args.resume == "auto" else Path(args.resume)
+    if args.resume != "none" and (args.resume != "auto" or path.is_file()):
+        return trainer.load_resume(path, networks, settings)
+    trainer.start_from(networks, cfg.TRAIN.NET_G, cfg.TRAIN.NET_D, speech if cfg.TRAIN.CONDITION_INIT else None)
+    return 0
+
+
+def _sample_sheet(data_dir, args, cfg, generator, folder):
+    """A function that paints the same test sentences with the same noise at every snapshot: Image/<iteration>.png."""
+    try:
+        split = load_split(data_dir, "test")
+        rows = _speech(data_dir, split, args.audio_switch)
+    except UserError:                              # no test side: the training side serves as well to watch progress
+        split = load_split(data_dir, "train")
+        rows = _speech(data_dir, split, args.audio_switch)
+    chosen = np.linspace(0, len(rows) - 1, min(GRID_SENTENCES, len(rows))).astype(int)
+    speech = torch.from_numpy(np.stack([rows[i][0] for i in chosen]))
+    noises = torch.stack([sampler.noise(generator, args.manualSeed, int(i), 0) for i in chosen])
+
+    def paint_sheet(iteration: int) -> None:
+        if ranks.is_main():
+            for size, pictures in zip(generator.sizes, sampler.paint(generator, speech, noises)):
+                sampler.save_picture(folder / "Image" / f"{size}_{iteration:06d}.png", sampler.grid(pictures, columns=8))
+    return paint_sheet
+
+
+def _thin_out(folder: Path, keep: int) -> None:
+    if keep:
+        snapshots = sorted(folder.glob("netG_*.pth"), key=lambda path: int(re.sub(r"\D", "", path.stem) or 0))
+        for path in snapshots[:-keep]:
+            path.unlink()
+
+
+def _plain(values: dict) -> dict:
+    return {key: _plain(value) if isinstance(value, dict) else value if isinstance(value, (int, float, str, list, bool))
+            or value is None else str(value) for key, value in values.items()}

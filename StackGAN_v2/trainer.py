@@ -1,0 +1,226 @@
+"""The adversarial training loop: one step of every discriminator, one of the generator, and an average of the latter."""
+import copy
+import time
+from pathlib import Path
+
+import torch
+
+from common import checkpoint, ranks
+from common.cli import UserError
+from common.devices import autocast
+from common.files import link
+from StackGAN_v2 import losses
+from StackGAN_v2.model import Discriminator, Generator, init_condition, init_weights
+
+
+class Networks:
+    """Generator, its exponential moving average, one discriminator a size, and their optimisers."""
+
+    def __init__(self, cfg, text_dim: int, device):
+        gan, train = cfg.GAN, cfg.TRAIN
+        self.generator = Generator(cfg.TREE.BRANCH_NUM, cfg.TREE.BASE_SIZE, gan.GF_DIM, gan.Z_DIM, gan.EMBEDDING_DIM,
+                                   text_dim, gan.R_NUM)
+        self.discriminators = [Discriminator(size, gan.DF_DIM, gan.EMBEDDING_DIM) for size in self.generator.sizes]
+        # channels_last: 2 × the speed on GPUs with bf16, a little on CPUs; the mathematics is the same
+        for network in self.all():
+            network.apply(init_weights).to(device, memory_format=torch.channels_last)
+            ranks.broadcast_module(network)
+        self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
+        self.optimiser_g = self._adam(self.generator, train.GENERATOR_LR, train)
+        self.optimisers_d = [self._adam(d, train.DISCRIMINATOR_LR, train) for d in self.discriminators]
+
+    @staticmethod
+    def _adam(network, lr, train):
+        return torch.optim.Adam(network.parameters(), lr, betas=tuple(train.BETAS), fused=True)
+
+    def all(self) -> list[torch.nn.Module]:
+        return [self.generator, *self.discriminators]
+
+    def parts(self) -> dict:
+        """Everything with a state dict, by name: what a resume file holds."""
+        named = {"generator": self.generator, "average": self.average, "optimiser_g": self.optimiser_g}
+        for i, (network, optimiser) in enumerate(zip(self.discriminators, self.optimisers_d)):
+            named |= {f"discriminator{i}": network, f"optimiser_d{i}": optimiser}
+        return named
+
+    @torch.no_grad()
+    def update_average(self, decay: float) -> None:
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - decay)
+        torch._foreach_copy_(list(self.average.buffers()), list(self.generator.buffers()))
+
+
+class Stepper:
+    """One training iteration. Losses come back as tensors, so that nothing waits for the device."""
+
+    def __init__(self, networks: Networks, cfg, device, precision: str, compile_networks: bool = False):
+        self.networks, self.train, self.device, self.precision = networks, cfg.TRAIN, device, precision
+        wrap = torch.compile if compile_networks else lambda network: network
+        self.generator = wrap(networks.generator)
+        self.discriminators = [wrap(d) for d in networks.discriminators]
+
+    def __call__(self, batch, iteration: int) -> dict[str, torch.Tensor]:
+        with autocast(self.device, self.precision):
+            images, mu, logvar = self.generator(batch.z, batch.speech, batch.eps)
+        images = [image.float() for image in images]
+        terms = {}
+        for i in range(len(self.discriminators)):
+            terms |= self._step_discriminator(i, batch, images[i].detach(), mu.detach(), iteration)
+        terms |= self._step_generator(images, mu, logvar, batch.labels)
+        self.networks.update_average(self.train.EMA)
+        return terms
+
+    def _judge(self, i, image, condition):
+        with autocast(self.device, self.precision):
+            return self.discriminators[i](image.contiguous(memory_format=torch.channels_last), condition)
+
+    def _step_discriminator(self, i, batch, fake, mu, iteration):
+        coeff, every = self.train.COEFF, self.train.MA_PENALTY_EVERY
+        penalise = coeff.MA_PENALTY > 0 and iteration % every == 0
+        real = batch.real[i].requires_grad_(penalise)
+        condition = mu.clone().requires_grad_(penalise)
+        judged = self._judge(i, real, condition)
+        loss = losses.d_loss(judged, self._judge(i, batch.wrong[i], mu), self._judge(i, fake, mu),
+                             self.train.ADVERSARIAL, coeff.UNCOND_LOSS)
+        terms = {f"D{i}": loss.detach()}
+        if penalise:
+            penalty = coeff.MA_PENALTY * losses.matching_aware_penalty(judged[0], real, condition)
+            terms[f"D{i}_penalty"] = penalty.detach()
+            loss = loss + every * penalty
+        self._update(self.networks.optimisers_d[i], self.networks.discriminators[i], loss)
+        return terms
+
+    def _step_generator(self, images, mu, logvar, labels):
+        coeff, networks = self.train.COEFF, self.networks
+        for network in networks.discriminators:    # their weights' gradients would be thrown away
+            network.requires_grad_(False)
+        terms = {"KL": coeff.KL * losses.kl_loss(mu, logvar)}
+        for i, image in enumerate(images):
+            cond, uncond, code = self._judge(i, image, mu)
+            terms[f"G{i}"] = losses.g_loss((cond, uncond), self.train.ADVERSARIAL, coeff.UNCOND_LOSS)
+            if coeff.CAL_LOSS > 0:
+                terms[f"CAL{i}"] = losses.class_aware_loss(code, labels)
+            if coeff.COLOR_LOSS > 0 and i:
+                terms[f"color{i}"] = coeff.COLOR_LOSS * losses.color_loss(image, images[i - 1])
+        total = sum(terms.values())
+        self._update(networks.optimiser_g, networks.generator, total)
+        for network in networks.discriminators:
+            network.requires_grad_(True)
+        return {name: term.detach() for name, term in terms.items()} | {"G": total.detach()}
+
+    @staticmethod
+    def _update(optimiser, network, loss):
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        ranks.average_gradients(network)
+        optimiser.step()
+
+
+def total_iterations(cfg, images: int) -> int:
+    """MAX_EPOCH epochs, or MAX_ITERATIONS if that is fewer."""
+    by_epochs = -(-cfg.TRAIN.MAX_EPOCH * images // cfg.TRAIN.BATCH_SIZE)
+    return min(by_epochs, cfg.TRAIN.MAX_ITERATIONS) if cfg.TRAIN.MAX_ITERATIONS else by_epochs
+
+
+def save_resume(path, networks: Networks, iteration: int, settings: dict) -> None:
+    checkpoint.save(path, {"iteration": iteration, "settings": settings,
+                           **{name: part.state_dict() for name, part in networks.parts().items()}})
+
+
+def load_resume(path, networks: Networks, settings: dict) -> int:
+    """Restore everything from a resume file and return the iterations done. UserError if it belongs to other settings."""
+    content = checkpoint.load(path)
+    parts = networks.parts()
+    if not isinstance(content, dict) or content.keys() != {"iteration", "settings", *parts}:
+        raise UserError(f"--resume: {path} is no resume file of this trainer; give another one, or --resume none")
+    for name, value in settings.items():
+        if content["settings"].get(name) != value:
+            raise UserError(f"--resume: {path} was made with {name} = {content['settings'].get(name)}, now it is {value}; "
+                            "use the old value, another --output_dir, or --resume none")
+    for name, part in parts.items():
+        if isinstance(part, torch.nn.Module):
+            checkpoint.load_into(part, content[name], path)
+        else:
+            part.load_state_dict(content[name])
+    return content["iteration"]
+
+
+def save_snapshot(folder, networks: Networks, iteration: int) -> Path:
+    """netG_<iteration>.pth (the average) and netD<i>.pth; `latest.pth` links to the former. Live weights stay as they are."""
+    path = Path(folder) / f"netG_{iteration}.pth"
+    checkpoint.save(path, _contiguous(networks.average.state_dict()))
+    for i, network in enumerate(networks.discriminators):
+        checkpoint.save(Path(folder) / f"netD{i}.pth", _contiguous(network.state_dict()))
+    link(path, path.with_name("latest.pth"))
+    return path
+
+
+def _contiguous(state: dict) -> dict:
+    return {key: value.detach().cpu().contiguous() for key, value in state.items()}
+
+
+def start_from(networks: Networks, net_g: str, net_d: str, speech=None) -> None:
+    """Begin with published or earlier weights: TRAIN.NET_G, and TRAIN.NET_D as the start of the names `<NET_D><i>.pth`.
+
+    speech: embeddings `[M, text_dim]` for the data-dependent start of a new generator, or None.
+    """
+    if speech is not None and not net_g:
+        for network in (networks.generator, networks.average):
+            init_condition(network.ca_net, speech)
+    if net_g:
+        state = checkpoint.state_dict_of(checkpoint.load(net_g), net_g)
+        for network in (networks.generator, networks.average):
+            checkpoint.load_into(network, state, net_g)
+    for i, network in enumerate(networks.discriminators if net_d else ()):
+        path = f"{net_d}{i}.pth"
+        checkpoint.load_into(network, checkpoint.state_dict_of(checkpoint.load(path), path), path)
+
+
+def fit(stepper, batches, first: int, last: int, *, tick: int, snapshot: int, run, on_snapshot, stop, names) -> int:
+    """Run iterations first … last − 1; returns the number done in all, less than `last` after a stop signal.
+
+    tick: iterations between log lines; snapshot: between calls of `on_snapshot(iteration)`; names(iteration) lists the
+    batch's files for the error about a loss that is not finite.
+    """
+    pending, began, iteration = [], time.monotonic(), first
+    while iteration < last:
+        pending.append(stepper(batches(iteration), iteration))
+        iteration += 1
+        stopping = ranks.any_rank(stop.received is not None, stepper.device)
+        due = iteration % snapshot == 0
+        if iteration % tick == 0 or iteration == last or due or stopping:
+            values = _averages(pending, iteration, names)
+            seconds = time.monotonic() - began
+            rate = len(pending) / seconds
+            run.stats(iteration, epoch=batches.epoch(iteration), **values, iterations_per_s=rate)
+            run.log(_line(iteration, last, values, rate))
+            pending, began = [], time.monotonic()
+        if due and not stopping and iteration < last:
+            on_snapshot(iteration)
+            began = time.monotonic()
+        if stopping:
+            break
+    return iteration
+
+
+def _averages(pending: list[dict], iteration: int, names) -> dict[str, float]:
+    """Mean of every term over the last steps: the only place where the host waits for the device."""
+    values = {}
+    for key in dict.fromkeys(key for terms in pending for key in terms):
+        steps = [i for i, terms in enumerate(pending) if key in terms]
+        column = torch.stack([pending[i][key] for i in steps]).cpu()
+        wrong = (~torch.isfinite(column)).nonzero()
+        if len(wrong):
+            step = iteration - len(pending) + steps[int(wrong[0])]
+            raise UserError(f"iteration {step}: the loss term {key} is {column[int(wrong[0])].item()}; the last resume file "
+                            f"is from before it. Lower the learning rate or try --precision fp32. "
+                            f"Pictures: {', '.join(names(step))}")
+        values[key] = float(column.mean())
+    return values
+
+
+def _line(iteration, last, values, rate) -> str:
+    d = " ".join(f"{value:.2f}" for key, value in values.items() if key[0] == "D" and key[1:].isdigit())
+    left = (last - iteration) / rate
+    wait = f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
+    return (f"iteration {iteration:,} of {last:,}   D {d}   G {values['G']:.2f}   KL {values['KL']:.3f}   "
+            f"{rate:.2f} it/s   {wait} left")

@@ -1,0 +1,166 @@
+"""StackGAN-v2's networks and losses: published outputs, hand-worked values, and what a file alone can rebuild."""
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common import checkpoint
+from common.cli import UserError
+from golden_recipe import array, fill_state_dict, summary
+from StackGAN_v2 import losses
+from StackGAN_v2.config import load_config
+from StackGAN_v2.model import Discriminator, Generator, generator_settings, init_weights, load_generator
+from StackGAN_v2.trainer import Networks, Stepper
+from StackGAN_v2.datasets import Batch
+
+GOLDEN = Path(__file__).parent / "golden"
+SIZES = (64, 128, 256)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return np.load(GOLDEN / "gan.npz")
+
+
+@pytest.fixture(scope="module")
+def filled():
+    """Generator without noise and discriminators with the golden weights; the tests do not change them."""
+    networks = [Generator(), *(Discriminator(size) for size in SIZES)]
+    for network in networks:
+        fill_state_dict(network.eval())
+    silence(networks[0])
+    return networks
+
+
+@torch.no_grad()
+def silence(generator):
+    """Conditioning augmentation without noise: log-variance −100."""
+    fc = generator.ca_net.fc
+    fc.weight[128:256], fc.weight[384:], fc.bias[128:256], fc.bias[384:] = 0, 0, -100, 100
+
+
+def inputs():
+    return torch.from_numpy(array("z", (4, 100))), torch.from_numpy(array("emb", (4, 1024)))
+
+
+def pictures(name):
+    return [torch.tanh(torch.from_numpy(array(f"{name}{i}", (4, 3, size, size)))) for i, size in enumerate(SIZES)]
+
+
+def test_names_and_shapes_are_the_published_ones(filled):
+    keys = json.loads((GOLDEN / "gan_keys.json").read_text())
+    for network, expected in zip(filled, [keys["G"], *keys["D"]]):
+        assert {key: list(value.shape) for key, value in network.state_dict().items()} == expected
+
+
+@torch.no_grad()
+def test_golden_networks(filled, golden):
+    generator, *discriminators = filled
+    images, mu, _ = generator(*inputs())
+    np.testing.assert_allclose(mu, golden["G_eval_mu"], rtol=1e-4, atol=1e-6)
+    for i, (image, discriminator, real) in enumerate(zip(images, discriminators, pictures("real"))):
+        np.testing.assert_allclose(summary(image), golden[f"G_eval_img{i}"], rtol=1e-4, atol=1e-5)
+        cond, uncond, code = discriminator(real, mu)
+        assert code.shape == (4, 8192)
+        np.testing.assert_allclose(torch.sigmoid(cond), golden[f"D{i}_eval_cond"], rtol=1e-4)
+        np.testing.assert_allclose(torch.sigmoid(uncond), golden[f"D{i}_eval_uncond"], rtol=1e-4)
+        np.testing.assert_allclose(summary(code), golden[f"D{i}_eval_code"], rtol=1e-4, atol=1e-5)
+
+
+def test_golden_training_step(golden, monkeypatch):
+    """The trainer's own step with the birds cfg: three D losses, KL, and G's loss after the discriminators' updates."""
+    monkeypatch.setattr(torch.nn.init, "orthogonal_", lambda weight: weight)        # slow, and overwritten below
+    cfg = load_config(Path(__file__).parent.parent / "StackGAN_v2" / "cfg" / "birds_3stages.yml")
+    networks = Networks(cfg, 1024, torch.device("cpu"))
+    for network in networks.all():
+        fill_state_dict(network)
+    silence(networks.generator)
+    z, speech = inputs()
+    batch = Batch(pictures("real"), pictures("wrong"), speech, torch.tensor([3, 5, 3, 7]), z, torch.zeros(4, 128))
+    terms = Stepper(networks, cfg, torch.device("cpu"), "fp32")(batch, 0)
+    found = [float(terms[name]) for name in ("D0", "D1", "D2", "KL", "G")]
+    np.testing.assert_allclose(found, golden["step_color0"], rtol=1e-4)
+
+
+def test_golden_losses(golden):
+    codes, labels = torch.from_numpy(array("xa", (8, 128)) + np.float32(0.5)), torch.tensor([0, 1, 0, 2, 1, 3, 3, 0])
+    assert float(losses.class_aware_loss(codes, labels)) == pytest.approx(float(golden["cal"][0]), rel=1e-4)
+    kl = losses.kl_loss(torch.from_numpy(array("mu", (4, 128))), torch.from_numpy(array("lv", (4, 128))))
+    assert float(kl) == pytest.approx(float(golden["kl"][0]), rel=1e-4)
+
+
+def test_class_aware_loss_by_hand():
+    codes = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]])       # products: 1 0 2 / 0 1 0 / 2 0 4, mean 10 / 9
+    assert float(losses.class_aware_loss(codes, torch.tensor([0, 0, 1]))) == pytest.approx(10 / 9 / 2)
+    assert float(losses.class_aware_loss(codes, torch.tensor([0, 1, 0]))) == 0       # the pair's mean is 2: better
+    assert float(losses.class_aware_loss(codes, torch.tensor([0, 1, 2]))) == 0       # no pair
+
+
+def test_adversarial_losses_by_hand():
+    zero, one = torch.zeros(2), torch.ones(2)
+    nothing = (zero, zero)
+    assert float(losses.d_loss(nothing, nothing, nothing, "bce", 1.0)) == pytest.approx(6 * math.log(2))
+    assert float(losses.d_loss(nothing, nothing, nothing, "bce", 0.0)) == pytest.approx(2 * math.log(2))
+    # the wrong picture is real: the unconditional term is content when its logit is 1
+    good = losses.d_loss((one, one), (-one, one), (-one, -one), "hinge", 1.0)
+    assert float(good) == 0
+    assert float(losses.d_loss((one, one), (-one, -one), (-one, -one), "hinge", 1.0)) == 2
+    assert float(losses.g_loss((one, 3 * one), "hinge", 0.5)) == -2.5
+    assert float(losses.g_loss(nothing, "bce", 1.0)) == pytest.approx(2 * math.log(2))
+
+
+def test_color_loss_by_hand():
+    fine = torch.zeros(1, 3, 2, 2)
+    coarse = torch.zeros(1, 3, 1, 1) + torch.tensor([0.0, 0.3, 0.6])[None, :, None, None]
+    assert float(losses.color_loss(fine, coarse)) == pytest.approx((0.09 + 0.36) / 3)
+    checker = fine.clone()
+    checker[0, 0] = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])         # covariance 1 in one of nine entries
+    assert float(losses.color_loss(checker, fine)) == pytest.approx(5 / 9)
+
+
+def test_matching_aware_penalty_by_hand():
+    """A critic 3·x + 4·c has a gradient of length 5 at every point."""
+    image, condition = torch.zeros(2, 1, 1, 1, requires_grad=True), torch.zeros(2, 1, requires_grad=True)
+    logits = 3 * image.flatten() + 4 * condition.flatten()
+    assert float(losses.matching_aware_penalty(logits, image, condition, power=2)) == pytest.approx(25)
+
+
+@pytest.mark.parametrize("branch_num, base_size, gf_dim", [(3, 16, 8), (2, 32, 4), (1, 64, 4)])
+def test_small_networks(branch_num, base_size, gf_dim):
+    generator = Generator(branch_num, base_size, gf_dim, z_dim=5, embedding_dim=6, text_dim=7, r_num=1).eval()
+    images, mu, logvar = generator(torch.zeros(2, 5), torch.zeros(2, 7))
+    sizes = [base_size << i for i in range(branch_num)]
+    assert [tuple(image.shape) for image in images] == [(2, 3, size, size) for size in sizes]
+    assert mu.shape == logvar.shape == (2, 6)
+    for size, image in zip(sizes, images):
+        cond, uncond, code = Discriminator(size, 4, 6)(image, mu)
+        assert cond.shape == uncond.shape == (2,) and code.shape == (2, 16 * 4 * min(size // 8, 8))
+
+
+def test_a_file_alone_rebuilds_its_generator(tmp_path):
+    settings = dict(branch_num=2, base_size=16, gf_dim=8, z_dim=5, embedding_dim=6, text_dim=7, r_num=3)
+    generator = Generator(**settings).apply(init_weights).eval()
+    assert generator_settings(generator.state_dict()) == settings
+    checkpoint.save(tmp_path / "netG_1.pth", {"module." + key: value for key, value in generator.state_dict().items()})
+    noise = (torch.ones(2, 5), torch.ones(2, 7), torch.zeros(2, 6))
+    again = load_generator(tmp_path / "netG_1.pth")
+    assert torch.equal(again(*noise)[0][1], generator(*noise)[0][1])
+
+
+@pytest.mark.parametrize("content, words", [({"a": torch.zeros(1)}, "no generator"), ([1], "no network"),
+                                            ({"ca_net.fc.weight": torch.zeros(8, 3)}, "no generator")])
+def test_what_is_no_generator_is_refused(tmp_path, content, words):
+    checkpoint.save(tmp_path / "x.pth", content)
+    with pytest.raises(UserError, match=words):
+        load_generator(tmp_path / "x.pth")
+
+
+def test_wrong_shapes_are_caught():
+    generator = Generator(1, 16, 4, 5, 6, 7)
+    with pytest.raises(AssertionError, match="speech"):
+        generator(torch.zeros(2, 5), torch.zeros(2, 8))
+    with pytest.raises(AssertionError, match="image"):
+        Discriminator(16, 4, 6)(torch.zeros(2, 3, 32, 32), torch.zeros(2, 6))
