@@ -1,0 +1,4 @@
+#!/usr/bin/env bash
+# Choices for Oxford-102: those of the birds.
+gan_cfg=StackGAN_v2/cfg/flowers_3stages.yml
+[ "${BASH_SOURCE[0]}" != "$0" ] || exec bash "$(dirname -- "$0")/run.sh" --dataset flowers "$@"

@@ -1,0 +1,144 @@
+#!/usr/bin/env bash
+# A recipe: every stage from spoken words to pictures and numbers, for one data set.
+#
+#   bash scripts/run.sh --dataset birds                       all stages; those that are done are skipped
+#   bash scripts/run.sh --dataset birds --stage 3 --stop_stage 4
+#
+#   0 data             draw or prepare the set, where a recipe can
+#   1 speech           synthesise the captions (sets that come with recordings have none to make)
+#   2 image features   ten views of every picture through the teacher
+#   3 encoder          train the speech encoder
+#   4 speech features  embed every caption
+#   5 generator        train StackGAN-v2
+#   6 pictures         paint every test sentence
+#   7 evaluation       the numbers
+#   8 report           one HTML page
+#
+# The choices below are the published ones; scripts/<dataset>.sh changes what differs for a set, and an option of the same
+# name changes it for one run: --teacher efficientnet_lite0 --gan_options "--max_steps 1000".
+set -euo pipefail
+scripts="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
+cd -- "$scripts/.."
+fail() { echo "run.sh: error: $1" >&2; exit 2; }
+usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; echo "Choices and their values here:"
+          for name in $choices; do printf '  --%-18s %s\n' "$name" "${!name}"; done; }
+
+# ---- choices -------------------------------------------------------------------------------------------------------
+dataset=                     # folder below data/ with train.json and test.json
+stage=0                      # first stage to run; given, it is run again even if it was done
+stop_stage=8                 # last stage to run
+data_root=data               # where data sets live
+output_root=output           # where runs live: change it with data_root to keep a trial apart
+tag=                         # name of the runs (default: the set's)
+nproc=1                      # processes (GPUs) of this machine for the encoder and the generator
+seed=0
+device=auto                  # auto, cpu, cuda
+engine=baidu                 # speech synthesis; none if the set has recordings
+speech_options=
+teacher=googlenet_caffe
+teacher_options=
+encoder_options="--epoch 1000 --eval_every 10 --lr_scheduler_step_size 200 --lr_scheduler_gamma 0.5 --loss_diff 1
+  --loss_same 0.1 --l1_flag --jel_flag --lambda_l1 5 --distill_flag --lambda_distill 1000 --learning_rate 1e-3
+  --bidirectional --rnn_layers 1"
+extract_options=
+gan_cfg=StackGAN_v2/cfg/birds_3stages.yml
+gan_options=
+paint_options=
+evaluate_options=
+prepare=                     # a Python command that makes the set in data/, if there is one
+choices="dataset stage stop_stage data_root output_root tag nproc seed device engine speech_options teacher teacher_options
+  encoder_options extract_options gan_cfg gan_options paint_options evaluate_options prepare"
+
+# ---- options: first the data set, then its file of choices, then everything else -------------------------------------
+help=
+for ((i = 1; i <= $#; i++)); do
+    case "${!i}" in
+        --dataset) j=$((i + 1)); dataset="${!j-}" ;;
+        -h | --help) help=1 ;;
+    esac
+done
+case "$dataset" in *[!A-Za-z0-9_.\ \'-]*) fail "--dataset $dataset is not the name of a folder" ;; esac
+recipe_file="${dataset,,}"; recipe_file="$scripts/${recipe_file%_subset}.sh"       # Places_subset → places.sh
+case "${recipe_file##*/}" in run.sh | setup.sh | test.sh | demo.sh) ;; *) [ ! -f "$recipe_file" ] || source "$recipe_file" ;; esac
+[ -z "$help" ] || { usage; exit 0; }
+stage_given=
+while [ $# -gt 0 ]; do
+    name="${1#--}"
+    case " $(echo $choices) " in *" $name "*) ;; *) fail "unknown option $1 (see run.sh --help)" ;; esac
+    [ "$1" != "$name" ] && [ $# -ge 2 ] || fail "$1 needs a value (see run.sh --help)"
+    [ "$name" = dataset ] || printf -v "$name" '%s' "$2"       # a file of choices may name the folder otherwise
+    [ "$name" != stage ] || stage_given=1
+    shift 2
+done
+[ -n "$dataset" ] || fail "--dataset is missing: the name of a folder below data/"
+for name in stage stop_stage nproc seed; do
+    case "${!name}" in '' | *[!0-9]*) fail "--$name ${!name} is not a whole number" ;; esac
+done
+
+# ---- places --------------------------------------------------------------------------------------------------------
+python="$PWD/.venv/bin/python"
+[ -x "$python" ] || python=python3
+tag="${tag:-$dataset}"
+data="$data_root/$dataset"
+recipe="$output_root/$tag"
+encoder="$output_root/Audio_to_Image/log/${tag}_speech_encoder"
+generator="$output_root/StackGAN_v2/${tag}_speech_encoder"
+case "$generator" in /*) gan_name="$generator" ;; *) gan_name="$PWD/$generator" ;; esac
+mkdir -p "$recipe"
+
+# A stage is done when its mark holds the very command that would be run now, and no stage before it was run again.
+renewed=
+run_stage() {   # number, name, command …
+    local number=$1 name=$2 mark="$recipe/.done_$1" began status=0
+    shift 2
+    [ "$number" -ge "$stage" ] && [ "$number" -le "$stop_stage" ] || return 0
+    local command; command="$(printf '%q ' "$@")"
+    if [ -z "$renewed" ] && [ -z "$stage_given" ] && [ "$(cat "$mark" 2> /dev/null)" = "$command" ]; then
+        echo "stage $number ($name): done before"
+        return 0
+    fi
+    renewed=1
+    rm -f "$recipe"/.done_"$number"
+    echo "stage $number ($name)"
+    began=$(date +%s.%N)
+    "$@" || status=$?
+    [ "$status" = 0 ] || { echo "run.sh: stage $number ($name) ended with status $status; the same command goes on from there" >&2
+                           exit "$status"; }
+    "$python" scripts/stage_time.py "$recipe/stages.jsonl" "$number" "$name" "$began" "$command"
+    printf '%s' "$command" > "$mark.tmp" && mv "$mark.tmp" "$mark"
+}
+
+launch() {      # script … : through torchrun when there are several processes
+    if [ "$nproc" -gt 1 ]; then
+        PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" "$python" -m common.launch --standalone --nproc_per_node "$nproc" "$@"
+    else
+        "$python" "$@"
+    fi
+}
+
+evaluate() {
+    "$python" ./Audio_to_Image/evaluate.py --model "$encoder/latest.pth" --dataset "$dataset" --data_root "$data_root" \
+        --teacher "$teacher" --device "$device"
+    "$python" ./StackGAN_v2/evaluate.py --images "$(pictures)" --data_dir "$data" --device "$device" $evaluate_options
+}
+
+pictures() { dirname "$(readlink -f "$generator/Model/latest.pth")" | sed "s|\$|/iteration$(readlink -f \
+    "$generator/Model/latest.pth" | sed 's/.*netG_//; s/\.pth$//')/single_samples/valid|"; }
+
+# ---- stages --------------------------------------------------------------------------------------------------------
+[ -z "$prepare" ] || run_stage 0 data "$python" $prepare --output_dir "$data"
+[ "$engine" = none ] || run_stage 1 speech "$python" ./Audio_to_Image/text_to_speech.py --dataset "$dataset" \
+    --data_root "$data_root" --engine "$engine" $speech_options
+run_stage 2 "image features" "$python" ./Audio_to_Image/prepare_image_feature.py --dataset "$dataset" \
+    --data_root "$data_root" --teacher "$teacher" --device "$device" $teacher_options
+run_stage 3 encoder bash ./run_audio_encoder.sh "$nproc" --dataset "$dataset" --data_root "$data_root" \
+    --output_dir "$encoder" --teacher "$teacher" --device "$device" --manualSeed "$seed" $encoder_options
+run_stage 4 "speech features" "$python" ./Audio_to_Image/extract_audio_feature.py --model "$encoder/latest.pth" \
+    --audio_switch "$teacher" --dataset "$dataset" --data_root "$data_root" --device "$device" $extract_options
+run_stage 5 generator launch ./StackGAN_v2/main.py --cfg "$gan_cfg" --output_dir "$gan_name" --audio_switch "$teacher" \
+    --data_dir "$data" --device "$device" --manualSeed "$seed" $gan_options
+run_stage 6 pictures "$python" ./StackGAN_v2/main.py --cfg "$gan_cfg" --set TRAIN.FLAG=False \
+    --eval_net_g "$generator/Model/latest.pth" --data_dir "$data" --audio_switch "$teacher" --device "$device" $paint_options
+run_stage 7 evaluation evaluate
+run_stage 8 report "$python" ./scripts/report.py --dataset "$dataset" --data_root "$data_root" --encoder_run "$encoder" \
+    --generator_run "$generator" --recipe_dir "$recipe" --output "$recipe/index.html" --device "$device"

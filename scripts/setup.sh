@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Make .venv in the project's root from requirements.txt. Nothing to do (under 2 s) when it is there and current.
+#   bash scripts/setup.sh            PYTHON=python3.12 bash scripts/setup.sh   to choose the interpreter
+set -euo pipefail
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+fail() { echo "setup.sh: error: $1" >&2; exit 2; }
+
+python="${PYTHON:-python3}"
+mark=.venv/.installed
+wanted="$(cksum < requirements.txt) $python"
+if [ -x .venv/bin/python ] && [ "$(cat "$mark" 2>/dev/null)" = "$wanted" ]; then exit 0; fi
+
+command -v "$python" > /dev/null || fail "$python was not found; install Python 3.10 or newer, or set PYTHON to its path"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+    fail "$("$python" --version 2>&1) is too old; Python 3.10 or newer is needed, set PYTHON to its path"
+"$python" -c 'import venv, ensurepip' 2> /dev/null ||
+    fail "$python cannot make virtual environments; install its venv package (Debian: apt install python3-venv)"
+if [ ! -x .venv/bin/python ] || ! .venv/bin/python -c 'import torch, librosa' 2> /dev/null; then
+    free=$(df -Pk . | awk 'NR == 2 { print int($4 / 1048576) }')
+    [ "$free" -ge 10 ] || fail "$free GiB are free here; the libraries (PyTorch with CUDA) need 10 GiB while they install"
+fi
+
+echo "setup: installing the libraries of requirements.txt into .venv (some minutes, about 6 GB)"
+[ -x .venv/bin/python ] && .venv/bin/python -c 'import pip' 2> /dev/null || "$python" -m venv --clear .venv ||
+    fail ".venv could not be made; see the message above"
+log=.venv/pip.log
+if ! .venv/bin/python -m pip install --disable-pip-version-check --no-input -r requirements.txt > "$log" 2>&1; then
+    if grep -qiE 'No space left' "$log"; then fail "the disk is full; free 10 GiB and run it again"; fi
+    if grep -qiE 'connection|resolve|timed out|proxy|network' "$log"; then
+        fail "no package index could be reached; check the network or pip's index settings (details: $log)"; fi
+    fail "pip could not install requirements.txt: $(grep -m 1 '^ERROR' "$log" || tail -n 1 "$log") (details: $log)"
+fi
+printf '%s' "$wanted" > "$mark.tmp" && mv "$mark.tmp" "$mark"
+echo "setup: done"
