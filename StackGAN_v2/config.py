@@ -29,6 +29,8 @@ DEFAULTS = {
         "BETAS": [0.5, 0.999],          # Adam
         "EMA": 0.999,                   # decay of the generator's average, per iteration
         "ADVERSARIAL": "bce",           # or hinge
+        "WRONG": "image",               # wrong pairs: another class's picture; or speech: that of the next in the batch
+        "DETACH_CONDITION": False,      # True: the generator cannot change mu to suit the discriminators
         "COEFF": {"KL": 2.0,
                   "CAL_LOSS": 0.0,      # above 0: class-aware loss on (weight 1, as published)
                   "UNCOND_LOSS": 0.0,
@@ -44,7 +46,8 @@ DEFAULTS = {
              "SAMPLE_NUM": 30000},      # at most this many pictures
 }
 
-_CHOICES = {"TRAIN.ADVERSARIAL": ("bce", "hinge"), "TREE.BRANCH_NUM": (1, 2, 3), "TREE.BASE_SIZE": (16, 32, 64)}
+_CHOICES = {"TRAIN.ADVERSARIAL": ("bce", "hinge"), "TRAIN.WRONG": ("image", "speech"),
+            "TREE.BRANCH_NUM": (1, 2, 3), "TREE.BASE_SIZE": (16, 32, 64)}
 
 
 class Config(dict):

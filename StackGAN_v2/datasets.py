@@ -78,7 +78,9 @@ class OtherClass:
 
 @dataclass
 class Batch:
-    """real, wrong: one `[B, 3, s, s]` a size; speech `[B, d]`; labels `[B]`; z `[B, Z]`; eps `[B, E]`."""
+    """real, wrong: one `[B, 3, s, s]` a size (wrong empty if not asked for); speech `[B, d]`; labels `[B]`;
+    z `[B, Z]`; eps `[B, E]`.
+    """
     real: list[torch.Tensor]
     wrong: list[torch.Tensor]
     speech: torch.Tensor
@@ -91,7 +93,8 @@ class Batches:
     """The batches of one rank. batch_size is that of all ranks together."""
 
     def __init__(self, cache, features: SpeechFeatures, labels, sizes, batch_size, z_dim, embedding_dim, seed,
-                 device, rank=0, ranks=1):
+                 device, rank=0, ranks=1,
+                 wrong_pictures=True):
         if len(cache) != len(features) or len(labels) != len(features):
             raise ValueError(f"{len(cache)} pictures, {len(features)} embeddings, {len(labels)} labels")
         if batch_size % ranks:
@@ -99,6 +102,7 @@ class Batches:
         self.cache, self.features, self.sizes, self.device, self.seed = cache, features, sizes, device, seed
         self.batch_size, self.z_dim, self.embedding_dim = batch_size, z_dim, embedding_dim
         self.labels, self.order, self.others = torch.tensor(labels), Order(len(features), seed), OtherClass(labels)
+        self.wrong_pictures = wrong_pictures
         share = batch_size // ranks
         self.mine = slice(rank * share, (rank + 1) * share)
 
@@ -118,10 +122,10 @@ class Batches:
         caption = torch.rand(n, generator=generator)
         noise = torch.randn(n, self.z_dim + self.embedding_dim, generator=generator)[self.mine]
         cut = [self.cache.batch(index[self.mine], offsets[i, self.mine], flips[i, self.mine], self.sizes)
-               for i, index in enumerate((real, wrong))]
+               for i, index in enumerate((real, wrong)[:1 + self.wrong_pictures])]
         z, eps = noise.to(self.device, non_blocking=True).split((self.z_dim, self.embedding_dim), 1)
         real = real[self.mine]
-        return Batch(real=self._move(cut[0]), wrong=self._move(cut[1]),
+        return Batch(real=self._move(cut[0]), wrong=self._move(cut[1]) if self.wrong_pictures else [],
                      speech=self.features.pick(real, caption[self.mine]).to(self.device),
                      labels=self.labels[real].to(self.device), z=z, eps=eps)
 

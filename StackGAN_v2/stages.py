@@ -33,7 +33,8 @@ def train(args, cfg, data_dir) -> int:
     cache = _cache(split, data_dir, sizes[-1])
     place = _place(cache, args.cache, device)
     batches = Batches(cache, SpeechFeatures(rows), split.labels, sizes, cfg.TRAIN.BATCH_SIZE, cfg.GAN.Z_DIM,
-                      cfg.GAN.EMBEDDING_DIM, args.manualSeed, device, ranks.rank(), ranks.world_size())
+                      cfg.GAN.EMBEDDING_DIM, args.manualSeed, device, ranks.rank(), ranks.world_size(),
+                      wrong_pictures=cfg.TRAIN.WRONG == "image")
     last = trainer.total_iterations(cfg, len(split.items))
     last = min(last, args.max_steps) if args.max_steps else last
     # what a resumed run must share with the first one for the continuation to be exact

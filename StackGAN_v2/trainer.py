@@ -73,17 +73,30 @@ class Stepper:
         with autocast(self.device, self.precision):
             return self.discriminators[i](image.contiguous(memory_format=torch.channels_last), condition)
 
+    def _judge_real_and_wrong(self, i, batch, real, condition, mu):
+        """(cond, uncond) logits of real pictures with their speech, and of wrong pairs.
+
+        With TRAIN.WRONG 'speech' a wrong pair is a real picture with the speech of its neighbour in the batch (DF-GAN):
+        the picture's code serves twice, a third of the discriminator's work is saved.
+        """
+        if self.train.WRONG == "image":
+            return self._judge(i, real, condition)[:2], self._judge(i, batch.wrong[i], mu)[:2]
+        network = self.networks.discriminators[i]
+        with autocast(self.device, self.precision):
+            code = network.encode(real.contiguous(memory_format=torch.channels_last))
+            uncond = network.uncond_logits(code).flatten().float()
+            return (network.judge(code, condition), uncond), (network.judge(code, mu.roll(1, 0)), uncond)
+
     def _step_discriminator(self, i, batch, fake, mu, iteration):
         coeff, every = self.train.COEFF, self.train.MA_PENALTY_EVERY
         penalise = coeff.MA_PENALTY > 0 and iteration % every == 0
-        real = batch.real[i].requires_grad_(penalise)
+        image = batch.real[i].requires_grad_(penalise)
         condition = mu.clone().requires_grad_(penalise)
-        judged = self._judge(i, real, condition)
-        loss = losses.d_loss(judged, self._judge(i, batch.wrong[i], mu), self._judge(i, fake, mu),
-                             self.train.ADVERSARIAL, coeff.UNCOND_LOSS)
+        real, wrong = self._judge_real_and_wrong(i, batch, image, condition, mu)
+        loss = losses.d_loss(real, wrong, self._judge(i, fake, mu)[:2], self.train.ADVERSARIAL, coeff.UNCOND_LOSS)
         terms = {f"D{i}": loss.detach()}
         if penalise:
-            penalty = coeff.MA_PENALTY * losses.matching_aware_penalty(judged[0], real, condition)
+            penalty = coeff.MA_PENALTY * losses.matching_aware_penalty(real[0], image, condition)
             terms[f"D{i}_penalty"] = penalty.detach()
             loss = loss + every * penalty
         self._update(self.networks.optimisers_d[i], self.networks.discriminators[i], loss)
@@ -94,6 +107,7 @@ class Stepper:
         for network in networks.discriminators:    # their weights' gradients would be thrown away
             network.requires_grad_(False)
         terms = {"KL": coeff.KL * losses.kl_loss(mu, logvar)}
+        mu = mu.detach() if self.train.DETACH_CONDITION else mu
         for i, image in enumerate(images):
             cond, uncond, code = self._judge(i, image, mu)
             terms[f"G{i}"] = losses.g_loss((cond, uncond), self.train.ADVERSARIAL, coeff.UNCOND_LOSS)

@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from common import checkpoint
 from common.cli import UserError
 from golden_recipe import array, fill_state_dict, summary
 from StackGAN_v2 import losses
 from StackGAN_v2.config import load_config
-from StackGAN_v2.model import Discriminator, Generator, generator_settings, init_weights, load_generator
+from StackGAN_v2.model import (Discriminator, Generator, JointConv, UpConv, generator_settings, init_condition,
+                                init_weights, load_generator)
 from StackGAN_v2.trainer import Networks, Stepper
 from StackGAN_v2.datasets import Batch
 
@@ -126,6 +128,59 @@ def test_matching_aware_penalty_by_hand():
     image, condition = torch.zeros(2, 1, 1, 1, requires_grad=True), torch.zeros(2, 1, requires_grad=True)
     logits = 3 * image.flatten() + 4 * condition.flatten()
     assert float(losses.matching_aware_penalty(logits, image, condition, power=2)) == pytest.approx(25)
+
+
+def test_upsampling_convolution_equals_its_two_steps():
+    """Values and both gradients, odd and even maps, against nearest upsampling and a plain convolution."""
+    torch.manual_seed(0)
+    for height, width in ((3, 5), (4, 4), (1, 1)):
+        x, up = torch.randn(2, 3, height, width, dtype=torch.double, requires_grad=True), UpConv(3, 4).double()
+        plain = F.conv2d(F.interpolate(x, scale_factor=2.0), up.weight, padding=1)
+        weights = torch.randn_like(plain)
+        expected = torch.autograd.grad((plain * weights).sum(), (x, up.weight))
+        found = torch.autograd.grad((up(x) * weights).sum(), (x, up.weight))
+        torch.testing.assert_close(up(x), plain)
+        torch.testing.assert_close(found, expected)
+
+
+def test_convolution_of_a_tiled_condition_equals_the_plain_one():
+    torch.manual_seed(0)
+    for height, width in ((3, 3), (4, 4), (5, 8)):
+        c, h = torch.randn(2, 5, dtype=torch.double, requires_grad=True), torch.randn(2, 3, height, width).double()
+        joint = JointConv(5, 3, 4).double()
+        plain = F.conv2d(torch.cat((c[:, :, None, None].expand(-1, -1, height, width), h), 1), joint.weight, padding=1)
+        weights = torch.randn_like(plain)
+        torch.testing.assert_close(joint((c, h)), plain)
+        torch.testing.assert_close(torch.autograd.grad((joint((c, h)) * weights).sum(), (c, joint.weight)),
+                                   torch.autograd.grad((plain * weights).sum(), (c, joint.weight)))
+
+
+def test_conditions_start_with_unit_spread():
+    torch.manual_seed(0)
+    ca_net = Generator(1, 16, 4, 5, 6, 9).apply(init_weights).ca_net
+    speech = 3 + 0.01 * torch.randn(500, 9)
+    before = ca_net(speech)[1].std(0)
+    init_condition(ca_net, speech)
+    _, mu, logvar = ca_net(speech)
+    gate = ca_net.fc(speech)[:, :6]
+    torch.testing.assert_close(gate.mean(0), torch.zeros(6), atol=1e-3, rtol=0)
+    torch.testing.assert_close(gate.std(0), torch.ones(6), atol=1e-3, rtol=0)
+    assert (mu.std(0) > 20 * before).all() and -4 < float(logvar.mean()) < -2
+
+
+@pytest.mark.parametrize("wrong", ["image", "speech"])
+def test_wrong_pairs(wrong):
+    """'speech' judges real pictures with the neighbour's condition: the same numbers as a pass of its own would give."""
+    cfg = load_config(settings=["TREE.BASE_SIZE=16", "GAN.GF_DIM=8", "GAN.DF_DIM=4", "TREE.BRANCH_NUM=1",
+                                f"TRAIN.WRONG={wrong}"])
+    networks = Networks(cfg, 9, torch.device("cpu"))
+    discriminator, mu = networks.discriminators[0].eval(), torch.randn(3, 128)
+    batch = Batch([torch.randn(3, 3, 16, 16)], [torch.randn(3, 3, 16, 16)], None, None, None, None)
+    with torch.no_grad():
+        real, found = Stepper(networks, cfg, torch.device("cpu"), "fp32")._judge_real_and_wrong(0, batch, batch.real[0], mu, mu)
+        plain = discriminator(batch.real[0], mu.roll(1, 0)) if wrong == "speech" else discriminator(batch.wrong[0], mu)
+        torch.testing.assert_close(found, plain[:2])
+        torch.testing.assert_close(real, discriminator(batch.real[0], mu)[:2])
 
 
 @pytest.mark.parametrize("branch_num, base_size, gf_dim", [(3, 16, 8), (2, 32, 4), (1, 64, 4)])
