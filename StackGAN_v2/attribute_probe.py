@@ -1,0 +1,245 @@
+"""Does the picture show what was said? A probe reads a picture's attributes, and they are compared with the sentence's.
+
+The probe is a small network trained on real training pictures, prepared as the generator's were. For each attribute it
+learns where to look (a distribution over positions) and what to read there. Its own success on real test pictures is
+the ceiling of the score; sentences that go with pictures of other classes give its floor.
+"""
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from common.cli import UserError
+from common.files import read_json
+
+SIZE = 64                                          # pictures are read at this size: enough for the colours of parts
+MARGIN = 76                                        # and trained on crops of this one, as the generator's are
+VERSION = 1                                        # raise when equal pictures would give another probe
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """What a set's `attributes.json` says.
+
+    names: the A attributes; values: those of each; classes: class → value numbers `[A]`; captions: picture
+    ("<class>/<file>") → for each of its captions the numbers of the attributes that it names.
+    """
+    names: tuple[str, ...]
+    values: tuple[tuple[str, ...], ...]
+    classes: dict[str, tuple[int, ...]]
+    captions: dict[str, list[list[int]]]
+
+    @property
+    def counts(self) -> list[int]:
+        return [len(values) for values in self.values]
+
+    def of_items(self, split) -> torch.Tensor:
+        """The true value numbers of every item of `split`: int64 `[items, A]`."""
+        return torch.tensor([self._class(item.class_name) for item in split.items])
+
+    def named(self, split, item: int, sentence: int) -> torch.Tensor:
+        """The value numbers that a sentence says, int64 `[A]`; −1 where it does not name the attribute."""
+        one = split.items[item]
+        picture = one.image.relative_to(split.image_root).as_posix()
+        try:
+            positions = self.captions[picture][sentence]
+        except (KeyError, IndexError):
+            raise UserError(f"attributes.json does not know sentence {sentence} of {picture}; it belongs to another "
+                            "version of the set") from None
+        wanted, truth = torch.full((len(self.names),), -1), torch.tensor(self._class(one.class_name))
+        wanted[positions] = truth[positions]
+        return wanted
+
+    def _class(self, name: str) -> tuple[int, ...]:
+        if name not in self.classes:
+            raise UserError(f"attributes.json does not know the class {name}; it belongs to another version of the set")
+        return self.classes[name]
+
+
+def load_attributes(path) -> Attributes:
+    """Read `attributes.json` (format: scripts/toybirds/dataset.py). UserError if it is not of that form."""
+    content = read_json(path)
+    try:
+        names = tuple(content["attributes"])
+        values = tuple(tuple(content["attributes"][name]) for name in names)
+        classes = {name: tuple(known.index(value) for known, value in zip(values, row, strict=True))
+                   for name, row in content["classes"].items()}
+        captions = {picture: [[int(position) for position in caption] for caption in rows]
+                    for picture, rows in content["captions"].items()}
+        assert names and all(0 <= p < len(names) for rows in captions.values() for caption in rows for p in caption)
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        raise UserError(f"{path} is no table of attributes ({type(error).__name__}: {error}); "
+                        "make the set again") from None
+    return Attributes(names, values, classes, captions)
+
+
+def _conv(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False),
+                         nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True))
+
+
+class Probe(nn.Module):
+    """`forward(images [N, 3, 64, 64] in [−1, 1])` → logits `[N, sum(counts)]`, one run of `counts[a]` for attribute a.
+
+    Three scales: fine (32 × 32), middle (16 × 16) and, for the context, 8 × 8. For each attribute a distribution over
+    the 32 × 32 positions, from all scales and a learnt prior, says where to look; a linear layer reads what is there.
+    """
+
+    def __init__(self, counts: list[int], width: int = 16):
+        super().__init__()
+        self.counts = list(counts)
+        self.stem = _conv(3, width, stride=2)
+        self.fine = _conv(width, width)
+        self.middle = _conv(width, 2 * width, stride=2)
+        self.context = nn.Sequential(_conv(2 * width, 2 * width, stride=2), _conv(2 * width, 3 * width),
+                                     _conv(3 * width, 3 * width), _conv(3 * width, 3 * width))
+        self.fuse = _conv(5 * width, 3 * width)
+        self.where_fine = nn.Conv2d(width, len(counts), 1, bias=False)
+        self.where_fused = nn.Conv2d(3 * width, len(counts), 1, bias=False)
+        self.prior = nn.Parameter(torch.zeros(len(counts), SIZE // 2, SIZE // 2))
+        self.what = nn.ModuleList(nn.Linear(6 * width, count) for count in counts)
+
+    def forward(self, images):
+        assert images.shape[1:] == (3, SIZE, SIZE), tuple(images.shape)
+        stem = self.stem(images)
+        fine, middle = self.fine(stem), self.middle(stem)
+        fused = self.fuse(torch.cat((middle, _doubled(self.context(middle))), 1))
+        where = self.where_fine(fine) + _doubled(self.where_fused(fused)) + self.prior
+        values = torch.cat((fine, _doubled(torch.cat((middle, fused), 1))), 1)
+        pooled = where.flatten(2).softmax(2) @ values.flatten(2).transpose(1, 2)         # [N, A, 6·width]
+        pooled = F.dropout(pooled, 0.1, self.training)
+        return torch.cat([what(pooled[:, a]) for a, what in enumerate(self.what)], 1)
+
+
+def _doubled(x):
+    return F.interpolate(x, scale_factor=2, mode="bilinear")
+
+
+def train_probe(pictures: torch.Tensor, truth: torch.Tensor, counts: list[int], *, device="cpu", steps: int = 800,
+                batch: int = 24, learning_rate: float = 4e-3, seed: int = 0, progress: bool = True) -> Probe:
+    """Train a probe on real pictures. Equal arguments give equal probes on the CPU.
+
+    pictures: uint8 `[N, 3, 76, 76]`; truth: int64 `[N, A]` value numbers; counts: values of each attribute. Random
+    crops and mirrors; AdamW with one cycle of the learning rate. Draws from its own generators only.
+    """
+    assert pictures.shape[1:] == (3, MARGIN, MARGIN) and truth.shape == (len(pictures), len(counts))
+    device, dice = torch.device(device), np.random.default_rng(seed)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        probe = Probe(counts).to(device, memory_format=torch.channels_last)
+        optimizer = torch.optim.AdamW(probe.parameters(), learning_rate, weight_decay=0.02)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.15)
+        order = np.empty(0, np.int64)
+        for _ in tqdm(range(steps), desc="attribute probe", unit="step", disable=not progress):
+            while len(order) < batch:
+                order = np.concatenate((order, dice.permutation(len(pictures))))
+            chosen, order = order[:batch], order[batch:]
+            images = _augmented(pictures, chosen, dice).to(device, memory_format=torch.channels_last)
+            loss = _loss(probe(_scaled(images)), truth[torch.from_numpy(chosen)].to(device), counts)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return probe.eval()
+
+
+def _augmented(pictures, chosen, dice) -> torch.Tensor:
+    corners, mirror = dice.integers(0, MARGIN - SIZE + 1, (len(chosen), 2)), dice.random(len(chosen)) < 0.5
+    crops = [pictures[i, :, y:y + SIZE, x:x + SIZE] for i, (y, x) in zip(chosen, corners)]
+    return torch.stack([crop.flip(2) if flip else crop for crop, flip in zip(crops, mirror)])
+
+
+def _scaled(images):
+    return images.float() / 127.5 - 1
+
+
+def _loss(logits, truth, counts):
+    parts = logits.split(counts, 1)
+    return sum(F.cross_entropy(part, truth[:, a], label_smoothing=0.05) for a, part in enumerate(parts)) / len(parts)
+
+
+@torch.inference_mode()
+def read_attributes(probe: Probe, pictures: torch.Tensor) -> torch.Tensor:
+    """The value numbers that the probe reads, int64 `[N, A]`, from uint8 `[N, 3, s, s]`.
+
+    Another size than 64 is resized; a picture and its mirror image are read together.
+    """
+    device = next(probe.parameters()).device
+    pictures = pictures.to(device, memory_format=torch.channels_last).float()
+    if pictures.shape[2:] != (SIZE, SIZE):
+        pictures = F.interpolate(pictures, size=(SIZE, SIZE), mode="bilinear", antialias=True)
+    images = _scaled(pictures)
+    both = [probe(side).split(probe.counts, 1) for side in (images, images.flip(3))]
+    return torch.stack([(a.softmax(1) + b.softmax(1)).argmax(1) for a, b in zip(*both)], 1).cpu()
+
+
+def agreement(read: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(agreeing, named), float64 `[A]` each: how often an attribute was named, and how often the picture then shows it.
+
+    read: int64 `[N, A]` value numbers; wanted: int64 `[N, A]`, −1 where the sentence does not name the attribute.
+    """
+    assert read.shape == wanted.shape and read.dim() == 2
+    named = wanted >= 0
+    return ((read == wanted) & named).sum(0).double(), named.sum(0).double()
+
+
+def shuffled_agreement(read: torch.Tensor, wanted: torch.Tensor, labels: torch.Tensor, counts: list[int]):
+    """As `agreement`, over all pairs of a picture and a sentence of another class: the expectation of every shuffle.
+
+    labels: `[N]` classes of the pictures and of their own sentences. No pair is formed: per class, how often each value
+    was read and was named gives the number of agreeing pairs.
+    """
+    _, label = labels.unique(return_inverse=True)
+    classes, agreeing, pairs = int(label.max()) + 1 if len(label) else 0, [], []
+    for a, count in enumerate(counts):
+        said = wanted[:, a] >= 0
+        shown_by, said_by = (torch.bincount(label[rows] * count + values[rows, a], minlength=classes * count)
+                             .view(classes, count).double() for rows, values in ((slice(None), read), (said, wanted)))
+        agreeing.append(shown_by.sum(0) @ said_by.sum(0) - (shown_by * said_by).sum())
+        pairs.append(len(read) * said_by.sum() - (shown_by.sum(1) * said_by.sum(1)).sum())
+    return torch.stack(agreeing), torch.stack(pairs)
+
+
+def agreement_report(read: torch.Tensor, real_read: torch.Tensor, wanted: torch.Tensor, labels: torch.Tensor,
+                     attributes: Attributes) -> dict:
+    """Agreement beside ceiling and chance, in percent, overall and by attribute.
+
+    read: `[N, A]` from the generated pictures; real_read: `[N, A]` from the real picture of each sentence; wanted:
+    `[N, A]` what the sentences name; labels: `[N]`. "normalised" is (agreement − chance) / (ceiling − chance), a ratio:
+    0 for pictures that ignore the sentence, 1 for such as show it as real ones do; None if ceiling is not over chance.
+    """
+    shares = {"agreement": agreement(read, wanted), "ceiling": agreement(real_read, wanted),
+              "chance": shuffled_agreement(read, wanted, labels, attributes.counts)}
+
+    def row(select):
+        values = {name: _percent(select(right), select(all_)) for name, (right, all_) in shares.items()}
+        known = None not in values.values() and values["ceiling"] > values["chance"]
+        values["normalised"] = ((values["agreement"] - values["chance"]) / (values["ceiling"] - values["chance"])
+                                if known else None)
+        return {**values, "named": int(select(shares["agreement"][1]))}
+
+    return {**row(torch.sum), "attributes": {name: row(lambda x, a=a: x[a]) for a, name in enumerate(attributes.names)}}
+
+
+def _percent(part: torch.Tensor, whole: torch.Tensor) -> float | None:
+    return 100 * float(part) / float(whole) if whole else None
+
+
+def probe_state(probe: Probe) -> dict:
+    """What rebuilds the probe: tensors and plain values only."""
+    return {"counts": probe.counts, "state_dict": {k: v.cpu() for k, v in probe.state_dict().items()}}
+
+
+def probe_from_state(content: dict, path: Path, device="cpu") -> Probe:
+    """The probe of `probe_state`. UserError if `path`'s content is something else."""
+    from common import checkpoint
+    try:
+        probe = Probe([int(count) for count in content["counts"]])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path} is no attribute probe; delete it and run again") from None
+    checkpoint.load_into(probe, checkpoint.state_dict_of(content, path), path)
+    return probe.to(device, memory_format=torch.channels_last).eval()

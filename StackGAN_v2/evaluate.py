@@ -1,0 +1,174 @@
+"""How good the generated pictures are, and whether they show what was said: every number with its protocol in its name.
+
+Prints a table, appends each number to metric-<name>.jsonl and keeps the latest of all in metrics.json (--output).
+Without --inception_weights nothing is called FID: the same metrics are then measured through EfficientNet-lite0.
+"""
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from common import cli  # noqa: E402
+
+METRICS = ("fid", "is", "kid", "pr", "retrieval", "class", "attributes")
+
+
+def _metric_list(text: str) -> list[str]:
+    import argparse
+    names = text.split(",")
+    for name in names:
+        if name not in METRICS:
+            raise argparse.ArgumentTypeError(f"'{name}' is not one of {', '.join(METRICS)}")
+    return names
+
+
+def parse(argv=None):
+    parser = cli.Parser(__doc__)
+    add = parser.add_argument
+    add("--images", required=True, type=cli.existing_dir, metavar="FOLDER", help="the generated pictures, as main.py "
+        "makes them: …/iteration<n>/single_samples/valid")
+    add("--data_dir", required=True, type=cli.existing_dir, metavar="DIR",
+        help="folder of the data set, such as ./data/birds")
+    add("--metrics", type=_metric_list, metavar="A,B,…", help=f"which of {','.join(METRICS)} (default: all that the "
+        "set allows; retrieval and class need classes, attributes needs attributes.json)")
+    add("--inception_weights", type=cli.existing_file, metavar="FILE", help="the FID Inception, "
+        "pt_inception-2015-12-05-6726825d.pth, checked by SHA-256 (default: none, and lite0's metrics instead)")
+    add("--any_weights", action="store_true", help="accept --inception_weights of another hash; the name then says so")
+    add("--is_weights", type=cli.existing_file, metavar="FILE", help="torchvision Inception-v3 fine-tuned on the set's "
+        "classes, a state dict, for the inception score")
+    add("--real_split", default="test", metavar="NAME", help="the split that the pictures were made for and are "
+        "compared with; all its pictures")
+    add("--crop", default="box", choices=("box", "whole"), help="real pictures: cut as for training the generator, "
+        "around the bounding box where there is one, or whole; always the square in the middle")
+    add("--picture_size", type=cli.positive_int, metavar="N", help="which of the generated sizes, in pixels, by the "
+        "name of the files (default: the largest)")
+    add("--size", type=cli.positive_int, metavar="N", help="pixels at which both sides are compared; papers: 256 "
+        "(default: that of the generated pictures)")
+    add("--max_pictures", type=cli.natural, default=0, metavar="N", help="at most N generated pictures, drawn at "
+        "random; 0: all")
+    add("--lite0_size", type=cli.positive_int, default=224, metavar="N", help="pixels that lite0 sees; fewer are "
+        "faster and change the metrics' names")
+    add("--batch_size", type=cli.positive_int, default=64, metavar="N", help="pictures at a time")
+    add("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="where to compute")
+    add("--jobs", type=cli.natural, default=0, metavar="N", help="threads that decode pictures; 0: one a core")
+    add("--output", type=Path, metavar="FOLDER", help="where the numbers go (default: the folder of single_samples)")
+    add("--quiet", action="store_true", help="no progress bars")
+    return parser.parse_args(argv)
+
+
+def main(argv=None) -> int:
+    args = parse(argv)
+    import torch
+
+    from common import devices, splits
+    from StackGAN_v2.measure import measure
+    torch.backends.cudnn.allow_tf32 = False        # numbers are to compare across machines
+    split = splits.load_split(args.data_dir, args.real_split)
+    wanted = _wanted(args, split)
+    job = _job(args, split, wanted, devices.pick_device(args.device))
+    output = args.output or _default_output(args.images)
+    _make_folder(output)
+    records = measure(job)
+    _save(records, output)
+    _print_table(records, wanted, args)
+    print(f"kept in {output}/metrics.json and metric-<name>.jsonl")
+    return 0
+
+
+def _wanted(args, split) -> list[str]:
+    """The metrics to measure. UserError for one that was asked for and that the set does not allow."""
+    missing = {} if split.has_classes else {name: f"{split.path} has no classes" for name in ("retrieval", "class")}
+    if not (args.data_dir / "attributes.json").is_file():
+        missing["attributes"] = f"{args.data_dir} has no attributes.json"
+    for name in args.metrics or ():
+        if name in missing:
+            raise cli.UserError(f"--metrics {name}: {missing[name]}")
+    if not args.metrics:
+        for name, reason in missing.items():
+            print(f"without {name}: {reason}")
+    return args.metrics or [name for name in METRICS if name not in missing]
+
+
+def _job(args, split, wanted, device):
+    import os
+
+    from StackGAN_v2.measure import BY_CLASS, Job
+    from StackGAN_v2.picture_sets import RealPictures, find_generated
+    pictures, named = find_generated(args.images, split, args.picture_size or 0, args.max_pictures)
+    size = args.size or named
+    main_extractor, lite0, judge = _extractors(args, wanted, bool(BY_CLASS & set(wanted)), device)
+    real = RealPictures(split, size, args.crop)
+    return Job(wanted, args.data_dir, split, pictures, named, size, real, main_extractor, lite0, judge, device,
+               args.batch_size, args.jobs or os.cpu_count() or 1, not args.quiet,
+               {"images": str(args.images), **_made_with(args.images)})
+
+
+def _extractors(args, wanted, by_class: bool, device):
+    """(main, lite0, judge): only those that some metric needs are loaded."""
+    from StackGAN_v2.extractors import FinetunedInception, InceptionExtractor, Lite0Extractor
+    distances = bool({"fid", "kid", "pr"} & set(wanted)) or "is" in wanted and not args.is_weights
+    main = InceptionExtractor(args.inception_weights, device, args.any_weights) \
+        if distances and args.inception_weights else None
+    lite0 = Lite0Extractor(device, args.lite0_size) if by_class or distances and not main else None
+    main = main or lite0
+    judge = FinetunedInception(args.is_weights, device) if args.is_weights and "is" in wanted else main
+    return main, lite0, judge
+
+
+def _made_with(images: Path) -> dict:
+    """What main.py wrote about the pictures: digests of generator and embeddings, and the seed."""
+    from common.files import read_json
+    note = images.parent / "samples.json"
+    return {"made_with": read_json(note)} if note.is_file() else {}
+
+
+def _default_output(images: Path) -> Path:
+    folder = images.resolve()
+    samples = (parent for parent in (folder, *folder.parents) if parent.name == "single_samples")
+    return next(samples, folder).parent
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cli.UserError(f"--output: {folder} cannot be made: {error.strerror}") from None
+
+
+def _save(records: list[dict], output: Path) -> None:
+    from common.files import append_line, read_json, write_json
+    latest = output / "metrics.json"
+    known = read_json(latest) if latest.is_file() else {}
+    if not isinstance(known, dict):
+        raise cli.UserError(f"{latest} is not a table of metrics; move it away")
+    for record in records:
+        append_line(output / f"metric-{record['metric']}.jsonl", record)
+        known[record["metric"]] = record
+    write_json(latest, known)
+
+
+def _print_table(records: list[dict], wanted: list[str], args) -> None:
+    def text(record, key, decimals):
+        value = record.get(key)
+        return "" if value is None else f"{value:.{decimals}f}"
+
+    width = max(len(record["metric"]) for record in records)
+    print(f"{'metric':{width}} {'value':>10} {'':2}{'± std':>9} {'ceiling':>8} {'chance':>7} {'normalised':>10}")
+    for record in records:
+        decimals = 2 if record["unit"] == "%" else 4
+        print(f"{record['metric']:{width}} {text(record, 'value', decimals):>10} {record['unit']:2}"
+              f"{text(record, 'std', decimals):>9} {text(record, 'ceiling', 2):>8} {text(record, 'chance', 2):>7} "
+              f"{text(record, 'normalised', 3):>10}")
+        for name, row in record.get("attributes", {}).items():
+            print(f"{'  ' + name:{width}} {text(row, 'agreement', 2):>10} {'%':2}{'':>9} {text(row, 'ceiling', 2):>8} "
+                  f"{text(row, 'chance', 2):>7} {text(row, 'normalised', 3):>10}")
+    for record in records:
+        for warning in record["warnings"]:
+            print(f"warning: {record['metric']}: {warning}")
+    if not args.inception_weights and {"fid", "is", "kid", "pr"} & set(wanted):
+        print("lite0 stands in for the FID Inception, whose weights were not given (--inception_weights): these "
+              "numbers compare with each other, not with published ones")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,119 @@
+"""The networks that the metrics see through: each turns pictures into features and class logits, and has a name.
+
+An extractor's name is part of every metric that is measured with it, since numbers from different ones do not compare.
+"""
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from common import checkpoint, lite0
+from common.cli import UserError
+from common.files import sha256
+
+# The Inception of TensorFlow's FID (2015-12-05), as ported to torch: one file for pytorch-fid and torch-fidelity.
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+
+
+class Extractor:
+    """name: goes into metric names; identity: changes with the weights; what: one line for the protocol.
+
+    width: length of the features; classes: of the logits.
+    """
+    name: str
+    identity: str
+    what: str
+    width: int
+    classes: int
+
+    @torch.inference_mode()
+    def __call__(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """uint8 `[N, 3, s, s]` → (features `[N, width]`, logits `[N, classes]`), float32, on the extractor's device."""
+        assert pictures.dtype == torch.uint8 and pictures.shape[1] == 3, (pictures.dtype, pictures.shape)
+        features, logits = self._forward(pictures.to(self.device))
+        assert features.shape == (len(pictures), self.width) and logits.shape == (len(pictures), self.classes)
+        return features.float(), logits.float()
+
+    def _forward(self, pictures):
+        raise NotImplementedError
+
+
+class Lite0Extractor(Extractor):
+    """EfficientNet-lite0 on ImageNet, whose weights come in a package: for machines without the Inception's weights."""
+    width, classes = lite0.WIDTH, 1000
+
+    def __init__(self, device="cpu", view: int = 224):
+        path = lite0.weights_path()
+        state = checkpoint.state_dict_of(checkpoint.load(path), path)
+        self.device, self.view = torch.device(device), view
+        self.network = lite0.load_lite0(device)
+        self.weight, self.bias = (state[f"_fc.{part}"].to(device) for part in ("weight", "bias"))
+        self.name = "lite0" if view == 224 else f"lite0at{view}"
+        self.identity = f"{self.name} {sha256(path)[:16]}"
+        self.what = f"EfficientNet-lite0, ImageNet, 1280 features after the head; resized to {view} px, bicubic"
+
+    def _forward(self, pictures):
+        views = F.interpolate(pictures.float(), size=(self.view, self.view), mode="bicubic", antialias=True)
+        features = self.network(views.clamp_(0, 255))
+        return features, features @ self.weight.T + self.bias
+
+
+class InceptionExtractor(Extractor):
+    """The FID Inception through torch-fidelity: pool3 (2048) and the logits without bias (1008), as in TensorFlow.
+
+    UserError if the file is not the one of `INCEPTION_SHA256`, unless `any_weights`; then its hash goes into the name.
+    """
+    width, classes = 2048, 1008
+
+    def __init__(self, path, device="cpu", any_weights: bool = False):
+        digest = sha256(path)                      # before anything reads the file: torch-fidelity unpickles it freely
+        if digest != INCEPTION_SHA256 and not any_weights:
+            raise UserError(f"--inception_weights {path}: SHA-256 {digest} is not that of the FID Inception "
+                            f"({INCEPTION_SHA256}); download pt_inception-2015-12-05-6726825d.pth again")
+        checkpoint.load(path)                      # and refuse whatever holds more than tensors
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+        try:
+            network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"],
+                                                  feature_extractor_weights_path=str(path))
+        except (RuntimeError, TypeError) as error:
+            raise UserError(f"--inception_weights {path} is of another architecture "
+                            f"({str(error).splitlines()[0]})") from None
+        self.device = torch.device(device)
+        self.network = network.to(device)
+        self.name = "inception" if digest == INCEPTION_SHA256 else f"inception_{digest[:8]}"
+        self.identity = digest
+        self.what = ("TensorFlow's FID Inception (2015-12-05) ported to torch, pool3; pictures resized to 299 px as "
+                     "TensorFlow 1 does" + ("" if digest == INCEPTION_SHA256 else "; weights of another hash"))
+
+    def _forward(self, pictures):
+        return self.network(pictures)
+
+
+class FinetunedInception(Extractor):
+    """A torchvision Inception-v3 of any number of classes (state dict), for the inception score on a fine-grained set.
+
+    Pictures are resized to 299 px (bilinear, antialiased) and scaled to [−1, 1]. UserError for another architecture.
+    """
+    width = 2048
+
+    def __init__(self, path, device="cpu"):
+        from torchvision.models import Inception3
+        state = checkpoint.state_dict_of(checkpoint.load(path), path)
+        state = {key: value for key, value in state.items() if not key.startswith("AuxLogits.")}
+        if "fc.weight" not in state or state["fc.weight"].dim() != 2:
+            raise UserError(f"--is_weights {path} is no torchvision Inception-v3: it lacks 'fc.weight'")
+        self.classes = len(state["fc.weight"])
+        network = Inception3(self.classes, aux_logits=False, transform_input=False, init_weights=False)
+        checkpoint.load_into(network, state, path)
+        self.head, network.fc = network.fc.to(device), nn.Identity()
+        self.network = network.to(device).eval().requires_grad_(False)
+        self.device, digest = torch.device(device), sha256(path)
+        self.name = f"finetuned{self.classes}_{digest[:8]}"
+        self.identity = digest
+        self.what = f"torchvision Inception-v3 of {self.classes} classes from {Path(path).name}, 299 px, [-1, 1]"
+
+    def _forward(self, pictures):
+        views = F.interpolate(pictures.float(), size=(299, 299), mode="bilinear", antialias=True)
+        features = self.network(views / 127.5 - 1)
+        return features, self.head(features)
