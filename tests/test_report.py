@@ -1,0 +1,273 @@
+"""The report page: whole with everything there, honest with anything missing, harmless whatever the files say."""
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from common import checkpoint
+from common.features import feature_path, save_features
+from common.splits import load_split
+from scripts.reporting import charts, found, sample, settings
+from scripts.reporting.markup import Html, h
+from StackGAN_v2.config import load_config
+from StackGAN_v2.model import Generator
+
+ROOT = Path(__file__).resolve().parent.parent
+EVIL = "<script>alert('x')</script> & \"quoted\""
+
+
+def make_set(root: Path, classes: bool = True, sound: bool = True, items: int = 6) -> Path:
+    """A set of `items` test pictures with two captions each; the first caption of all is hostile."""
+    rng, folder = np.random.default_rng(0), root / "data" / "tiny"
+    for name in ("train", "test"):
+        data = []
+        for i in range(items):
+            picture = root / "images" / name / f"{i}.png"
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (40, 50 + i, 3), np.uint8)).save(picture)
+            item = {"image": f"{name}/{i}.png", "text": [EVIL if i == 0 else f"a bird, number {i}", "a red bird"]}
+            if classes:
+                item["class"] = f"{i % 3 + (4 if name == 'test' else 1):03d}.{name}_kind"
+            if sound:
+                item["audio"] = [f"{name}_{i}_{k}.wav" for k in range(2)]
+                for wav in item["audio"]:
+                    soundfile.write(root / wav, 0.1 * rng.standard_normal(8000), 16000)
+            data.append(item)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.json").write_text(json.dumps({"image_base_path": str(root / "images"),
+                                                         "audio_base_path": str(root), "data": data}))
+    split = load_split(folder, "test")
+    save_features(feature_path(folder, "test", "audio", "stub"), rng.standard_normal((items, 2, 9)), split)
+    return folder
+
+
+def make_runs(root: Path) -> None:
+    """An encoder run, a generator run with measured pictures, and a recipe's times."""
+    encoder, generator, recipe = root / "encoder", root / "generator", root / "recipe"
+    for folder in (encoder, generator / "Model" / "iteration5", recipe):
+        folder.mkdir(parents=True)
+    write_json(encoder / "options.json", {"options": {"teacher": "efficientnet_lite0", "lr_schedule": "cosine", "l1_flag": True,
+                                                      "lambda_l1": 5.0, "bidirectional": True, "max_frames": 640}})
+    write_lines(encoder / "stats.jsonl", [{"step": i, "epoch": i / 2, "loss": 9 / i, "jel": 1 / i, "l1": 1 / i, "distill": 0}
+                                          for i in range(1, 9)] + [{"step": 8, "epoch": 4, "eval_accuracy": 50.0, "eval_ap50": 33.0,
+                                                                    "eval_chance": 33.3, "eval_ap50_chance": 33.3}])
+    write_lines(encoder / "metric-speech.jsonl", [{"accuracy": 61.5, "chance": 33.3, "ap50": 34.0, "ap50_chance": 33.3,
+                                                   "images": 6, "captions": 12, "unusable": 0, "protocol": {"accuracy": "as told"}}])
+    torch.manual_seed(0)
+    net = Generator(branch_num=3, base_size=8, gf_dim=8, z_dim=4, embedding_dim=5, text_dim=9)
+    checkpoint.save(generator / "Model" / "netG_5.pth", net.state_dict())
+    (generator / "Model" / "latest.pth").symlink_to("netG_5.pth")
+    cfg = load_config(settings=["TRAIN.ADVERSARIAL=hinge", "TRAIN.COEFF.MA_PENALTY=2", "GAN.GF_DIM=8"])
+    write_json(generator / "options.json", {"options": {"cfg": cfg, "audio_switch": "stub", "iterations": 5},
+                                            "versions": {"torch": EVIL}, "revision": "abc"})
+    write_lines(generator / "stats.jsonl", [{"step": i, "D0": 3.0, "D1": 2.0, "D2": 1.5, "G0": -i, "G": i, "KL": 1e-4 * i}
+                                            for i in range(1, 6)])
+    write_json(generator / "Model" / "iteration5" / "metrics.json", {
+        "attribute_agreement_32px_test_gen12": {"value": 42.0, "unit": "%", "chance": 10.0, "ceiling": 80.0, "normalised": 0.46,
+                                                "protocol": {"probe": EVIL}, "warnings": [EVIL],
+                                                "attributes": {"crown": {"agreement": 40.0, "chance": 9.0, "ceiling": 81.0}}},
+        "fid_lite0_32px_box_test6_gen12": {"value": 123.4, "unit": "", "protocol": {}, "warnings": []}, "broken": {"value": "x"}})
+    write_lines(recipe / "stages.jsonl", [{"stage": 3, "name": "encoder", "seconds": 99.0}, {"stage": 3, "name": "encoder",
+                                                                                             "seconds": 201.4}])
+
+
+def write_json(path, value):
+    path.write_text(json.dumps(value))
+
+
+def write_lines(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records) + "half a li")
+
+
+class Page(HTMLParser):
+    """The elements and the visible text of a page, and a check that every element is closed in order."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.elements, self.words, self.open = [], [], []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        assert not self.open
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["style"]:
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(self.words)
+
+    def all(self, tag, **wanted):
+        return [a for t, a in self.elements if t == tag and all((a.get(k) or "").startswith(v) for k, v in wanted.items())]
+
+
+def report(root, *words, status=0):
+    """The command, in this process; returns the page."""
+    sys.path.insert(0, str(ROOT))                  # the command sets sys.path[0], as for a script
+    from common import cli
+    from scripts import report as command
+    output, before = root / "page" / "index.html", sys.argv
+    sys.argv = ["report.py", "--dataset", "tiny", "--data_root", str(root / "data"), "--output", str(output), "--device", "cpu",
+                *map(str, words)]
+    try:
+        with pytest.raises(SystemExit) as end:
+            cli.run(command.main)
+    finally:
+        sys.argv = before
+        sys.path.pop(0)
+    assert (end.value.code or 0) == status
+    return Page(output) if status == 0 else None
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    root = tmp_path_factory.mktemp("whole 'set'")
+    make_set(root)
+    make_runs(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(whole):
+    return report(whole, "--encoder_run", whole / "encoder", "--generator_run", whole / "generator", "--recipe_dir",
+                  whole / "recipe", "--sentences", 4)
+
+
+def test_everything_is_there_and_inlined(page):
+    assert len(page.all("audio", src="data:audio/")) == 4 + 2
+    assert len(page.all("img", src="data:image/")) == 4 * (1 + 3 + 4) + 11
+    assert not [a for _, a in page.elements if re.match(r"(https?:)?//", a.get("src") or a.get("href") or "")]
+    for words in ("8 px", "16 px", "32 px", "61.5 %", "6 test pictures of 3 classes"):
+        assert words in page.text
+    assert "62 %" in page.text and "chance 33 %" in page.text              # of metric-speech.jsonl, not of training
+    assert "42 %" in page.text and "123.4" in page.text and "crown" in page.text
+    assert "3 min 21 s" in page.text and "1 min 39 s" not in page.text     # the last run of a stage counts
+    assert "any of the 3 classes" in page.text                             # disjoint from training's
+    assert "hinge" in page.text and "EfficientNet-lite0" in page.text and "cosine" in page.text
+    assert "missing" not in page.text.lower()
+
+
+def test_what_files_say_stays_text(page):
+    assert EVIL in page.text and not page.all("script")
+    assert page.source.count("alert(") == page.source.count("&lt;script&gt;alert(")
+    assert "default-src 'none'" in page.all("meta", content="default-src")[0]["content"]
+
+
+def test_pictures_are_those_that_main_paints(whole):
+    from StackGAN_v2 import sampler
+    from StackGAN_v2.model import load_generator
+    generator = load_generator(whole / "generator" / "Model" / "latest.pth")
+    split = load_split(whole / "data" / "tiny", "test")
+    rows = [np.float32(np.random.default_rng(i).standard_normal((2, 9))) for i in range(6)]
+    chosen = sample.choose(split, [2] * 6, 4)
+    sample.paint(generator, rows, chosen, "fp32")
+    sampler.paint_split(generator, split, rows, whole / "valid", seed=0, batch_size=5, precision="fp32", all_sizes=True,
+                        limit=0, progress=False)
+    for sentence in chosen:
+        for size, pixels in zip(generator.sizes, sentence.stages):
+            path = whole / "valid" / sampler.picture_name(split, sentence.item, size, sentence.number)
+            assert np.abs(np.asarray(Image.open(path)).astype(int) - pixels).max() <= 1
+
+
+def test_choice_is_spread_and_without_repeats(whole):
+    split = load_split(whole / "data" / "tiny", "test")
+    three = sample.choose(split, [2] * 6, 3)
+    assert sorted({s.item.label for s in three}) == sorted(set(split.labels)) and three == sample.choose(split, [2] * 6, 3)
+    everything = sample.choose(split, [2] * 6, 50)
+    assert len({(s.place, s.number) for s in everything}) == len(everything) == 12
+    assert len(sample.choose(split, [0, 1, 0, 0, 0, 1], 12)) == 2
+
+
+def test_nothing_there_is_said(tmp_path, capsys):
+    make_set(tmp_path, classes=False, sound=False, items=1)
+    page = report(tmp_path, "--recipe_dir", tmp_path)
+    assert not page.all("audio") and len(page.all("img")) == 2             # the real pictures of the two sentences
+    for words in ("no painted pictures", "nothing to play", "no interpolation", "No encoder run", "No generator run",
+                  "Missing: the numbers", "not measured", "No recipe"):
+        assert words in page.text, words
+    assert "index.html" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_damaged_runs_are_said(whole, tmp_path):
+    broken = tmp_path / "broken"
+    (broken / "Model").mkdir(parents=True)
+    (broken / "options.json").write_text("[1, 2")
+    (broken / "stats.jsonl").write_bytes(b'\xff\n{"step": "a", "G": 1}\n{"step": 1, "G": NaN, "D0": 1e400}\n')
+    (broken / "Model" / "latest.pth").write_bytes(b"no checkpoint")
+    page = report(whole, "--encoder_run", broken, "--generator_run", broken, "--recipe_dir", broken)
+    assert "latest.pth is refused" in page.text and "not JSON" in page.text and "No values yet" in page.text
+
+
+def test_features_of_another_width_are_said(whole, tmp_path):
+    split = load_split(whole / "data" / "tiny", "test")
+    save_features(feature_path(whole / "data" / "tiny", "test", "audio", "other"), np.zeros((6, 2, 7)), split)
+    page = report(whole, "--generator_run", whole / "generator", "--audio_switch", "other")
+    assert "expects speech features of width 9" in page.text
+
+
+def test_user_errors(tmp_path, capsys):
+    report(tmp_path, status=2)
+    assert "--dataset tiny" in capsys.readouterr().err
+    report(tmp_path, "--generator_run", tmp_path / "nowhere", status=2)
+    assert "nowhere does not exist" in capsys.readouterr().err
+
+
+def test_departures_name_additions_first(whole):
+    rows = settings.departures(found.run_folder(whole / "encoder"), found.run_folder(whole / "generator"), "tiny")
+    added = [d.name for d in rows if d.added]
+    assert [d.added for d in rows] == sorted((d.added for d in rows), reverse=True)
+    assert any("adversarial" in name for name in added) and any("matching-aware" in name for name in added)
+    assert any(d.name == "teacher network" and d.published == "GoogLeNet (Caffe)" and not d.added for d in rows)
+    ahead = found.RunFolder(whole, {"cfg": {"TRAIN": {"LATER_IDEA": True}}})       # of a version after this page's
+    assert [(d.name, d.added) for d in settings.departures(None, ahead, "birds")] == [("TRAIN.LATER_IDEA", True)]
+    published = found.RunFolder(whole, {"cfg": load_config(ROOT / "StackGAN_v2/cfg/birds_3stages.yml"), "iterations": 220000})
+    assert settings.departures(None, published, "birds") == []
+
+
+def test_highest_precision():
+    assert found.highest_precision([0] * 6 + [1] * 60, 50) == pytest.approx((12 + 100) / 2)
+    assert found.highest_precision([0, 0, 1, 1], 50) == pytest.approx(50)      # the four pictures are all that can be listed
+
+
+def test_markup_escapes_all_but_markup():
+    assert h("p.a", "<b>", [h("i", 1), None], title='"') == '<p class="a" title="&quot;">&lt;b&gt;<i>1</i></p>'
+    assert h("img", src="x", hidden=False, lazy=True) == '<img src="x" lazy/>' and isinstance(h("p"), Html)
+
+
+def test_ticks_and_thinning():
+    assert charts.ticks(0, 97, 5) == [0, 20, 40, 60, 80, 100]
+    assert charts.ticks(5, 5, 4)[0] < 5 < charts.ticks(5, 5, 4)[-1]
+    assert charts.thin([(i, 2 * i) for i in range(1000)], 10)[0] == (49.5, 99)
+    assert "No values" in charts.line_chart("t", [charts.Line("a", [(1, float("nan"))])], "x", "y")
+    assert charts.line_chart("t", [charts.Line("a", [(3, 0.0)])], "x", "y").count("<circle") == 1
+
+
+@pytest.mark.parametrize("values", ([0, 0], [1e-20, 2e-20], [5, 5 + 1e-12], [-1e29, 1e29], [3e-7], [1, 1e9], [0.3, 0.30001]))
+@pytest.mark.parametrize("log", (False, True))
+def test_charts_of_odd_ranges(values, log):
+    drawn = charts.line_chart("t", [charts.Line("a", list(enumerate(values)))], "x", "y", log=log)
+    assert "nan" not in drawn and "inf" not in drawn
+    assert all(-50 < float(y) < 320 for y in re.findall(r' y1="([-0-9.]+)"', drawn))
+
+
+def test_help_is_quick():
+    done = subprocess.run([sys.executable, ROOT / "scripts" / "report.py", "--help"], capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0 and "--generator_run" in done.stdout
