@@ -1,0 +1,83 @@
+"""Get data sets, captions and networks by name: fetched with resume, checked, unpacked safely into their place."""
+import signal
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":                                 # run as a file: imports count from the project's root
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from common import ROOT  # noqa: E402
+from common.cli import Parser, UserError, existing_file, natural, positive_float, run  # noqa: E402
+
+
+def parse(argv=None):
+    parser = Parser(__doc__, epilog="What is there already and whole is not fetched again; an "
+                                     "interrupted fetch goes on.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="what to get; --list shows the names")
+    parser.add_argument("--list", action="store_true", help="show what there is, or all about the names given, and end")
+    parser.add_argument("--registry", type=existing_file, action="append", metavar="FILE",
+                        help="YAML or JSON file with more entries, in the form of scripts/downloads/registry.yml")
+    parser.add_argument("--archive", type=existing_file, metavar="FILE",
+                        help="a copy of the one NAME already on disk: checked, unpacked and left where it is")
+    parser.add_argument("--data_root", type=Path, default=ROOT / "data", help="folder below which everything goes")
+    parser.add_argument("--keep_archive", action="store_true", help="keep fetched archives in DATA_ROOT/.downloads")
+    parser.add_argument("--timeout", type=positive_float, default=60, help="seconds to wait for an answer or a byte")
+    parser.add_argument("--retries", type=natural, default=5, help="further attempts at an address that fails")
+    options = parser.parse_args(argv)
+    if not options.names and not options.list:
+        parser.error("no NAME was given; --list shows what there is")
+    if options.archive and len(options.names) != 1:
+        parser.error("--archive FILE goes with exactly one NAME")
+    return options
+
+
+def main(argv=None) -> int:
+    options = parse(argv)
+
+    from scripts.downloads import registry
+    from scripts.downloads.fetch import Patience
+    from scripts.downloads.place import get
+    # A polite kill unwinds the stack like an exit, so that no half-unpacked folder stays.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    entries = registry.load(options.registry or ())
+    chosen = registry.choose(entries, options.names)
+    if options.list:
+        show(chosen or entries.values(), options.data_root, detailed=bool(chosen))
+        return 0
+    failed = []
+    for entry in chosen:                       # one that cannot be had does not keep the others waiting
+        try:
+            print(get(entry, options.data_root, options.archive, options.keep_archive,
+                      Patience(options.timeout, options.retries)), flush=True)
+        except UserError as error:
+            failed.append(str(error))
+    if failed:
+        raise UserError("\ndownload.py: error: ".join(failed))
+    return 0
+
+
+def show(entries, root: Path, detailed: bool) -> None:
+    """Print a line for each entry, or with `detailed` everything that the registry knows about it."""
+    from scripts.downloads.place import human, status
+    if not detailed:
+        print(f"{'name':<18} {'size':>10}  {'checked by':<10} {'state':<9} {'goes to':<48} what it is for")
+    for entry in entries:
+        size = f"{'' if entry.size else '~'}{human(entry.expected_size)}" if entry.expected_size else "?"
+        state = status(entry, root)
+        checked = entry.sum[0] if entry.sum else "-"
+        if not detailed:
+            state = state if len(state) < 10 else "wrong"
+            print(f"{entry.name:<18} {size:>10}  {checked:<10} {state:<9} {entry.goal:<48} {entry.purpose}")
+            continue
+        drive = f"Google Drive {entry.drive}" if entry.drive else None
+        where = ", ".join(entry.urls) or drive or f"by hand: {entry.by_hand}"
+        proof = f"{entry.sum[0]} {entry.sum[1]}" if entry.sum else "none is published: only the form is checked"
+        print(f"{entry.name}: {entry.purpose}\n  from      {where}\n  size      {size}"
+              f"{f', unpacked ~{human(entry.expected_unpacked)}' if entry.expected_unpacked else ''}\n  checksum  {proof}\n"
+              f"  licence   {entry.licence}\n  goes to   {root / entry.goal} ({state})")
+        if entry.untested:
+            print("  note      nobody of this project has seen this file yet")
+
+
+if __name__ == "__main__":
+    run(main)

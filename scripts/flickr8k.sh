@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Choices for Flickr8k with its spoken captions: five recordings a picture, no classes.
+engine=none
+prepare=./scripts/prepare_flickr8k.py
+gan_cfg=StackGAN_v2/cfg/flickr8k_3stages.yml
+[ "${BASH_SOURCE[0]}" != "$0" ] || exec bash "$(dirname -- "$0")/run.sh" --dataset flickr8k "$@"

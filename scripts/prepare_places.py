@@ -1,0 +1,56 @@
+"""Prepare the room pictures of Places: the audio captions' JSON files → train.json and test.json of seven classes.
+
+    python ./scripts/prepare_places.py --audio ~/PlacesAudio_400k_distro --images ~/places205/images256
+
+Split files that are there already are checked and kept. The release's val.json becomes the test split.
+"""
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":                                 # run as a file: imports count from the project's root
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from common.cli import existing_dir, existing_file, natural, run  # noqa: E402
+from scripts.preparing.options import make_parser, stop_cleanly  # noqa: E402
+
+RELEASE = ("PlacesAudio", "PlacesAudio/PlacesAudio_400k_distro", "PlacesAudio_400k_distro", "")
+PICTURES = ("images256", "images", "data/vision/torralba/deeplearning/images256")     # the last is the archive's own
+
+
+def parse(argv=None):
+    parser = make_parser(__doc__, "Places_subset")
+    parser.add_argument("--audio", type=existing_dir, help="the unpacked audio captions, with wavs/ and metadata/ "
+                        "(default: PlacesAudio or PlacesAudio_400k_distro in --output_dir)")
+    parser.add_argument("--images", type=existing_dir, help="folder of k/kitchenette/….jpg or of kitchenette/….jpg "
+                        "(default: images256 or images in --output_dir)")
+    parser.add_argument("--train_json", type=existing_file, help="(default: metadata/train.json of --audio)")
+    parser.add_argument("--test_json", type=existing_file, help="(default: metadata/val.json of --audio; without it a "
+                        "tenth of each class is drawn from --train_json)")
+    parser.add_argument("--seed", type=natural, default=0, help="number that this draw starts from")
+    return parser.parse_args(argv)
+
+
+def main(argv=None) -> int:
+    options = parse(argv)
+    from scripts.preparing import places, sources
+    from scripts.preparing.splitfiles import prepare
+    folder = options.output_dir
+
+    def build():
+        audio = options.audio or sources.find(
+            [folder / place / "metadata" for place in RELEASE], "the release of audio captions", "--audio").parent
+        images = options.images or sources.find([folder / name for name in PICTURES], "the folder of Places' pictures",
+                                                "--images")
+        train = options.train_json or sources.find([audio / "metadata/train.json"], "the release's list",
+                                                   "--train_json")
+        beside = audio / "metadata/val.json"
+        test = options.test_json or (beside if not options.train_json and beside.exists() else None)
+        return places.build(folder, images, audio, train, test, options.seed)
+
+    prepare(folder, places.rules(options.any_size), build, options.overwrite)
+    return 0
+
+
+if __name__ == "__main__":
+    stop_cleanly()
+    run(main)

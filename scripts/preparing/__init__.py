@@ -1,0 +1,1 @@
+"""Original archives → split files: what the commands scripts/prepare_*.py are made of."""

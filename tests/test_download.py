@@ -1,0 +1,428 @@
+"""Downloads against a server on loopback: resume, retries, mirrors, sums, full disks, and the command itself."""
+import errno
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import namedtuple
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from common import ROOT
+from common.cli import UserError
+from scripts import download
+from scripts.downloads import fetch as fetching
+from scripts.downloads import place, registry
+from scripts.downloads.fetch import Patience
+from scripts.downloads.registry import Entry
+from scripts.downloads.unpack import BadArchive
+from loopback_files import Server
+from toy_archives import FILES, contents, make_tar
+
+QUICK = Patience(timeout=20, retries=2, pause=0.01)
+UNPACKED = {"images/a.jpg": FILES["set/images/a.jpg"], "labels.txt": FILES["set/labels.txt"],
+            "notes.txt": FILES["notes.txt"]}
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def entry_of(server, body: bytes, path="/set.tgz", **changes) -> Entry:
+    """Serve `body` and describe it."""
+    server.files[path] = body
+    entry = Entry("toy", "a test", "birds/set", "none", urls=(server.url(path),), unpack=True, size=len(body),
+                  unpacked=10_000, md5=hashlib.md5(body).hexdigest())
+    return replace(entry, **changes)
+
+
+def leftovers(root: Path) -> list[str]:
+    """Files below the data folder that are neither a goal, nor a record, nor a lock."""
+    return [name for name in contents(root) if not name.endswith((".lock", ".downloaded.json"))]
+
+
+def command(*options, **more):
+    return subprocess.run([sys.executable, "scripts/download.py", *map(str, options)], cwd=ROOT, text=True,
+                          capture_output=True, timeout=60, **more)
+
+
+# --- the way from the server to the place ------------------------------------------------------------------------
+
+def test_fetches_unpacks_records_and_does_nothing_twice(server, tmp_path):
+    entry = entry_of(server, make_tar(FILES))
+    assert "3 files" in place.get(entry, tmp_path, patience=QUICK)
+    assert contents(tmp_path / "birds/set") == UNPACKED
+    record = json.loads((tmp_path / "birds/.downloaded.json").read_text())["set"]
+    assert (record["name"], record["files"], record["sum"]) == ("toy", 3, f"md5:{entry.md5}")
+    assert record["source"] == server.url()
+    assert "nothing to do" in place.get(entry, tmp_path, patience=QUICK)
+    assert len(server.requests) == 1
+    assert all(name.startswith("birds/set/") for name in leftovers(tmp_path))      # no archive, no part stays
+
+
+def test_plain_file_goes_to_its_place_and_a_change_is_noticed(server, tmp_path):
+    entry = entry_of(server, b"weights", "/net.pth", unpack=False, goal="pretrained/net.pth")
+    place.get(entry, tmp_path, keep_archive=True, patience=QUICK)
+    assert (tmp_path / "pretrained/net.pth").read_bytes() == b"weights"
+    assert (tmp_path / ".downloads/toy/net.pth").exists()
+    assert "nothing to do" in place.get(entry, tmp_path, patience=QUICK)
+    (tmp_path / "pretrained/net.pth").write_bytes(b"weighty")
+    with pytest.raises(UserError, match="net.pth has changed since it was fetched; move it away"):
+        place.get(entry, tmp_path, patience=QUICK)
+    assert (tmp_path / "pretrained/net.pth").read_bytes() == b"weighty"
+
+
+def test_what_the_user_put_there_is_used(server, tmp_path):
+    entry = entry_of(server, make_tar(FILES))
+    (tmp_path / "birds/set").mkdir(parents=True)
+    (tmp_path / "birds/set/mine.txt").write_text("mine")
+    assert "used as it is" in place.get(entry, tmp_path, patience=QUICK)
+    assert contents(tmp_path / "birds/set") == {"mine.txt": b"mine"} and not server.requests
+    wrong = replace(entry, unpack=False, goal="birds/set/mine.txt")
+    with pytest.raises(UserError, match="MD5 is not the published one; move it away"):
+        place.get(wrong, tmp_path, patience=QUICK)
+
+
+def test_lost_files_are_noticed_and_added_ones_are_no_fault(server, tmp_path):
+    entry = entry_of(server, make_tar(FILES))
+    place.get(entry, tmp_path, patience=QUICK)
+    (tmp_path / "birds/set/cache.npy").write_bytes(b"made later")
+    assert "nothing to do" in place.get(entry, tmp_path, patience=QUICK)
+    (tmp_path / "birds/set/cache.npy").unlink()
+    (tmp_path / "birds/set/labels.txt").unlink()
+    with pytest.raises(UserError, match="holds 2 files .* of the 3"):
+        place.get(entry, tmp_path, patience=QUICK)
+
+
+# --- resume, retries, mirrors ------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("ranges, tags, starts", [
+    (True, True, [None, "bytes=50-"]),                 # goes on from where it broke off
+    (False, True, [None, "bytes=50-"]),                # the server ignores ranges: from the beginning
+    (True, False, [None, None]),                       # no way to know whether it is the same file: from the beginning
+])
+def test_dropped_connection_is_resumed(server, tmp_path, ranges, tags, starts):
+    entry = entry_of(server, make_tar(FILES))
+    server.ranges, server.tags, server.drop_after = ranges, tags, [50]
+    place.get(entry, tmp_path, patience=QUICK)
+    assert [wanted for _, wanted in server.requests] == starts
+    assert contents(tmp_path / "birds/set") == UNPACKED
+
+
+def test_a_later_run_goes_on_and_a_changed_file_starts_afresh(server, tmp_path):
+    entry = entry_of(server, make_tar(FILES))
+    for drop, wanted in ((40, None), (30, "bytes=40-")):
+        server.drop_after = [drop]
+        with pytest.raises(UserError, match=r"connection ended at byte \d+ of \d+.*what has arrived is kept"):
+            place.get(entry, tmp_path, patience=Patience(2, 0, 0))
+        assert server.requests[-1][1] == wanted
+    assert (tmp_path / ".downloads/toy/set.tgz.part").stat().st_size == 70
+    other = entry_of(server, make_tar(FILES | {"set/more.txt": b"more"}))
+    place.get(other, tmp_path, patience=QUICK)
+    assert server.requests[-1][1] == "bytes=70-" and (tmp_path / "birds/set/more.txt").exists()
+
+
+def test_a_killed_download_goes_on(server, tmp_path):
+    """SIGKILL in the middle of the body; the next run asks for the rest only."""
+    entry = entry_of(server, make_tar({"set/noise": os.urandom(3 << 20)}), unpacked=4 << 20)
+    (tmp_path / "more.json").write_text(json.dumps({"toy": {
+        "purpose": "a test", "goal": entry.goal, "licence": "none", "urls": list(entry.urls), "unpack": True,
+        "md5": entry.md5}}))
+    part = tmp_path / ".downloads/toy/set.tgz.part"
+    server.drop_after = [2 << 20] + 50 * [0]                    # the attempts that follow bring nothing
+    process = subprocess.Popen([sys.executable, "scripts/download.py", "toy", "--registry", tmp_path / "more.json",
+                                "--data_root", tmp_path], cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 30
+        while not (part.exists() and part.stat().st_size == 2 << 20):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    seen, server.drop_after = len(server.requests), []
+    place.get(entry, tmp_path, patience=QUICK)
+    assert server.requests[seen:] == [("/set.tgz", f"bytes={2 << 20}-")]
+
+
+def test_errors_of_the_server_are_retried_and_mirrors_tried_in_order(server, tmp_path):
+    entry = entry_of(server, make_tar(FILES))
+    server.statuses = [503, 500]
+    place.get(replace(entry, urls=(server.url("/set.tgz"),)), tmp_path, patience=QUICK)
+    assert len(server.requests) == 3
+    server.requests.clear()
+    mirrored = replace(entry, goal="birds/other", urls=(server.url("/gone.tgz"), server.url()))
+    place.get(mirrored, tmp_path, patience=QUICK)
+    assert [path for path, _ in server.requests] == ["/gone.tgz", "/set.tgz"]       # a 404 is not asked again
+
+
+def test_nothing_reachable_names_every_address(server, tmp_path):
+    entry = entry_of(server, make_tar(FILES), urls=(server.url("/gone"), server.url(), "http://127.0.0.1:9/set.tgz"))
+    server.statuses = [404, 500, 500, 500]
+    with pytest.raises(UserError) as error:
+        place.get(entry, tmp_path, patience=QUICK)
+    text = str(error.value)
+    assert "/gone: HTTP 404" in text and "HTTP 500" in text and "after 3 attempts" in text and "efused" in text
+    assert "--archive FILE" in text and "\n" not in text
+
+
+def test_a_silent_server_times_out(server, tmp_path):
+    server.stall = True
+    with pytest.raises(UserError, match="no answer in time"):
+        place.get(entry_of(server, b"x"), tmp_path, patience=Patience(timeout=0.1, retries=0))
+
+
+# --- what arrives is not what was meant --------------------------------------------------------------------------
+
+def test_wrong_sum_and_wrong_size_are_refused_before_unpacking(server, tmp_path):
+    entry = entry_of(server, make_tar(FILES))
+    with pytest.raises(BadArchive, match=f"its MD5 is {entry.md5} where {'0' * 32} is expected"):
+        place.get(replace(entry, md5="0" * 32), tmp_path, patience=QUICK)
+    with pytest.raises(UserError, match=rf"has {entry.size} bytes where the registry says {entry.size + 1}"):
+        place.get(replace(entry, size=entry.size + 1), tmp_path, patience=QUICK)
+    assert not (tmp_path / "birds/set").exists() and not leftovers(tmp_path)
+    place.get(entry, tmp_path, patience=QUICK)                       # the bad one does not stand in the way
+
+
+def test_a_web_page_is_not_an_archive(server, tmp_path):
+    entry = entry_of(server, b"<!DOCTYPE html><title>Quota exceeded</title>" + b" " * 600, size=None, md5=None)
+    with pytest.raises(BadArchive, match="set.tgz is no tar or zip archive but a web page"):
+        place.get(entry, tmp_path, patience=QUICK)
+    assert not leftovers(tmp_path)
+
+
+def test_an_evil_archive_leaves_no_trace_at_the_goal(server, tmp_path):
+    (tmp_path / "birds").mkdir()
+    (tmp_path / "birds/train.json").write_text("{}")
+    entry = entry_of(server, make_tar({"set/a": b"1", "../escaped": b"x"}))
+    with pytest.raises(BadArchive, match="leaves its folder"):
+        place.get(entry, tmp_path, patience=QUICK)
+    assert os.listdir(tmp_path / "birds") == ["train.json"] and leftovers(tmp_path) == ["birds/train.json"]
+
+
+# --- full disks --------------------------------------------------------------------------------------------------
+
+def test_room_is_checked_before_anything_is_fetched(server, tmp_path, monkeypatch):
+    entry = entry_of(server, make_tar(FILES), unpacked=5 << 30)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10 << 30, 6 << 30, 4 << 30))
+    with pytest.raises(UserError, match=r"toy needs 5 GiB on the disk of .*birds, where 3.94 GiB are free"):
+        place.get(entry, tmp_path, patience=QUICK)
+    assert not server.requests
+
+
+def test_room_is_checked_when_only_the_server_knows_the_size(server, tmp_path, monkeypatch):
+    entry = entry_of(server, make_tar(FILES), size=None, unpack=False, goal="set.tgz")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 30, 0, place.SPARE + 10))
+    with pytest.raises(UserError, match="toy needs .* 10 B are free"):
+        place.get(entry, tmp_path, patience=QUICK)
+
+
+def test_disk_full_while_fetching_keeps_the_part(server, tmp_path, monkeypatch):
+    entry = entry_of(server, make_tar(FILES))
+    monkeypatch.setattr(fetching, "open", full_after(1), raising=False)
+    monkeypatch.setattr(fetching, "BLOCK", 60)
+    with pytest.raises(UserError, match="set.tgz.part cannot be written: the disk is full"):
+        place.get(entry, tmp_path, patience=QUICK)
+    monkeypatch.undo()
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    place.get(entry, tmp_path, patience=QUICK)
+    assert server.requests[-1][1] == "bytes=60-"
+
+
+def test_disk_full_while_unpacking_keeps_the_archive_and_nothing_half(server, tmp_path, monkeypatch):
+    entry = entry_of(server, make_tar(FILES))
+    from scripts.downloads import unpack as unpacking
+    monkeypatch.setattr(unpacking, "open", full_after(1), raising=False)
+    with pytest.raises(UserError, match="the disk is full"):
+        place.get(entry, tmp_path, patience=QUICK)
+    assert leftovers(tmp_path) == [".downloads/toy/set.tgz"] and not os.listdir(tmp_path / "birds")
+    monkeypatch.undo()
+    place.get(entry, tmp_path, patience=QUICK)
+    assert len(server.requests) == 1 and contents(tmp_path / "birds/set") == UNPACKED
+
+
+def full_after(writes: int):
+    """An `open` whose files take so many writes in all, then raise ENOSPC."""
+    left = [writes]
+
+    def opener(path, mode="r", *arguments):
+        file = open(path, mode, *arguments)
+        if "r" in mode:
+            return file
+
+        class Full:
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *error):
+                file.close()
+
+            def write(self, data):
+                if not left[0]:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                left[0] -= 1
+                return file.write(data)
+
+            def __getattr__(self, name):
+                return getattr(file, name)
+        return Full()
+    return opener
+
+
+KILLED_AFTER_TWO_FILES = """
+import os, signal
+from scripts import download
+from scripts.downloads import unpack
+write, written = unpack._write, []
+def write_and_die(*arguments):
+    write(*arguments)
+    written.append(arguments)
+    if len(written) == 2:
+        os.kill(os.getpid(), signal.SIGTERM)
+unpack._write = write_and_die
+download.run(download.main)
+"""
+
+
+def test_a_polite_kill_while_unpacking_leaves_nothing_half(tmp_path):
+    """SIGTERM between two members; then the copy on disk is unpacked as if nothing had been."""
+    copy = tmp_path / "set.tar"
+    copy.write_bytes(make_tar(FILES, "w"))
+    (tmp_path / "more.json").write_text(json.dumps({"toy": {
+        "purpose": "a test", "goal": "birds/set", "licence": "none", "by_hand": "no way", "unpack": True}}))
+    options = ["toy", "--registry", tmp_path / "more.json", "--data_root", tmp_path, "--archive", copy]
+    killed = subprocess.run([sys.executable, "-c", KILLED_AFTER_TWO_FILES, *options], cwd=ROOT, timeout=60)
+    assert killed.returncode == 128 + signal.SIGTERM and not os.listdir(tmp_path / "birds")
+    (tmp_path / "birds/.set.unpacking-1/set").mkdir(parents=True)            # as SIGKILL would leave it
+    assert command(*options).returncode == 0
+    assert contents(tmp_path / "birds/set") == UNPACKED
+    assert not list(tmp_path.glob("birds/.set.unpacking-*"))
+
+
+# --- Google Drive, by hand, --archive ----------------------------------------------------------------------------
+
+def test_google_drive_goes_through_gdown(server, tmp_path, monkeypatch):
+    import gdown
+    calls = []
+
+    def give(id, output, **options):
+        calls.append((id, options))
+        Path(output).write_bytes(make_tar(FILES))
+    entry = entry_of(server, b"", urls=(), drive="abc", size=None, md5=None, file="set.tar.gz")
+    monkeypatch.setattr(gdown, "download", give)
+    assert "no checksum is published, the SHA-256 of what came is" in place.get(entry, tmp_path, patience=QUICK)
+    assert calls == [("abc", {"resume": True, "use_cookies": False, "timeout": 20, "retries": 2})]
+    assert contents(tmp_path / "birds/set") == UNPACKED
+
+
+@pytest.mark.parametrize("failure", ["FileURLRetrievalError", "OSError", "nothing", "no package"])
+def test_google_drive_refuses(server, tmp_path, monkeypatch, failure):
+    import gdown
+
+    def refuse(**options):
+        if failure != "nothing":
+            raise getattr(gdown.exceptions, failure, OSError)("Cannot retrieve\n\n the link")
+    monkeypatch.setattr(gdown, "download", refuse)
+    if failure == "no package":
+        monkeypatch.setitem(sys.modules, "gdown", None)
+    entry = entry_of(server, b"", urls=(), drive="abc", size=None, md5=None)
+    with pytest.raises(UserError, match="uc.id=abc in a browser and pass it with --archive FILE") as error:
+        place.get(entry, tmp_path, patience=QUICK)
+    assert "\n" not in str(error.value)
+
+
+def test_archive_on_disk_is_checked_and_left_there(server, tmp_path):
+    entry = entry_of(server, make_tar(FILES), by_hand="fill in the form", urls=())
+    with pytest.raises(UserError, match="cannot be fetched by a program: fill in the form; .* --archive FILE"):
+        place.get(entry, tmp_path / "data", patience=QUICK)
+    assert not (tmp_path / "data/birds").exists()
+    copy = tmp_path / "my copy.tgz"
+    copy.write_bytes(make_tar(FILES)[:-5])
+    with pytest.raises(BadArchive, match="my copy.tgz has .* bytes where"):
+        place.get(entry, tmp_path / "data", copy)
+    assert copy.exists()
+    copy.write_bytes(server.files["/set.tgz"])
+    place.get(entry, tmp_path / "data", copy)
+    assert contents(tmp_path / "data/birds/set") == UNPACKED and copy.exists()
+
+
+# --- the registry and the command --------------------------------------------------------------------------------
+
+def test_built_in_registry_is_complete():
+    entries = registry.load()
+    assert {"CUB_200_2011", "cvpr2016_cub", "Oxford_102", "Oxford_102_labels", "cvpr2016_flowers", "Places_audio",
+            "Flickr8k_audio", "googlenet", "fid_inception"} <= set(entries)
+    goals = [entry.goal for entry in entries.values()]
+    assert len(set(goals)) == len(goals)
+    for entry in entries.values():
+        assert entry.sum or entry.drive or entry.by_hand, f"{entry.name} comes from an open address without a sum"
+    teachers = (ROOT / "Audio_to_Image/teachers.py").read_text()              # read: importing it would import torch
+    assert Path(entries["googlenet"].goal).name in teachers and '"data" / "pretrained"' in teachers
+
+
+GOOD = {"purpose": "p", "goal": "a/b", "licence": "l", "urls": ["http://127.0.0.1/x"]}
+
+
+@pytest.mark.parametrize("change, reason", [
+    ({"goal": "../b"}, "not a path below"), ({"goal": "/b"}, "not a path below"), ({"urls": []}, "exactly one of"),
+    ({"urls": ["file:///etc/passwd"]}, "not an http"), ({"urls": "http://x"}, "right type"),
+    ({"size": "5"}, "right type"), ({"md5": "xyz"}, "32 hexadecimal"), ({"colour": "red"}, "no field 'colour'"),
+    ({"drive": "abc"}, "exactly one of"), ({"file": "../x"}, "plain file name"), ({"licence": None}, "right type")])
+def test_registry_entries_are_checked(tmp_path, change, reason):
+    path = tmp_path / "more.json"
+    path.write_text(json.dumps({"net": GOOD | change}))
+    with pytest.raises(UserError, match=reason) as error:
+        registry.load([path])
+    assert "more.json, entry net" in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "\0", "!!python/object/apply:os.system ['true']"])
+def test_registry_files_of_another_form(tmp_path, text):
+    path = tmp_path / "more.yml"
+    path.write_text(text)
+    with pytest.raises(UserError, match="more.yml is n"):
+        registry.load([path])
+
+
+def test_command_lists_adds_entries_and_fetches(server, tmp_path):
+    body = b"a network"
+    server.files["/net.pth"] = body
+    more = tmp_path / "more.yml"
+    more.write_text(f"our_net:\n  purpose: birds at 256 pixels\n  goal: pretrained/net.pth\n  licence: MIT\n"
+                    f"  urls: ['{server.url('/net.pth')}']\n  sha256: {hashlib.sha256(body).hexdigest()}\n")
+    root = tmp_path / "data of 'mine'"
+    listed = command("--list", "--registry", more, "--data_root", root)
+    assert listed.returncode == 0 and not root.exists()
+    assert "CUB_200_2011" in listed.stdout and "birds at 256 pixels" in listed.stdout
+    detail = command("--list", "our_net", "Places_audio", "--registry", more, "--data_root", root).stdout
+    assert "licence   MIT" in detail and "by hand: fill in the form" in detail
+    got = command("our_net", "--registry", more, "--data_root", root)
+    assert got.returncode == 0, got.stderr
+    assert (root / "pretrained/net.pth").read_bytes() == body
+
+
+def test_command_errors_are_one_sentence_with_status_2(tmp_path, capsys):
+    result = command("Places_audio", "--data_root", tmp_path)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1 and "fill in the form" in result.stderr
+    with pytest.raises(UserError, match="cub_200 is not in the registry; did you mean CUB_200_2011"):
+        download.main(["cub_200"])
+    for options in ([], ["a", "b", "--archive", __file__], ["a", "--archive", "/no/such"]):
+        with pytest.raises(SystemExit) as stop:
+            download.parse(options)
+        assert stop.value.code == 2 and "Traceback" not in capsys.readouterr().err
