@@ -6,7 +6,8 @@ Without --inception_weights nothing is called FID: the same metrics are then mea
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
+if __name__ == "__main__":                         # run as a file: import from the project, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from common import cli  # noqa: E402
 

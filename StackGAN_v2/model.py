@@ -26,23 +26,19 @@ def conv3x3(channels_in: int, channels_out: int) -> nn.Conv2d:
 class UpConv(nn.Conv2d):
     """Nearest ×2 upsampling and a 3×3 convolution in one: `[N, i, H, W] → [N, o, 2H, 2W]`, weight `[o, i, 3, 3]`.
 
-    Of the nine pixels under the kernel only four differ, so each of the four output phases is a 2×2 convolution of the
-    small map: the same result with 16 products where upsampling first takes 36.
+    Every pixel of the small map reaches 4×4 pixels of the large one, through sums of the kernel's rows and columns: a
+    transposed convolution of stride 2, with 16 products where upsampling first takes 36.
     """
 
     def __init__(self, channels_in: int, channels_out: int):
         super().__init__(channels_in, channels_out, 3, bias=False)
 
     def forward(self, x):
-        n, _, height, width = x.shape
-        near, middle, far = self.weight.unbind(2)
-        rows = torch.stack((torch.stack((near, middle + far), 2), torch.stack((near + middle, far), 2)))   # [2, o, i, 2, 3]
-        near, middle, far = rows.unbind(4)
-        phases = torch.stack((torch.stack((near, middle + far), 4), torch.stack((near + middle, far), 4)), 1)
-        y = F.conv2d(x, phases.flatten(0, 2), padding=1).view(n, 2, 2, self.out_channels, height + 1, width + 1)
-        # the phase (a, b) of pixel (i, j) stands at (i + a, j + b)
-        y = torch.stack([torch.stack([y[:, a, b, :, a:a + height, b:b + width] for b in (0, 1)], 4) for a in (0, 1)], 3)
-        return y.reshape(n, self.out_channels, 2 * height, 2 * width)
+        kernel = self.weight.transpose(0, 1)
+        for dim in (2, 3):
+            near, middle, far = kernel.unbind(dim)
+            kernel = torch.stack((far, middle + far, near + middle, near), dim)
+        return F.conv_transpose2d(x, kernel, stride=2, padding=1)
 
 
 def up_block(channels_in: int, channels_out: int) -> nn.Sequential:

@@ -2,7 +2,8 @@
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
+if __name__ == "__main__":                         # run as a file: import from the project, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from common import ROOT, cli  # noqa: E402
 

@@ -142,3 +142,4 @@ run_stage 6 pictures "$python" ./StackGAN_v2/main.py --cfg "$gan_cfg" --set TRAI
 run_stage 7 evaluation evaluate
 run_stage 8 report "$python" ./scripts/report.py --dataset "$dataset" --data_root "$data_root" --encoder_run "$encoder" \
     --generator_run "$generator" --recipe_dir "$recipe" --output "$recipe/index.html" --device "$device"
+[ "$stop_stage" -lt 8 ] || echo "the page: $recipe/index.html"

@@ -1,0 +1,143 @@
+"""The whole chain with two steps, through the scripts that users run, in folders with spaces; and the scripts' own errors."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+MAKE = "./scripts/make_toybirds.py --classes 6 --test_classes 3 --images_per_class 2 --image_size 64 --jobs 1"
+TINY = {
+    "prepare": MAKE, "engine": "espeak", "speech_options": "--jobs 1", "device": "cpu",
+    "teacher_options": "--view_size 64 --jobs 1",
+    "encoder_options": "--jel_flag --l1_flag --distill_flag --bidirectional --max_frames 128 --batch_size 4 --max_steps 2 "
+                       "--epoch 1 --jobs 1",
+    "extract_options": "--jobs 1",
+    "gan_options": "--max_steps 2 --set TRAIN.BATCH_SIZE=4 --set GAN.GF_DIM=8 --set GAN.DF_DIM=4",
+    "paint_options": "--all_sizes --limit 12", "evaluate_options": "--metrics fid,class --lite0_size 64 --quiet",
+}
+
+
+def bash(*words, **variables):
+    return subprocess.run(["bash", *map(str, words)], cwd="/", capture_output=True, text=True, timeout=300,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"} | variables)
+
+
+def recipe(folder: Path, *words, **changes):
+    options = [word for name, value in (TINY | changes).items() for word in (f"--{name}", value)]
+    return bash(ROOT / "scripts/run.sh", "--dataset", "toybirds", "--data_root", folder / "my data", "--output_root",
+                folder / "out put", "--tag", "trial", *options, *words)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("it's a recipe")
+    result = recipe(folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return folder, result.stdout
+
+
+def test_the_whole_chain(done):
+    """Every stage ran, in order, with its time; the page holds sound, pictures of three sizes and numbers."""
+    folder, output = done
+    stages = [json.loads(line) for line in (folder / "out put/trial/stages.jsonl").read_text().splitlines()]
+    assert [stage["stage"] for stage in stages] == list(range(9))
+    assert all(stage["seconds"] > 0 for stage in stages)
+    model = folder / "out put/StackGAN_v2/trial_speech_encoder/Model"
+    pictures = list((model / "iteration2/single_samples/valid").rglob("*.png"))
+    assert len(pictures) == 36 and {Image.open(path).size for path in pictures} == {(16, 16), (32, 32), (64, 64)}
+    assert json.loads((model / "iteration2/metrics.json").read_text())
+    page = (folder / "out put/trial/index.html").read_text()
+    assert "<audio" in page and "data:image/png;base64" in page and "http-equiv" in page
+    assert output.rstrip().splitlines()[-1] == f"the page: {folder}/out put/trial/index.html"
+
+
+def test_a_second_run_repeats_nothing(done):
+    folder, _ = done
+    result = recipe(folder)
+    assert result.returncode == 0 and result.stdout.count("done before") == 9, result.stdout
+
+
+def test_a_changed_choice_repeats_its_stage_and_those_behind_it(done):
+    folder, _ = done
+    result = recipe(folder, "--stop_stage", "6", paint_options="--all_sizes --limit 6")
+    assert result.returncode == 0 and result.stdout.count("done before") == 6, result.stdout + result.stderr
+    assert "stage 6 (pictures)\n" in result.stdout
+
+
+def test_own_voice(done, tmp_path):
+    """Inference and interpolation from files alone: ogg, stereo, another rate; a clip that is too short is listed."""
+    import numpy as np
+    import soundfile
+    folder, _ = done
+    tone = 0.1 * np.sin(np.arange(44100 * 2) / 20)
+    soundfile.write(tmp_path / "a.ogg", np.stack([tone, tone], 1), 44100)
+    soundfile.write(tmp_path / "b.flac", tone, 22050)
+    soundfile.write(tmp_path / "short.wav", tone[:4000], 16000)
+    (tmp_path / "no.wav").write_bytes(b"RIFF")
+    common = [ROOT / "StackGAN_v2/interpolation.py", "--output_dir", tmp_path / "out", "--device", "cpu", "--encoder",
+              folder / "out put/Audio_to_Image/log/trial_speech_encoder/latest.pth", "--generator",
+              folder / "out put/StackGAN_v2/trial_speech_encoder/Model/latest.pth"]
+
+    def run(*words):
+        return subprocess.run([sys.executable, *map(str, [*common, *words])], capture_output=True, text=True, timeout=120)
+
+    result = run("--type", "inference", "--wav", tmp_path / "a.ogg", tmp_path / "short.wav", tmp_path / "no.wav",
+                 "--text", "a red bird", "--engine", "espeak", "--seeds", "0-1")
+    assert result.returncode == 2 and "2 of 4 inputs" in result.stderr and "0.64 s" in result.stderr, result.stderr
+    assert "Traceback" not in result.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "a_seed0.png", "a_seed1.png", "a_red_bird_seed0.png", "a_red_bird_seed1.png"}
+    result = run("--type", "interpolation", "--wav", tmp_path / "a.ogg", tmp_path / "b.flac")
+    assert result.returncode == 0, result.stderr
+    assert len(list((tmp_path / "out").glob("a_to_b_seed0_*.png"))) == 12
+    assert Image.open(tmp_path / "out/a_to_b_seed0_strip.png").size == (11 * 66 - 2, 64)
+    for words, sentence in ((["--type", "interpolation", "--wav", tmp_path / "a.ogg"], "between two inputs, not 1"),
+                            (["--type", "inference"], "nothing to paint"),
+                            (["--type", "inference", "--wav", tmp_path / "none.wav"], "none.wav")):
+        result = run(*words)
+        assert result.returncode == 2 and sentence in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_a_stage_that_fails_is_not_marked_done(tmp_path):
+    result = recipe(tmp_path, "--stop_stage", "1", speech_options="--voices nobody")
+    assert result.returncode == 2 and "nobody" in result.stderr and "Traceback" not in result.stderr
+    assert (tmp_path / "out put/trial/.done_0").exists() and not (tmp_path / "out put/trial/.done_1").exists()
+
+
+@pytest.mark.parametrize("words, sentence", [
+    (["--dataset", "toybirds", "--no_such_choice", "1"], "unknown option --no_such_choice"),
+    (["--dataset", "toybirds", "--stage"], "--stage needs a value"), ([], "--dataset is missing"),
+    (["--dataset", "../x"], "not the name of a folder"), (["--dataset", "toybirds", "--stage", "x"], "not a whole number")])
+def test_mistakes_in_a_recipe_get_one_sentence(words, sentence):
+    result = bash(ROOT / "scripts/run.sh", *words)
+    assert result.returncode == 2 and sentence in result.stderr and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name, expected", [("birds", "googlenet_caffe"), ("flowers", "flowers_3stages"),
+                                            ("places", "Places_subset"), ("flickr8k", "engine             none"),
+                                            ("toybirds", "efficientnet_lite0")])
+def test_every_recipe_shows_its_choices(name, expected):
+    result = bash(ROOT / f"scripts/{name}.sh", "--help")
+    assert result.returncode == 0 and expected in result.stdout and "2 image features" in result.stdout
+
+
+def test_set_up_says_what_is_missing(tmp_path):
+    """A copy of the project without .venv: no Python, an old one, no package index."""
+    for name in ("scripts/setup.sh", "requirements.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    old = tmp_path / "oldpython"
+    old.write_text('#!/bin/sh\ncase "$1" in --version) echo Python 3.8.1 ;; *) exit 1 ;; esac\n')
+    old.chmod(0o755)
+    setup = tmp_path / "scripts/setup.sh"
+    for python, sentence in (("/no/python", "was not found"), (str(old), "Python 3.8.1 is too old")):
+        result = bash(setup, PYTHON=python)
+        assert result.returncode == 2 and sentence in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / ".venv").exists()
+    result = bash(setup, PYTHON=sys.executable, PIP_INDEX_URL="http://127.0.0.1:9/simple", PIP_RETRIES="0",
+                  PIP_CONFIG_FILE=os.devnull, PIP_EXTRA_INDEX_URL="", PIP_FIND_LINKS="")
+    assert result.returncode == 2 and "no package index could be reached" in result.stderr, result.stderr
