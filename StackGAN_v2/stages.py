@@ -25,6 +25,7 @@ def train(args, cfg, data_dir) -> int:
     precision = pick_precision(args.precision, device)
     ranks.start(device)
     seed_everything(args.manualSeed)
+    torch.backends.cudnn.benchmark = True          # all batches have the same shape
     split = load_split(data_dir, "train")
     rows = _speech(data_dir, split, args.audio_switch)
     networks = trainer.Networks(cfg, rows[0].shape[1], device)
@@ -43,6 +44,7 @@ def train(args, cfg, data_dir) -> int:
     run = Run(folder, {**_plain(vars(args)), "cfg": _plain(cfg), "precision": precision, "device": str(device),
                        "processes": ranks.world_size(), "iterations": last}, ranks.is_main())
     first = _start(args, cfg, networks, folder, settings, batches.features.flat)
+    run.rewind(first)                              # lines of steps that a killed run did after its last resume file
     count = sum(p.numel() for p in networks.generator.parameters())
     run.log(f"{len(split.items):,} pictures of {split.name}, speech features of width {rows[0].shape[1]}, pictures of "
             f"{', '.join(map(str, sizes))} pixels, {count / 1e6:.1f} M parameters in the generator, {device} "

@@ -7,7 +7,7 @@ engine=hibari
 speech_options="--speed 1.2-1.4"                  # cost follows the length of the sound
 teacher=efficientnet_lite0                        # its ImageNet weights come with a package; GoogLeNet's do not
 teacher_options="--view_size 128"                 # the pictures have 128 pixels
-encoder_options="--epoch 16 --eval_every 8 --batch_size 32 --grad_clip 5 --lr_schedule cosine --learning_rate 1e-3
+encoder_options="--epoch 20 --eval_every 10 --batch_size 16 --grad_clip 5 --lr_schedule cosine --learning_rate 5e-4
   --loss_diff 1 --loss_same 0.1 --l1_flag --jel_flag --lambda_l1 5 --distill_flag --lambda_distill 1000
   --bidirectional --rnn_layers 1 --max_frames 576"
 gan_cfg=StackGAN_v2/cfg/toybirds_3stages.yml

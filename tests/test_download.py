@@ -19,7 +19,7 @@ from common import ROOT
 from common.cli import UserError
 from scripts import download
 from scripts.downloads import fetch as fetching
-from scripts.downloads import place, registry
+from scripts.downloads import place
 from scripts.downloads.fetch import Patience
 from scripts.downloads.registry import Entry
 from scripts.downloads.unpack import BadArchive
@@ -362,43 +362,7 @@ def test_archive_on_disk_is_checked_and_left_there(server, tmp_path):
     assert contents(tmp_path / "data/birds/set") == UNPACKED and copy.exists()
 
 
-# --- the registry and the command --------------------------------------------------------------------------------
-
-def test_built_in_registry_is_complete():
-    entries = registry.load()
-    assert {"CUB_200_2011", "cvpr2016_cub", "Oxford_102", "Oxford_102_labels", "cvpr2016_flowers", "Places_audio",
-            "Flickr8k_audio", "googlenet", "fid_inception"} <= set(entries)
-    goals = [entry.goal for entry in entries.values()]
-    assert len(set(goals)) == len(goals)
-    for entry in entries.values():
-        assert entry.sum or entry.drive or entry.by_hand, f"{entry.name} comes from an open address without a sum"
-    teachers = (ROOT / "Audio_to_Image/teachers.py").read_text()              # read: importing it would import torch
-    assert Path(entries["googlenet"].goal).name in teachers and '"data" / "pretrained"' in teachers
-
-
-GOOD = {"purpose": "p", "goal": "a/b", "licence": "l", "urls": ["http://127.0.0.1/x"]}
-
-
-@pytest.mark.parametrize("change, reason", [
-    ({"goal": "../b"}, "not a path below"), ({"goal": "/b"}, "not a path below"), ({"urls": []}, "exactly one of"),
-    ({"urls": ["file:///etc/passwd"]}, "not an http"), ({"urls": "http://x"}, "right type"),
-    ({"size": "5"}, "right type"), ({"md5": "xyz"}, "32 hexadecimal"), ({"colour": "red"}, "no field 'colour'"),
-    ({"drive": "abc"}, "exactly one of"), ({"file": "../x"}, "plain file name"), ({"licence": None}, "right type")])
-def test_registry_entries_are_checked(tmp_path, change, reason):
-    path = tmp_path / "more.json"
-    path.write_text(json.dumps({"net": GOOD | change}))
-    with pytest.raises(UserError, match=reason) as error:
-        registry.load([path])
-    assert "more.json, entry net" in str(error.value)
-
-
-@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "\0", "!!python/object/apply:os.system ['true']"])
-def test_registry_files_of_another_form(tmp_path, text):
-    path = tmp_path / "more.yml"
-    path.write_text(text)
-    with pytest.raises(UserError, match="more.yml is n"):
-        registry.load([path])
-
+# --- the command --------------------------------------------------------------------------------------------------
 
 def test_command_lists_adds_entries_and_fetches(server, tmp_path):
     body = b"a network"
