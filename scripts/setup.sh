@@ -26,7 +26,7 @@ echo "setup: installing the libraries of requirements.txt into .venv (some minut
 log=.venv/pip.log
 if ! .venv/bin/python -m pip install --disable-pip-version-check --no-input -r requirements.txt > "$log" 2>&1; then
     if grep -qiE 'No space left' "$log"; then fail "the disk is full; free 10 GiB and run it again"; fi
-    if grep -qiE 'connection|resolve|timed out|proxy|network' "$log"; then
+    if grep -qiE 'connection|resolve|timed out|proxy|network|from versions: none' "$log"; then
         fail "no package index could be reached; check the network or pip's index settings (details: $log)"; fi
     fail "pip could not install requirements.txt: $(grep -m 1 '^ERROR' "$log" || tail -n 1 "$log") (details: $log)"
 fi

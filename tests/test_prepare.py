@@ -14,7 +14,7 @@ from common.cli import UserError
 from common.splits import PLACES_CLASSES, load_split
 from prepare_miniatures import MAKERS, PICTURE, SPECIES, captions_of, write
 from scripts import prepare_birds, prepare_flickr8k, prepare_flowers, prepare_places
-from scripts.preparing import birds, flickr8k, flowers, places, reed
+from scripts.preparing import birds, flickr8k, flowers, places, reed, splitfiles
 from scripts.preparing.splitfiles import Expected
 from scripts.toybirds import dataset as toybirds
 
@@ -133,7 +133,7 @@ def test_places_with_one_list_draws_a_test_split(rooms):
 
 
 def test_places_pictures_by_class_need_no_links(rooms):
-    shutil.move(rooms / "PlacesAudio_400k_distro", rooms / "PlacesAudio")                  # download.py's name
+    shutil.move(rooms / "PlacesAudio_400k_distro", rooms / "PlacesAudio")
     for kind in PLACES_CLASSES:
         shutil.move(rooms / "images256" / kind[0] / kind, rooms / "images" / kind)
     shutil.rmtree(rooms / "images256")
@@ -189,6 +189,38 @@ def test_files_there_already_are_checked_and_kept(name, tmp_path, capsys):
     prepare(name, folder, "--any_size", "--overwrite")
     assert "note" not in json.loads((folder / "train.json").read_text())
     assert (folder / "train/image_features_googlenet_caffe.pickle").read_bytes() == b"published"
+
+
+@pytest.mark.parametrize("name, place", [("birds", "published_split"), ("flowers", "published/split"),
+                                         ("places", "published_split/of/rooms")])
+def test_published_split_files_come_before_ours(name, place, tmp_path, capsys):
+    """As download.py leaves them: checked, copied whole, and not asked for what only the archives' lists would tell."""
+    folder = made(name, tmp_path)
+    prepare(name, folder, "--any_size")
+    (folder / place).mkdir(parents=True)
+    for part in ("train", "test"):
+        write(folder / place / f"{part}.json", (folder / f"{part}.json").read_text() + " \n")
+        (folder / f"{part}.json").unlink()
+    theirs = tree(folder / place)
+    edit_json(folder / place / "test.json", lambda content: content["data"][0].update(image="./dinette/no"))
+    with pytest.raises(UserError, match="dinette/no is not there"):
+        prepare(name, folder, "--any_size")
+    assert not (folder / "train.json").exists() and not list(folder.glob(".preparing*"))
+    write(folder / place / "test.json", theirs["test.json"])
+    for lists in ("CUB_200_2011/images.txt", "imagelabels.mat", META):
+        (folder / lists).unlink(missing_ok=True)
+    prepare(name, folder, "--any_size")
+    assert {part: (folder / part).read_bytes() for part in theirs} == theirs
+    assert f"train.json copied from {folder / place}/train.json: " in capsys.readouterr().out
+    prepare(name, folder, "--any_size")
+    assert "train.json is kept as it was" in capsys.readouterr().out
+
+
+def test_nobody_guesses_between_two_published_split_files(tmp_path):
+    for place in "ab":
+        write(tmp_path / "published" / place / "train.json", "{}")
+    with pytest.raises(UserError, match="published/a/train.json and .* could both be the published split; copy the"):
+        splitfiles.published(tmp_path, "train")
 
 
 def test_the_releases_own_json_is_no_subset(rooms):

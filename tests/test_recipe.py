@@ -102,6 +102,22 @@ def test_own_voice(done, tmp_path):
         assert result.returncode == 2 and sentence in result.stderr and result.stderr.count("\n") == 1
 
 
+def test_a_changed_training_starts_anew(done):
+    """Another batch size: the resume file of the old run would not fit, and is not asked to."""
+    folder, _ = done
+    result = recipe(folder, "--stop_stage", "3", encoder_options=TINY["encoder_options"].replace("size 4", "size 3"))
+    assert result.returncode == 0 and result.stdout.count("done before") == 3, result.stdout + result.stderr
+    assert "steps of 3 an epoch" in result.stdout
+
+
+def test_evaluation_stops_at_its_first_fault(done):
+    """Speech is measured first; that the pictures could still be measured does not make the stage a success."""
+    folder, _ = done
+    result = recipe(folder, "--stage", "7", "--stop_stage", "7", "--teacher", "nobody")
+    assert result.returncode == 2 and "stage 7 (evaluation) ended with status 2" in result.stderr, result.stderr
+    assert "image_features_nobody" in result.stderr and not (folder / "out put/trial/.done_7").exists()
+
+
 def test_a_stage_that_fails_is_not_marked_done(tmp_path):
     result = recipe(tmp_path, "--stop_stage", "1", speech_options="--voices nobody")
     assert result.returncode == 2 and "nobody" in result.stderr and "Traceback" not in result.stderr

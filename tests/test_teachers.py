@@ -1,5 +1,4 @@
 """Teachers: ten views on a known grid, Caffe's resizing, the .caffemodel reader, agreement with others."""
-import struct
 import sys
 import types
 
@@ -11,57 +10,12 @@ from PIL import Image
 from Audio_to_Image import googlenet, teachers
 from common import lite0
 from common.cli import UserError
-
-# ---- a random .caffemodel, written by hand in each encoding --------------------------------------------------------
-
-
-def varint(value):
-    out = bytearray()
-    while value >= 128:
-        out.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*out, value])
-
-
-def field(number, content):
-    if isinstance(content, int):
-        return varint(number << 3) + varint(content)
-    return varint(number << 3 | 2) + varint(len(content)) + bytes(content)
-
-
-def blob(array, shape="new", numbers="packed"):
-    """BlobProto; `shape` new (BlobShape) or legacy (num, channels, height, width); `numbers` packed or not."""
-    if shape == "new":
-        header = field(7, field(1, b"".join(map(varint, array.shape))))
-    else:
-        header = b"".join(field(n + 1, size) for n, size in enumerate((1,) * (4 - array.ndim) + array.shape))
-    if numbers == "single":
-        return header + b"".join(varint(5 << 3 | 5) + struct.pack("<f", number) for number in array.ravel())
-    if numbers == "double":
-        return header + field(8, array.astype("<f8").tobytes())
-    return header + field(5, array.astype("<f4").tobytes())
-
-
-def caffemodel(weights, encoding):
-    """NetParameter with the layers of `weights` {name: (weight, bias)}; encoding new (LayerParameter) or V1."""
-    message = field(1, b"GoogleNet")
-    for name, blobs in weights.items():
-        if encoding == "new":
-            layer = field(1, name.encode()) + field(2, b"Convolution")
-            message += field(100, layer + b"".join(field(7, blob(array)) for array in blobs))
-        else:
-            layer = field(4, name.encode()) + field(5, 4)              # LayerType CONVOLUTION
-            message += field(2, layer + b"".join(field(6, blob(array, "legacy")) for array in blobs))
-    return message
+from toy_caffemodel import blob, caffemodel, field, random_weights, varint
 
 
 @pytest.fixture(scope="module")
 def weights():
-    """He-scaled random weights of all GoogLeNet layers."""
-    rng = np.random.default_rng(0)
-    return {name: (rng.normal(0, np.sqrt(2 / (cin * k * k)), (cout, cin, k, k)).astype(np.float32),
-                   rng.normal(0, 0.1, cout).astype(np.float32))
-            for name, cin, cout, k, _ in googlenet.convolutions()}
+    return random_weights()
 
 
 @pytest.fixture(scope="module")

@@ -62,8 +62,8 @@ def get(entry: Entry, root, archive=None, keep_archive: bool = False, patience: 
         if found != "absent":
             raise UserError(f"{found}; move it away and run this again")
         if entry.by_hand and archive is None:
-            raise UserError(f"{entry.name} cannot be fetched by a program: {entry.by_hand}; then run this again with "
-                            f"--archive FILE")
+            raise UserError(f"{entry.name} cannot be fetched by a program: {entry.by_hand}; then run "
+                            f"scripts/download.py {entry.name} --archive FILE")
         _make_folder(goal.parent)
         _make_folder(store)
         for left in goal.parent.glob(f".{goal.name}.unpacking-*"):        # of a run that was killed

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from common import ROOT
 from common.cli import UserError
-from common.files import write_json
+from common.files import write_bytes, write_json
 from common.splits import Split, load_split
 from scripts.preparing.sources import Listing
+
+PUBLISHED = ("published_split", "published")      # in a set's folder: where download.py puts split files of others
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,14 @@ class Built:
 def prepare(folder: Path, rules: Rules, build: Callable[[], Built], overwrite: bool = False) -> None:
     """Make the split files of `rules` in `folder`, or keep those that are there; check all and print the counts.
 
-    `build` is called only if a file is to be written. UserError says what is wrong; then the folder is as it was.
+    A published file in one of `PUBLISHED` comes before one of ours. `overwrite`: every file is made from the archives.
+    `build` is called only if one is to be made. UserError says what is wrong; then the folder is as it was.
     """
     names = list(rules.expected)
     kept = [name for name in names if (folder / f"{name}.json").exists() and not overwrite]
-    built = build() if len(kept) < len(names) else Built({})
+    given = {name: path for name in names if name not in kept and not overwrite and (path := published(folder, name))}
+    written = [name for name in names if name not in kept]
+    built = build() if len(kept) + len(given) < len(names) else Built({})
     try:
         folder.mkdir(parents=True, exist_ok=True)
         staging = tempfile.TemporaryDirectory(dir=folder, prefix=".preparing.")
@@ -56,21 +61,40 @@ def prepare(folder: Path, rules: Rules, build: Callable[[], Built], overwrite: b
         raise UserError(f"--output_dir: {folder} cannot be written to: {error.strerror}") from None
     # New files stand in a folder of their own until everything is checked: a fault leaves what was there before.
     with staging, _linked(built.links):
-        written = [name for name in names if name not in kept]
+        places = {name: folder if name in kept else given[name].parent if name in given else Path(staging.name)
+                  for name in names}
         for name in written:
-            write_json(Path(staging.name) / f"{name}.json", built.contents[name])
-        splits = [load_split(folder if name in kept else staging.name, name) for name in names]
-        lines = check(splits, rules)
+            if name not in given:
+                write_json(places[name] / f"{name}.json", built.contents[name])
+        lines = check([load_split(places[name], name) for name in names], rules)
+        for name, path in given.items():
+            write_bytes(Path(staging.name) / f"{name}.json", path.read_bytes())
         try:
             for name in written:
                 os.replace(Path(staging.name) / f"{name}.json", folder / f"{name}.json")
         except OSError as error:
             raise UserError(f"{folder / name}.json cannot be replaced: {error.strerror}") from None
     for name, line in zip(names, lines):
-        what = "is kept as it was" if name in kept else "written"
+        what = "is kept as it was" if name in kept else f"copied from {given[name]}" if name in given else "written"
         print(f"{folder / name}.json {what}: {line}")
     for note in built.notes:
         print(note)
+
+
+def published(folder: Path, name: str) -> Path | None:
+    """A published `<name>.json` up to two folders deep in one of `PUBLISHED`; None if there is none.
+
+    UserError if two lie equally deep: only a person can say which is meant.
+    """
+    for place in PUBLISHED:
+        for between in ("", "*/", "*/*/"):
+            found = sorted((folder / place).glob(f"{between}{name}.json"))
+            if len(found) > 1:
+                raise UserError(f"{found[0]} and {found[1]} could both be the published split; copy the right one to "
+                                f"{folder / name}.json")
+            if found:
+                return found[0]
+    return None
 
 
 @contextlib.contextmanager
