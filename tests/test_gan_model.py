@@ -161,7 +161,8 @@ def test_conditions_start_with_unit_spread():
     speech = 3 + 0.01 * torch.randn(500, 9)
     before = ca_net(speech)[1].std(0)
     init_condition(ca_net, speech)
-    _, mu, logvar = ca_net(speech)
+    with torch.no_grad():
+        _, mu, logvar = ca_net(speech)
     gate = ca_net.fc(speech)[:, :6]
     torch.testing.assert_close(gate.mean(0), torch.zeros(6), atol=1e-3, rtol=0)
     torch.testing.assert_close(gate.std(0), torch.ones(6), atol=1e-3, rtol=0)

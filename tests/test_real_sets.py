@@ -2,11 +2,10 @@
 import hashlib
 import json
 import math
-import os
+import resource
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -134,15 +133,12 @@ def check_pictures(name, data, iteration) -> None:
     assert len(metrics) >= 2 and all(math.isfinite(record["value"]) for record in metrics.values())
 
 
-def test_a_folder_of_cubs_size_takes_less_than_a_minute_and_2_gib(tmp_path):
+def test_a_folder_of_cubs_size_is_prepared_in_2_gib(tmp_path):
     original_archives.make_whole_cub(tmp_path / "birds")
-    began = time.monotonic()
-    with open(tmp_path / "said", "w") as said:
-        process = subprocess.Popen([sys.executable, "scripts/prepare_birds.py", "--output_dir", tmp_path / "birds"],
-                                   cwd=ROOT, stdout=said, stderr=said)
-        _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    said = (tmp_path / "said").read_text()
-    assert process.returncode == 0 and time.monotonic() - began < 60 and used.ru_maxrss < 2 << 20, said      # KiB
+    result = subprocess.run([sys.executable, "scripts/prepare_birds.py", "--output_dir", tmp_path / "birds"], cwd=ROOT,
+                            capture_output=True, text=True, timeout=60,
+                            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30)))
+    said = result.stdout
+    assert result.returncode == 0, said + result.stderr
     assert "8,855 pictures of 150 classes, 88,550 captions" in said
     assert "2,933 pictures of 50 classes, 29,330 captions" in said
