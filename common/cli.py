@@ -26,8 +26,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 class Parser(argparse.ArgumentParser):
     """ArgumentParser without abbreviations whose errors are a single sentence and status 2.
 
-    `--verbose_errors` and the like do not exist on purpose: a fault of ours shows its traceback, a fault of the
-    user's never does.
+    A fault of ours shows its traceback; a fault of the user's never does.
     """
 
     def __init__(self, description: str, **kwargs):
