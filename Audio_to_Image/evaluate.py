@@ -11,7 +11,8 @@ if __name__ == "__main__":                         # run as a file: import from 
 from common import cli  # noqa: E402
 
 PROTOCOL = {
-    "similarity": "dot product",
+    "similarity": "dot product, as published; names that end in _cosine: cosine, for encoders trained without JEL, whose "
+                  "embeddings may have any length",
     "speech": "every usable caption of the split",
     "image feature": "mean of the image's views (published: a random view)",
     "accuracy": "images whose best class centre (mean speech embedding of the class) is their own class, %",

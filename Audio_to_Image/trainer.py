@@ -75,7 +75,7 @@ def loss_terms(audio, image, labels, settings: Settings) -> tuple[torch.Tensor, 
 
 
 def evaluate(encoder: CNNRNN, meta: dict, clips: SpeechClips, image: torch.Tensor, batch_size: int,
-             precision: str = "fp32", retrieval_too: bool = True, progress: bool = False) -> dict[str, float]:
+             precision: str = "fp32", everything: bool = True, progress: bool = False) -> dict[str, float]:
     """`speech_metrics` over every usable caption of a split. image: `[images, d]`, the mean of each image's views.
 
     The encoder is left in the mode that it was in. Every rank gets the result.
@@ -85,7 +85,7 @@ def evaluate(encoder: CNNRNN, meta: dict, clips: SpeechClips, image: torch.Tenso
     encoder.train(training)
     items = torch.from_numpy(clips.items[clips.usable]).to(audio.device)
     labels = torch.tensor(clips.split.labels, device=audio.device) if clips.split.has_classes else None
-    return speech_metrics(audio, items, image.to(audio.device), labels, retrieval_too)
+    return speech_metrics(audio, items, image.to(audio.device), labels, everything)
 
 
 def mean_views(features: list[np.ndarray]) -> torch.Tensor:
@@ -260,7 +260,7 @@ class Trainer:
         """Measure on the test split. → whether this is the best so far."""
         ranks.broadcast_module(self.network)                       # batch norm's statistics are each rank's own
         self.metrics = evaluate(self.network, self.meta, self.test, self.test_image, self.settings.batch_size,
-                                self.settings.precision, retrieval_too=False)
+                                self.settings.precision, everything=False)
         self.evaluated = self.step
         epoch = round(self.epoch + self.position / self.steps_per_epoch, 4)
         self.run.stats(self.step, epoch=epoch, **{f"eval_{name}": value for name, value in self.metrics.items()})

@@ -69,6 +69,18 @@ def test_class_retrieval_by_hand():
     assert class_chance(labels) == pytest.approx((50, 50))
 
 
+def test_a_long_centre_wins_by_dot_product_but_not_by_cosine():
+    audio, labels = torch.tensor([[10.0, 0.0], [0.6, 0.8]]), torch.tensor([0, 1])
+    image, image_labels = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 1, 1])
+    # dot products 10 10 0 of class 0 (whose best is a tie with a stranger) and .6 1.4 .8 of class 1
+    assert class_retrieval(audio, image, labels, 1, image_labels) == pytest.approx((200 / 3, 50))
+    # cosines 1 .71 0 and .6 .99 .8: every image is nearest to its own
+    assert class_retrieval(audio, image, labels, 1, image_labels, cosine=True) == pytest.approx((100, 100))
+    found = speech_metrics(audio, torch.tensor([0, 2]), image, image_labels)
+    assert found["accuracy"] == pytest.approx(200 / 3) and found["accuracy_cosine"] == 100
+    assert found["ap50"] == found["ap50_cosine"] == pytest.approx(100 * (1 / 3 + 2 / 3) / 2)   # all three are listed
+
+
 def test_captions_and_images_may_differ_in_number():
     audio, labels = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 0, 1, 1])
     image, image_labels = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), torch.tensor([0, 1, 1])
@@ -101,6 +113,10 @@ def test_both_ways_and_what_is_reported_without_classes():
     assert found["speech_to_image_map"] == pytest.approx(100 * (1 + 1 / 3 + 1 + 1) / 4)
     # image 0: its captions rank 1 and (tie of 0s, lost) 4: (1 + 2/4) / 2; the others are first
     assert found["image_to_speech_map"] == pytest.approx(100 * (0.75 + 1 + 1) / 3)
-    assert speech_metrics(audio, items, image, None, retrieval_too=False) == found
-    classed = speech_metrics(audio, items, image, torch.tensor([0, 1, 1]), retrieval_too=False)
+    assert speech_metrics(audio, items, image, None, everything=False) == found
+    whole = speech_metrics(audio, items, image, None)
+    # image 1's own caption is twice as long as a strange one in its direction: first, or in a tie that counts as lost
+    cosines = found | {"image_to_speech_r1": 100 * 2 / 3, "image_to_speech_map": 100 * (0.75 + 0.5 + 1) / 3}
+    assert whole == pytest.approx(found | {f"{name}_cosine": value for name, value in cosines.items()})
+    classed = speech_metrics(audio, items, image, torch.tensor([0, 1, 1]), everything=False)
     assert classed.keys() == {"accuracy", "ap50", "chance", "ap50_chance"}
