@@ -46,6 +46,13 @@ def class_chance(labels: torch.Tensor, image_labels: torch.Tensor | None = None)
     return 100 / len(classes), 100 * (image_labels[:, None] == classes).double().mean().item()
 
 
+def highest_ap(labels: torch.Tensor, topk: int = 50) -> float:
+    """AP@topk of a perfect ranking of images of classes `labels` `[M]`, in percent: a class of fewer images than `topk`
+    cannot fill its places."""
+    places, sizes = min(topk, len(labels)), labels.unique(return_counts=True)[1]
+    return 100 * (sizes.clamp(max=places).double() / places).mean().item()
+
+
 def retrieval(queries: torch.Tensor, gallery: torch.Tensor, query_ids: torch.Tensor, gallery_ids: torch.Tensor,
               ranks=(1, 5, 10), chunk: int = 256) -> dict[str, float]:
     """Mean average precision and recall at some ranks, in percent: {"map", "r1", "r5", "r10"}.
@@ -86,7 +93,7 @@ def speech_metrics(audio: torch.Tensor, items: torch.Tensor, image: torch.Tensor
     audio: `[captions, d]`, of items `items` `[captions]` (row numbers of `image`); image: `[images, d]`, the mean of an
     image's views; labels: `[images]`, classes, or None where there are none. With classes: accuracy, chance, ap50,
     ap50_chance, from all captions; without: `both_ways`, an image's own captions being right. everything: the same once
-    more with cosines, as `<name>_cosine`, and `both_ways` where there are classes too.
+    more with cosines, as `<name>_cosine`; and with classes ap50_highest, the most that there can be, and `both_ways`.
     """
     places = torch.arange(len(image), device=items.device)
     if labels is None:
@@ -99,6 +106,7 @@ def speech_metrics(audio: torch.Tensor, items: torch.Tensor, image: torch.Tensor
     values["accuracy"], values["ap50"] = class_retrieval(audio, image, labels[items], 50, labels)
     values["chance"], values["ap50_chance"] = class_chance(labels[items], labels)
     if everything:
+        values["ap50_highest"] = highest_ap(labels)
         values["accuracy_cosine"], values["ap50_cosine"] = class_retrieval(audio, image, labels[items], 50, labels, True)
         values |= both_ways(audio, image, items, places)
     return values

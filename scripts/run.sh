@@ -14,123 +14,13 @@
 #   7 evaluation       the numbers
 #   8 report           one HTML page
 #
-# The choices below are the published ones; scripts/<dataset>.sh changes what differs for a set, and an option of the same
-# name changes it for one run: --teacher efficientnet_lite0 --gan_options "--max_steps 1000".
+# The choices in recipe.sh are the published ones; scripts/<dataset>.sh changes what differs for a set, and an option of the
+# same name changes it for one run: --teacher efficientnet_lite0 --gan_options "--max_steps 1000".
 set -euo pipefail
-scripts="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
-cd -- "$scripts/.."
-fail() { echo "run.sh: error: $1" >&2; exit 2; }
-usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; echo "Choices and their values here:"
-          for name in $choices; do printf '  --%-18s %s\n' "$name" "${!name}"; done; }
-
-# ---- choices -------------------------------------------------------------------------------------------------------
-dataset=                     # folder below data/ with train.json and test.json
-stage=0                      # first stage to run; given, it is run again even if it was done
-stop_stage=8                 # last stage to run
-data_root=data               # where data sets live
-output_root=output           # where runs live: change it with data_root to keep a trial apart
-tag=                         # name of the runs (default: the set's)
-nproc=1                      # processes (GPUs) of this machine for the encoder and the generator
-seed=0
-device=auto                  # auto, cpu, cuda
-engine=baidu                 # speech synthesis; none if the set has recordings
-speech_options=
-teacher=googlenet_caffe
-teacher_options=
-encoder_options="--epoch 1000 --eval_every 10 --lr_scheduler_step_size 200 --lr_scheduler_gamma 0.5 --loss_diff 1
-  --loss_same 0.1 --l1_flag --jel_flag --lambda_l1 5 --distill_flag --lambda_distill 1000 --learning_rate 1e-3
-  --bidirectional --rnn_layers 1"
-extract_options=
-gan_cfg=StackGAN_v2/cfg/birds_3stages.yml
-gan_options=
-paint_options=
-evaluate_options=
-download=                    # names for scripts/download.py, fetched before the set is made; "": what is there is used
-download_options=            # such as "--keep_archive" or "--registry FILE"
-prepare=                     # a Python command that makes the set in data/, if there is one
-choices="dataset stage stop_stage data_root output_root tag nproc seed device engine speech_options teacher teacher_options
-  encoder_options extract_options gan_cfg gan_options paint_options evaluate_options
-  download download_options prepare"
-
-# ---- options: first the data set, then its file of choices, then everything else -------------------------------------
-help=
-for ((i = 1; i <= $#; i++)); do
-    case "${!i}" in
-        --dataset) j=$((i + 1)); dataset="${!j-}" ;;
-        -h | --help) help=1 ;;
-    esac
-done
-case "$dataset" in *[!A-Za-z0-9_.\ \'-]*) fail "--dataset $dataset is not the name of a folder" ;; esac
-recipe_file="${dataset,,}"; recipe_file="$scripts/${recipe_file%_subset}.sh"       # Places_subset → places.sh
-case "${recipe_file##*/}" in run.sh | setup.sh | test.sh | demo.sh) ;; *) [ ! -f "$recipe_file" ] || source "$recipe_file" ;; esac
-[ -z "$help" ] || { usage; exit 0; }
-stage_given=
-while [ $# -gt 0 ]; do
-    name="${1#--}"
-    case " $(echo $choices) " in *" $name "*) ;; *) fail "unknown option $1 (see run.sh --help)" ;; esac
-    [ "$1" != "$name" ] && [ $# -ge 2 ] || fail "$1 needs a value (see run.sh --help)"
-    [ "$name" = dataset ] || printf -v "$name" '%s' "$2"       # a file of choices may name the folder otherwise
-    [ "$name" != stage ] || stage_given=1
-    shift 2
-done
-[ -n "$dataset" ] || fail "--dataset is missing: the name of a folder below data/"
-for name in stage stop_stage nproc seed; do
-    case "${!name}" in '' | *[!0-9]*) fail "--$name ${!name} is not a whole number" ;; esac
-done
-
-# ---- places --------------------------------------------------------------------------------------------------------
-python="$PWD/.venv/bin/python"
-[ -x "$python" ] || python=python3
-tag="${tag:-$dataset}"
-data="$data_root/$dataset"
-recipe="$output_root/$tag"
-encoder="$output_root/Audio_to_Image/log/${tag}_speech_encoder"
-generator="$output_root/StackGAN_v2/${tag}_speech_encoder"
-case "$generator" in /*) gan_name="$generator" ;; *) gan_name="$PWD/$generator" ;; esac
-mkdir -p "$recipe"
-
-# A stage is done when its mark holds the very command that would be run now, and no stage before it was run again.
-renewed=
-run_stage() {   # number, name, command …
-    local number=$1 name=$2 mark="$recipe/.done_$1" began status=0
-    shift 2
-    [ "$number" -ge "$stage" ] && [ "$number" -le "$stop_stage" ] || return 0
-    local command; command="$(printf '%q ' "$@")"; command="${command#fetched }"       # fetching changes no result
-    if [ -z "$renewed" ] && [ -z "$stage_given" ] && [ "$(cat "$mark" 2> /dev/null)" = "$command" ]; then
-        echo "stage $number ($name): done before"
-        return 0
-    fi
-    # an interrupted stage goes on; one that was done, or whose command or input has changed, starts anew
-    if [ -n "$renewed" ] || [ -e "$mark" ] || [ "$(cat "$recipe/.begun_$number" 2> /dev/null)" != "$command" ]; then
-        case $number in 3) rm -f "$encoder/resume.pth" ;; 5) rm -f "$generator/resume.pth" ;; esac
-    fi
-    renewed=1
-    rm -f "$mark"
-    printf '%s' "$command" > "$recipe/.begun_$number"
-    echo "stage $number ($name)"
-    began=$(date +%s.%N)
-    "$@" || status=$?
-    [ "$status" = 0 ] || { echo "run.sh: stage $number ($name) ended with status $status; the same command goes on from there" >&2
-                           exit "$status"; }
-    "$python" scripts/stage_time.py "$recipe/stages.jsonl" "$number" "$name" "$began" "$command"
-    printf '%s' "$command" > "$mark.tmp" && mv "$mark.tmp" "$mark"
-}
-
-launch() {      # script … : through torchrun when there are several processes
-    if [ "$nproc" -gt 1 ]; then
-        PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" "$python" -m common.launch --standalone --nproc_per_node "$nproc" "$@"
-    else
-        "$python" "$@"
-    fi
-}
-
-fetched() {     # command … : fetch what of $download is not there yet, then run the command
-    "$python" ./scripts/download.py $download --data_root "$data_root" $download_options && "$@"
-}
+source "$(dirname -- "${BASH_SOURCE[0]}")/recipe.sh"
 
 evaluate() {    # joined by &&: bash does not stop at errors within a function whose status is asked for
-    "$python" ./Audio_to_Image/evaluate.py --model "$encoder/latest.pth" --dataset "$dataset" --data_root "$data_root" \
-        --teacher "$teacher" --device "$device" &&
+    evaluate_encoder &&
     "$python" ./StackGAN_v2/evaluate.py --images "$(pictures)" --data_dir "$data" --device "$device" $evaluate_options
 }
 
@@ -138,13 +28,8 @@ pictures() { dirname "$(readlink -f "$generator/Model/latest.pth")" | sed "s|\$|
     "$generator/Model/latest.pth" | sed 's/.*netG_//; s/\.pth$//')/single_samples/valid|"; }
 
 # ---- stages --------------------------------------------------------------------------------------------------------
-[ -z "$prepare" ] || run_stage 0 data ${download:+fetched} "$python" $prepare --output_dir "$data"
-[ "$engine" = none ] || run_stage 1 speech "$python" ./Audio_to_Image/text_to_speech.py --dataset "$dataset" \
-    --data_root "$data_root" --engine "$engine" $speech_options
-run_stage 2 "image features" "$python" ./Audio_to_Image/prepare_image_feature.py --dataset "$dataset" \
-    --data_root "$data_root" --teacher "$teacher" --device "$device" $teacher_options
-run_stage 3 encoder bash ./run_audio_encoder.sh "$nproc" --dataset "$dataset" --data_root "$data_root" \
-    --output_dir "$encoder" --teacher "$teacher" --device "$device" --manualSeed "$seed" $encoder_options
+data_stages
+encoder_stage
 run_stage 4 "speech features" "$python" ./Audio_to_Image/extract_audio_feature.py --model "$encoder/latest.pth" \
     --audio_switch "$teacher" --dataset "$dataset" --data_root "$data_root" --device "$device" $extract_options
 run_stage 5 generator launch ./StackGAN_v2/main.py --cfg "$gan_cfg" --output_dir "$gan_name" --audio_switch "$teacher" \

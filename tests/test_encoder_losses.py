@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from Audio_to_Image.losses import distillation_loss, joint_embedding_loss, l1_loss
-from Audio_to_Image.metrics import both_ways, class_chance, class_retrieval, retrieval, speech_metrics
+from Audio_to_Image.metrics import both_ways, class_chance, class_retrieval, highest_ap, retrieval, speech_metrics
 from golden_recipe import array
 
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7])
@@ -79,6 +79,11 @@ def test_a_long_centre_wins_by_dot_product_but_not_by_cosine():
     found = speech_metrics(audio, torch.tensor([0, 2]), image, image_labels)
     assert found["accuracy"] == pytest.approx(200 / 3) and found["accuracy_cosine"] == 100
     assert found["ap50"] == found["ap50_cosine"] == pytest.approx(100 * (1 / 3 + 2 / 3) / 2)   # all three are listed
+
+
+def test_the_highest_precision_is_that_of_a_perfect_ranking():
+    assert highest_ap(torch.tensor([0] * 6 + [1] * 60), 50) == pytest.approx((12 + 100) / 2)
+    assert highest_ap(torch.tensor([0, 0, 1, 1]), 50) == pytest.approx(50)      # the four images are all that can be listed
 
 
 def test_captions_and_images_may_differ_in_number():

@@ -242,11 +242,6 @@ def test_departures_name_additions_first(whole):
     assert settings.departures(None, published, "birds") == []
 
 
-def test_highest_precision():
-    assert found.highest_precision([0] * 6 + [1] * 60, 50) == pytest.approx((12 + 100) / 2)
-    assert found.highest_precision([0, 0, 1, 1], 50) == pytest.approx(50)      # the four pictures are all that can be listed
-
-
 def test_markup_escapes_all_but_markup():
     assert h("p.a", "<b>", [h("i", 1), None], title='"') == '<p class="a" title="&quot;">&lt;b&gt;<i>1</i></p>'
     assert h("img", src="x", hidden=False, lazy=True) == '<img src="x" lazy/>' and isinstance(h("p"), Html)

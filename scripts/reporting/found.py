@@ -4,7 +4,6 @@ import math
 import os
 import platform
 import re
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,6 +103,9 @@ def encoder_numbers(run: RunFolder | None, labels: list[int]) -> list[Number]:
 
     labels: classes of the test pictures, which say how high AP@50 can get at all.
     """
+    import torch
+
+    from Audio_to_Image.metrics import highest_ap
     if run is None:
         return []
     lines = json_lines(run.path / "metric-speech.jsonl")
@@ -118,27 +120,20 @@ def encoder_numbers(run: RunFolder | None, labels: list[int]) -> list[Number]:
         line = {key.removeprefix("eval_"): value for key, value in evaluated[-1].items() if key.startswith("eval_")}
         epoch = evaluated[-1].get("epoch")
         how, source = {}, f"last evaluation in training, epoch {epoch:.4g}" if is_number(epoch) else "evaluation in training"
-    chances = {"accuracy": "chance", "ap50": "ap50_chance"}
-    skipped = {*chances.values(), "epoch", "step", "images", "captions", "unusable"}
+    chances = {"accuracy": "chance", "ap50": "ap50_chance", "accuracy_cosine": "chance", "ap50_cosine": "ap50_chance"}
+    skipped = {*chances.values(), "ap50_highest", "epoch", "step", "images", "captions", "unusable"}
     numbers = []
     for name, value in line.items():
         if name in skipped or not is_number(value):
             continue
-        protocol = how.get(name) or (how.get("retrieval") if name.startswith(("speech_to_", "image_to_")) else "") or ""
+        protocol = how.get(name.removesuffix("_cosine")) or (how.get("retrieval") if name.startswith(("speech_to_", "image_to_")) else "") or ""
         chance = line.get(chances.get(name, ""))
         unusable = line.get("unusable")
         warnings = (f"{unusable} captions could not be used",) if is_number(unusable) and unusable else ()
         numbers.append(Number(f"speech_{name}" if name in chances else name, float(value), "%",
                               tuple(filter(None, (str(protocol), source))), warnings, _number(chance),
-                              highest_precision(labels, 50) if name == "ap50" else None))
+                              highest_ap(torch.tensor(labels)) if name.startswith("ap50") else None))
     return numbers
-
-
-def highest_precision(labels: list[int], k: int) -> float:
-    """The AP@k of a perfect ranking, in percent: a class of fewer than k pictures cannot fill its k places."""
-    places = min(k, len(labels))
-    sizes = Counter(labels).values()
-    return 100 * sum(min(size, places) for size in sizes) / (places * len(sizes))
 
 
 def _number(value) -> float | None:

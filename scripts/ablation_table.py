@@ -1,0 +1,27 @@
+"""Put the rows of an ablation into one table: table.md and table.csv. Called by ablate.sh after every row."""
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":                         # run as a file: import from the project, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from common import cli  # noqa: E402
+
+
+def parse(argv=None):
+    parser = cli.Parser(__doc__)
+    parser.add_argument("rows", nargs="+", type=cli.existing_dir, metavar="ROW", help="a folder that ablate.sh made for one "
+                        "choice of losses and one seed, with the run in its folder encoder")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="the folder for table.md and table.csv")
+    return parser.parse_args(argv)
+
+
+def main() -> int:
+    args = parse()
+    from scripts.reporting import ablation
+    print(ablation.write(args.output, ablation.read_runs(args.rows)))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
