@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from Audio_to_Image.columns import convolve_columns
 from common import checkpoint
 from common.cli import UserError
 
@@ -35,7 +36,11 @@ class CNNRNN(nn.Module):
     rnn_layers     LSTM layers
     bidirectional  halve the LSTM's width and run a second one backwards
     nsent          kept for the published signature; the sentence vector has `nhidden` numbers
+
+    `whole_maps`: convolve the padding too, as published, also where it could be counted instead (columns.py). None: on
+    a GPU, which likes fixed shapes.
     """
+    whole_maps = None
 
     def __init__(self, n_filters=40, embedding_dim=1024, drop_prob=0.5, nhidden=1024, rnn_layers=1,
                  bidirectional=False, nsent=1024):
@@ -66,15 +71,17 @@ class CNNRNN(nn.Module):
                 nn.init.normal_(module.weight, 1.0, 0.02)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, x: torch.Tensor, lens) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: torch.Tensor, lens, n_frames=None) -> tuple[torch.Tensor, torch.Tensor]:
         """x: log-mels `[N, n_filters, T]` or `[N, 1, n_filters, T]`, T a multiple of 64. lens: `[N]`, n_frames // 64,
-        longest first; on the CPU (elsewhere it costs a wait for the device). Returns words `[N, nhidden, T/64]`, zero
-        where a clip has ended, and the sentence `[N, nhidden]`: the mean over all T/64 positions, those too.
+        longest first; on the CPU (elsewhere it costs a wait for the device). n_frames: `[N]`, a promise that `x` is 0
+        from there on, which saves most of the work. Returns words `[N, nhidden, T/64]`, zero where a clip has ended,
+        and the sentence `[N, nhidden]`: the mean over all T/64 positions, those too.
         """
         x = x.flatten(1, 2) if x.dim() == 4 else x
         assert x.dim() == 3 and x.shape[1] == self.n_filters and x.shape[2] % FRAMES_PER_POSITION == 0, tuple(x.shape)
         positions = x.shape[2] // FRAMES_PER_POSITION
-        maps = self.convolve(x)
+        whole = x.is_cuda if self.whole_maps is None else self.whole_maps
+        maps = self.convolve(x) if whole or n_frames is None else convolve_columns(self.Conv, x, n_frames)
         assert maps.shape == (x.shape[0], self.embedding_dim, 1, positions), tuple(maps.shape)
         lens = torch.as_tensor(lens, device="cpu").long()
         packed = pack_padded_sequence(maps.squeeze(2).transpose(1, 2), lens, batch_first=True)
@@ -147,7 +154,8 @@ def embed(encoder: CNNRNN, meta: dict, mels: torch.Tensor, n_frames) -> torch.Te
     order = torch.argsort(n_frames, descending=True, stable=True)
     mels = F.pad(mels, (0, meta["max_frames"] - mels.shape[2]))         # a negative padding cuts
     device = next(encoder.parameters()).device
-    _, sentence = encoder(mels[order.to(mels.device)].to(device), n_frames[order] // FRAMES_PER_POSITION)
+    n_frames = n_frames[order]
+    _, sentence = encoder(mels[order.to(mels.device)].to(device), n_frames // FRAMES_PER_POSITION, n_frames)
     result = torch.empty_like(sentence)
     result[order.to(device)] = sentence
     return result

@@ -99,6 +99,8 @@ def _machine_options(add) -> None:
         help="auto: bf16 where the device multiplies it")
     add("--compile", action="store_true", help="compile the convolutions with torch.compile")
     add("--no_compile", dest="compile", action="store_false", help="do not (the default)")
+    add("--whole_maps", action="store_true",
+        help="convolve the padding of short clips too, as on a GPU, instead of counting its equal columns: the same results")
     add("--dry_run", action="store_true", help="print the resolved options and stop, before anything is written")
 
 
@@ -111,8 +113,9 @@ def settings_of(options, precision: str):
         loss_diff=o.loss_diff, loss_same=o.loss_same, lambda_l1=o.lambda_l1, lambda_distill=o.lambda_distill,
         learning_rate=o.learning_rate, lr_schedule=o.lr_schedule, lr_step=o.lr_scheduler_step_size,
         lr_gamma=o.lr_scheduler_gamma, grad_clip=o.grad_clip, specaugment=o.specaugment, sync_bn=o.sync_bn,
-        precision=precision, compile=o.compile, seed=o.manualSeed, max_steps=o.max_steps, eval_every=o.eval_every,
-        save_every=o.save_every, keep=o.keep, log_every=o.log_every, workers=o.workers)
+        precision=precision, compile=o.compile, whole_maps=o.whole_maps or None, seed=o.manualSeed,
+        max_steps=o.max_steps, eval_every=o.eval_every, save_every=o.save_every, keep=o.keep, log_every=o.log_every,
+        workers=o.workers)
 
 
 def main() -> int:

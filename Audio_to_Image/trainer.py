@@ -46,6 +46,7 @@ class Settings:
     sync_bn: bool = False           # batch norm over all ranks
     precision: str = "fp32"
     compile: bool = False
+    whole_maps: bool | None = None  # convolve the padding too; None: on a GPU
     seed: int = 0
     max_steps: int = 0              # 0: by epochs alone
     eval_every: int = 10            # epochs
@@ -115,6 +116,7 @@ class Trainer:
         ranks.broadcast_module(network)
         if settings.sync_bn:
             synchronize_batch_norm(network)
+        network.whole_maps = settings.whole_maps or (True if settings.compile else None)
         if settings.compile:
             network.convolve = torch.compile(network.convolve)
         self.optimizer = torch.optim.Adam(network.parameters(), settings.learning_rate,
@@ -193,7 +195,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         with devices.autocast(self.device, self.settings.precision):
-            _, sentence = self.network(batch.mels, batch.n_frames // FRAMES_PER_POSITION)
+            _, sentence = self.network(batch.mels, batch.n_frames // FRAMES_PER_POSITION, batch.n_frames)
         total, numbers = loss_terms(ranks.gather_rows(sentence), ranks.gather_rows(batch.image),
                                     ranks.gather_rows(batch.labels), self.settings)
         self.optimizer.zero_grad(set_to_none=True)

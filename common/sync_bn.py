@@ -46,6 +46,11 @@ class _SyncedNorm(nn.modules.batchnorm._BatchNorm):
         return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
 
 
+def sum_over_ranks(value: torch.Tensor, norm: nn.Module) -> torch.Tensor:
+    """The sum of the ranks' values, differentiable, if `norm` is synchronised; else `value`."""
+    return _SumOverRanks.apply(value) if isinstance(norm, _SyncedNorm) else value
+
+
 def synchronize_batch_norm(module: nn.Module) -> nn.Module:
     """Make every batch norm of `module` one over all ranks, in place; names and values in its state dict stay.
 
