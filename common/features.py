@@ -1,10 +1,9 @@
-"""Feature pickles: the published format, read without running code, with a sidecar that says what they are.
+"""Feature pickles: the published format, with a sidecar that says what they are.
 
 A feature file holds an array `[images, views or captions, width]`, or a list of such 2-D arrays where the images have
 different numbers of captions. Beside `<name>.pickle` stands `<name>.json`: shape, dtype, hash of the split's order, source.
 """
 import datetime
-import io
 import pickle
 import sys
 from pathlib import Path
@@ -13,65 +12,7 @@ import numpy as np
 
 from common.cli import UserError
 from common.files import atomic_path, read_json, write_json
-
-# All that a pickled array, new or from Python 2, is made of. Nothing else is ever looked up, so nothing else can run.
-_ALLOWED = {
-    **{(f"numpy.{core}.multiarray", name): getattr(np._core.multiarray, name)
-       for core in ("core", "_core") for name in ("_reconstruct", "scalar")},
-    **{(f"numpy.{core}.numeric", "_frombuffer"): np._core.numeric._frombuffer for core in ("core", "_core")},
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): lambda text, encoding="latin1": _encode(text, encoding),
-}
-
-
-def _encode(text, encoding):
-    """What `_codecs.encode` is used for in array pickles of protocol 2: bytes written as latin-1 text."""
-    if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError("an unexpected text encoding")
-    return text.encode("latin1")
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module, name):
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no array") from None
-
-    def persistent_load(self, pid):
-        raise pickle.UnpicklingError("it refers to something outside the file")
-
-
-def read_pickle(path):
-    """The arrays, lists, tuples, dicts, strings and numbers in a pickle. Anything else is refused with a UserError."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    try:
-        value = _ArrayUnpickler(io.BytesIO(data), encoding="latin1").load()
-        _check_plain(value)
-        return value
-    except (MemoryError, RecursionError):
-        raise UserError(f"{path} is damaged: it claims more data than it holds; make or download it again") from None
-    except Exception as error:                     # a damaged pickle can raise anything at all
-        raise UserError(f"{path} is not a feature pickle ({error}); make or download it again") from None
-
-
-def _check_plain(value) -> None:
-    stack = [value]
-    while stack:
-        top = stack.pop()
-        if isinstance(top, np.ndarray):
-            if top.dtype.hasobject:
-                stack += list(top.ravel())
-        elif isinstance(top, (list, tuple)):
-            stack += top
-        elif isinstance(top, dict):
-            stack += [*top.keys(), *top.values()]
-        elif not isinstance(top, (str, bytes, int, float, bool, np.generic, type(None))):
-            raise pickle.UnpicklingError(f"it holds a {type(top).__name__}")
+from common.pickles import read_pickle
 
 
 def save_features(path, features, split, **source) -> None:
@@ -107,17 +48,19 @@ def load_features(path, split, made_by: str) -> list[np.ndarray]:
         raise UserError(f"{path} does not exist; run {made_by} first")
     described = path.with_suffix(".json")
     if described.is_file():
-        order = read_json(described).get("order")
+        content = read_json(described)
+        order = content.get("order") if isinstance(content, dict) else None
         if order != split.digest():
             raise UserError(f"{path} was made for another version of {split.path} (order {order}, now {split.digest()}); "
                             f"run {made_by} again")
     rows = read_pickle(path)
-    if not isinstance(rows, (list, np.ndarray)) or len(rows) != len(split.items):
-        count = len(rows) if isinstance(rows, (list, np.ndarray)) else "no"
+    count = len(rows) if isinstance(rows, list) or isinstance(rows, np.ndarray) and rows.ndim else "no"
+    if count != len(split.items):
         raise UserError(f"{path} holds {count} rows, but {split.path} has {len(split.items)} items; run {made_by} again")
     try:
-        rows = [np.atleast_2d(np.asarray(row, np.float32)) for row in rows]
-    except (ValueError, TypeError):
+        with np.errstate(over="ignore"):           # what is too large for float32 is reported below
+            rows = [np.atleast_2d(np.asarray(row, np.float32)) for row in rows]
+    except (ValueError, TypeError, OverflowError):
         rows = []
     if not rows or any(row.ndim != 2 or not row.size for row in rows) or len({row.shape[1] for row in rows}) != 1:
         raise UserError(f"{path} does not hold one array of equal width an image; run {made_by} again")

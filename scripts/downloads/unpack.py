@@ -161,7 +161,7 @@ def _unpack_zip(archive: Path, folder: Path, budget: _Budget, bar) -> None:
             if member.flag_bits & 1:
                 raise BadArchive(f"{archive} is encrypted ('{_shown(member.filename)}'); unpack it by hand")
             target = _place(archive, folder, member.filename)
-            if member.is_dir():
+            if member.filename.endswith("/"):
                 _make_folder(target)
                 continue
             budget.file(member.filename, member.file_size)
@@ -173,7 +173,7 @@ def _place(archive: Path, folder: Path, name: str) -> Path:
     """Where a member goes; BadArchive if that is not below `folder`."""
     path = PurePosixPath(name)
     parts = [part for part in path.parts if part != "."]
-    leaves = path.is_absolute() or ".." in name.replace("\\", "/").split("/") or name[1:2] == ":" or "\0" in name
+    leaves = not name or path.is_absolute() or ".." in name.replace("\\", "/").split("/") or name[1:2] == ":" or "\0" in name
     if leaves or len(parts) > LARGEST_DEPTH:
         raise BadArchive(f"{archive} has a member that leaves its folder or is nested too deep ('{_shown(name)}'); "
                          f"refused, nothing was unpacked")

@@ -1,0 +1,84 @@
+"""A process with a limit on its memory that reads file after file as the project does, and says how each one ended.
+
+Lines come in as `<kind><tab><path>`; for each a line of JSON goes out: {} for success, {"sentence": …} for a UserError,
+{"fault": traceback} for anything else.
+"""
+import json
+import os
+import resource
+import shutil
+import sys
+import traceback
+import warnings
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOM = 1 << 30                      # bytes above what the libraries take
+
+
+def readers() -> dict:
+    import numpy as np
+
+    from Audio_to_Image import audio, googlenet, speech_encoder
+    from common import checkpoint, features, files, images, pickles, splits
+    from scripts.downloads import registry, unpack
+    from scripts.preparing import flowers, places
+    from StackGAN_v2 import config, image_cache, model
+    items = tuple(splits.Item(str(n), Path(f"{n}.jpg"), n, "", ("a", "b"), ()) for n in range(3))
+    split = splits.Split("train", Path("train.json"), items, Path(), None, False)
+
+    def unpacked(path):
+        folder = path.with_name("unpacked")
+        folder.mkdir()
+        try:
+            unpack.unpack(path, folder, unpack.Limits(1 << 20, 100))
+        finally:
+            shutil.rmtree(folder)
+
+    def network(load):
+        return lambda path: checkpoint.digest(load(path).state_dict())
+
+    def boxes(path):
+        root = path.parent / "images"
+        return image_cache.bounding_boxes(splits.Split("train", path, items, root, None, False))
+
+    return {"sound": audio.load_log_mel, "picture": lambda path: np.asarray(images.open_rgb(path)).sum(),
+            "pickle": pickles.read_pickle, "features": lambda path: features.load_features(path, split, "the stage"),
+            "checkpoint": checkpoint.load, "encoder": lambda path: speech_encoder.load_encoder(path)[1],
+            "generator": network(model.load_generator), "googlenet": network(googlenet.load_googlenet),
+            "caffemodel": lambda path: googlenet.read_caffemodel(googlenet._read(path), path),
+            "split": lambda path: splits.load_split(path.parent, path.stem).digest(), "json": files.read_json,
+            "places": places.rooms, "labels": flowers.read_labels, "boxes": boxes,
+            "registry": lambda path: registry.load((path,)), "cfg": config.load_config, "archive": unpacked}
+
+
+def end_of(read, path: Path) -> dict:
+    from common.cli import UserError
+    try:
+        read(path)
+        return {}
+    except UserError as error:
+        return {"sentence": str(error)}
+    except BaseException:
+        return {"fault": traceback.format_exc()}
+
+
+def main() -> None:
+    sys.path.insert(0, str(ROOT))
+    warnings.simplefilter("ignore")
+    answers = os.fdopen(os.dup(1), "w")            # what a library prints must not come between
+    os.dup2(2, 1)
+    known = readers()
+    import librosa.filters  # noqa: F401             # what is imported on first use is no memory of a file
+    import soundfile  # noqa: F401
+    from scipy import fft, io  # noqa: F401
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + ROOM, taken + ROOM))
+    print("{}", file=answers, flush=True)
+    for line in sys.stdin:
+        kind, _, path = line.rstrip("\n").partition("\t")
+        print(json.dumps(end_of(known[kind], Path(path))), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
