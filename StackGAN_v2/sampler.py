@@ -80,12 +80,15 @@ def paint_split(generator, split, rows, folder, *, seed: int, batch_size: int, p
     sizes = list(enumerate(generator.sizes))[0 if all_sizes else -1:]
     sentences = [(i, k) for i, row in enumerate(rows) for k in range(len(row))][:limit or None]
     last = generator.sizes[-1]
-    missing = [(i, k) for i, k in sentences if not (folder / picture_name(split, split.items[i], last, k)).is_file()]
+    missing = {(i, k) for i, k in sentences if not (folder / picture_name(split, split.items[i], last, k)).is_file()}
     with concurrent.futures.ThreadPoolExecutor(workers) as pool, \
             tqdm(total=len(missing), desc="pictures", unit="img", disable=not progress) as bar:
         written = []
-        for first in range(0, len(missing), batch_size):
-            batch = missing[first:first + batch_size]
+        for first in range(0, len(sentences), batch_size):
+            # the same batches as without an interruption: a picture's last bit depends on what it is painted with
+            batch = sentences[first:first + batch_size]
+            if missing.isdisjoint(batch):
+                continue
             speech = torch.from_numpy(np.stack([rows[i][k] for i, k in batch]))
             pictures = paint(generator, speech, torch.stack([noise(generator, seed, i, k) for i, k in batch]), precision)
             for future in written:                 # at most one batch waits for the disk
@@ -93,8 +96,8 @@ def paint_split(generator, split, rows, folder, *, seed: int, batch_size: int, p
             # the largest size comes last, since it is the one that says that a sentence is done
             written = [pool.submit(_save_sizes, [(folder / picture_name(split, split.items[i], size, k),
                                                   pictures[branch][row]) for branch, size in sizes])
-                       for row, (i, k) in enumerate(batch)]
-            bar.update(len(batch))
+                       for row, (i, k) in enumerate(batch) if (i, k) in missing]
+            bar.update(len(written))
         for future in written:
             future.result()
     return len(missing), len(sentences) - len(missing)

@@ -1,5 +1,6 @@
 """Whole files or none: everything is written to a temporary name in the same folder, flushed and then renamed."""
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -17,19 +18,39 @@ def atomic_path(path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:80]}.", suffix=f".tmp{path.suffix}")
-    os.close(handle)
-    temporary = Path(name)
+    handle, temporary = _temporary_file(path)
     try:
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.chmod(temporary, 0o666 & ~_umask())     # mkstemp makes private files; ours are ordinary ones
         os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise
+    finally:
+        os.close(handle)                           # and with it the lock
+
+
+def _temporary_file(path: Path) -> tuple[int, Path]:
+    """(handle, name) of an empty file beside `path`, locked while it is open.
+
+    Its name is always the same, and what a killed writer has left there is taken over: such files never gather. While
+    another writer of the same path is at work, one of the two gets a name of its own.
+    """
+    usual, handle = path.with_name(f".{path.stem[:80]}.tmp{path.suffix}"), None
+    with contextlib.suppress(OSError):             # held by another writer, of another user, or no locks here
+        handle = os.open(usual, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(handle), os.stat(usual)):     # else its writer has just given it its final name
+            os.ftruncate(handle, 0)
+            return handle, usual
+    if handle is not None:
+        os.close(handle)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:80]}.", suffix=f".tmp{path.suffix}")
+    return handle, Path(name)
 
 
 def _umask() -> int:
@@ -70,10 +91,25 @@ def append_line(path, record: dict) -> None:
 def link(target, name) -> None:
     """Make `name` a relative link to `target` in the same folder, replacing an older one in one step."""
     target, name = Path(target), Path(name)
-    temporary = name.with_name(f".{name.name}.tmp{os.getpid()}")
+    temporary = name.with_name(f".{name.name}.tmp")
     temporary.unlink(missing_ok=True)
     os.symlink(target.name, temporary)
     os.replace(temporary, name)
+
+
+def keep_as(path, name) -> None:
+    """Give the file at `path` a second name in the same folder, for when it is replaced; an older `name` goes.
+
+    Where the file system has no second names, the file moves: until its successor is there, `name` stands for both.
+    """
+    path, name = Path(path), Path(name)
+    temporary = name.with_name(f".{name.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+        os.replace(temporary, name)
+    except OSError:
+        os.replace(path, name)
 
 
 def sha256(path) -> str:
