@@ -16,7 +16,7 @@ from tqdm import tqdm
 from Audio_to_Image.teachers import TEACHERS, VIEWS, Teacher
 from common import files
 from common.cli import UserError
-from common.features import feature_path, load_features, save_features
+from common.features import UNFINISHED, feature_path, load_features, save_features
 from common.images import open_rgb
 from common.splits import Split
 
@@ -63,6 +63,8 @@ def usable(path: Path, split: Split, wanted: dict) -> bool:
               f"they are; --overwrite makes them again")
         return True
     found = files.read_json(sidecar)
+    if found.get("order") == UNFINISHED:
+        return False
     if found.get("order") != split.digest():
         print(f"{path} was made for another version of {split.path}: made again")
         return False

@@ -14,6 +14,8 @@ from common.cli import UserError
 from common.files import atomic_path, read_json, write_json
 from common.pickles import read_pickle
 
+UNFINISHED = "unfinished"                          # stands for the order while a file is being written
+
 
 def save_features(path, features, split, **source) -> None:
     """Write `features` (array `[images, k, d]` or list of arrays `[k_i, d]`) and its sidecar.
@@ -25,7 +27,8 @@ def save_features(path, features, split, **source) -> None:
     if len(rows) != len(split.items):
         raise ValueError(f"{len(rows)} rows for {len(split.items)} items")
     same = len({row.shape for row in rows}) == 1
-    path.with_suffix(".json").unlink(missing_ok=True)      # never a new pickle beside an old description
+    # never a new pickle beside an old description, nor one beside none, which would look like a published file
+    write_json(path.with_suffix(".json"), {"order": UNFINISHED})
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         pickle.dump(np.stack(rows) if same else rows, file, protocol=4)
     write_json(path.with_suffix(".json"), {
@@ -50,6 +53,8 @@ def load_features(path, split, made_by: str) -> list[np.ndarray]:
     if described.is_file():
         content = read_json(described)
         order = content.get("order") if isinstance(content, dict) else None
+        if order == UNFINISHED:
+            raise UserError(f"{path} is unfinished, its writing was interrupted; run {made_by} again")
         if order != split.digest():
             raise UserError(f"{path} was made for another version of {split.path} (order {order}, now {split.digest()}); "
                             f"run {made_by} again")
