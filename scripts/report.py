@@ -1,4 +1,8 @@
-"""Put what a run heard, painted and measured on one page: a self-contained HTML file to open from disk."""
+"""Put what runs heard, painted and measured on one page, side by side: a self-contained HTML file to open from disk.
+
+A RUN is the folder of a recipe (output/<tag>, with its encoder, generator and ablation), of a generator, of a speech encoder,
+or of an ablation. An encoder and a generator of one name, or the only ones, count as one run.
+"""
 import sys
 from pathlib import Path
 
@@ -9,21 +13,18 @@ from common import ROOT, cli  # noqa: E402
 
 
 def parse(argv=None):
-    parser = cli.Parser(__doc__, epilog="example:\n  python ./scripts/report.py --dataset toybirds --recipe_dir output/demo "
-                        "--output output/demo/index.html")
+    parser = cli.Parser(__doc__, epilog="examples:\n  python ./scripts/report.py output/demo\n"
+                        "  python ./scripts/report.py output/StackGAN_v2/first output/StackGAN_v2/second --output both.html")
     add = parser.add_argument
-    add("--dataset", required=True, metavar="NAME", help="the folder under --data_root with train.json and test.json")
-    add("--data_root", metavar="DIR", help="folder of the data sets (default: data/ of the project)")
-    add("--encoder_run", type=cli.existing_dir, metavar="DIR", help="run folder of the speech encoder (default: "
-        "output/Audio_to_Image/log/<dataset>_speech_encoder if it is there)")
-    add("--generator_run", type=cli.existing_dir, metavar="DIR", help="run folder of the generator (default: the newest in "
-        "output/StackGAN_v2 that was trained on --dataset)")
-    add("--recipe_dir", type=cli.existing_dir, metavar="DIR", help="folder with the recipe's stages.jsonl, for the times "
-        "(default: output/<dataset>)")
-    add("--output", required=True, type=Path, metavar="FILE", help="the page to write, an .html file")
+    add("runs", nargs="+", type=cli.existing_dir, metavar="RUN", help="a run's folder; several stand side by side")
+    add("--dataset", metavar="NAME", help="the folder under --data_root with train.json and test.json (default: the set that "
+        "the runs were trained on)")
+    add("--data_root", metavar="DIR", help="folder of the data sets (default: that of the runs, or data/ of the project)")
+    add("--output", type=Path, metavar="FILE", help="the page to write, an .html file (default: index.html in RUN if that is "
+        "one recipe, else output/report.html)")
     add("--sentences", type=cli.positive_int, default=12, metavar="N", help="test sentences to show")
     add("--audio_switch", metavar="NAME", help="speech features to paint from: test/audio_features_NAME.pickle (default: "
-        "those that the generator was trained on)")
+        "those that each generator was trained on)")
     add("--manualSeed", type=cli.natural, default=0, metavar="N", help="seed of the pictures; that of main.py paints the same")
     add("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="where to compute")
     return parser.parse_args(argv)
@@ -31,46 +32,42 @@ def parse(argv=None):
 
 def main() -> int:
     args = parse()
-    if args.output.is_dir():
+    if args.output and args.output.is_dir():
         raise cli.UserError(f"--output {args.output} is a folder; name a file in it, such as {args.output / 'index.html'}")
+    from common import splits
     from common.files import write_text
-    from scripts.reporting import gather, sections
+    from scripts.reporting import context, curves, head, heard, numbers, runs
+    from scripts.reporting.gather import gather
     from scripts.reporting.markup import document, h
-    findings = gather.gather(args, _default_encoder(args), _default_generator(args), _default_recipe(args))
-    body = [part(findings) for part in (sections.head, sections.sentences, sections.interpolation, sections.curves,
-                                        sections.numbers, sections.method, sections.times, sections.next_steps)]
-    body.append(h("footer", f"Made {findings.date} by scripts/report.py."))
-    write_text(args.output, document(f"Speech to pictures: {args.dataset}", body))
-    for number in [*findings.encoder_numbers, *findings.generator_numbers]:
-        beside = [f"{kind} {value:.4g}" for kind, value in (("chance", number.chance), ("ceiling", number.ceiling))
-                  if value is not None]
-        print(f"{number.name:32} {number.value:10.4g}" + (f"   ({', '.join(beside)})" if beside else ""))
+    columns, ablations = runs.columns(args.runs)
+    name, root = (args.dataset, None) if args.dataset else runs.dataset(columns)
+    findings = gather(args, splits.data_dir(name, args.data_root or root), columns, ablations)
+    parts = (head.head, heard.sentences, heard.interpolation, curves.curves, numbers.numbers, context.method, context.times,
+             context.next_steps)
+    body = [part(findings) for part in parts] + [h("footer", f"Made {findings.date} by scripts/report.py.")]
+    output = args.output or _default_output(columns)
+    write_text(output, document(f"Speech to pictures: {name}", body))
+    _print_numbers(findings)
     for note in findings.notes:
         print(f"note: {note}", file=sys.stderr)
-    print(f"{args.output} ({args.output.stat().st_size / 1e6:.1f} MB)")
+    print(f"{output} ({output.stat().st_size / 1e6:.1f} MB)")
     return 0
 
 
-def _default_encoder(args):
-    folder = ROOT / "output" / "Audio_to_Image" / "log" / f"{args.dataset}_speech_encoder"
-    return args.encoder_run or (folder if folder.is_dir() else None)
+def _default_output(columns) -> Path:
+    if len(columns) == 1 and columns[0].recipe:
+        return columns[0].recipe / "index.html"
+    return ROOT / "output" / "report.html"
 
 
-def _default_generator(args):
-    if args.generator_run:
-        return args.generator_run
-    from scripts.reporting.found import run_folder
-    runs = sorted((ROOT / "output" / "StackGAN_v2").glob("*/options.json"), key=lambda path: path.stat().st_mtime)
-    for path in reversed(runs):
-        cfg = run_folder(path.parent).options.get("cfg")
-        if isinstance(cfg, dict) and cfg.get("DATASET_NAME") == args.dataset:
-            return path.parent
-    return None
-
-
-def _default_recipe(args):
-    folder = ROOT / "output" / args.dataset
-    return args.recipe_dir or (folder if folder.is_dir() else None)
+def _print_numbers(findings) -> None:
+    for column in findings.columns:
+        if findings.several and column.numbers:
+            print(f"---- {column.label}")
+        for number in column.numbers.values():
+            beside = [f"{kind} {value:.4g}" for kind, value in (("chance", number.chance), ("ceiling", number.ceiling))
+                      if value is not None]
+            print(f"{number.name:32} {number.value:10.4g}" + (f"   ({', '.join(beside)})" if beside else ""))
 
 
 if __name__ == "__main__":

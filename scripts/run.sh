@@ -37,6 +37,6 @@ run_stage 5 generator launch ./StackGAN_v2/main.py --cfg "$gan_cfg" --output_dir
 run_stage 6 pictures "$python" ./StackGAN_v2/main.py --cfg "$gan_cfg" --set TRAIN.FLAG=False \
     --eval_net_g "$generator/Model/latest.pth" --data_dir "$data" --audio_switch "$teacher" --device "$device" $paint_options
 run_stage 7 evaluation evaluate
-run_stage 8 report "$python" ./scripts/report.py --dataset "$dataset" --data_root "$data_root" --encoder_run "$encoder" \
-    --generator_run "$generator" --recipe_dir "$recipe" --output "$recipe/index.html" --device "$device"
+run_stage 8 report "$python" ./scripts/report.py "$recipe" --dataset "$dataset" --data_root "$data_root" \
+    --output "$recipe/index.html" --device "$device"
 [ "$stop_stage" -lt 8 ] || echo "the page: $recipe/index.html"

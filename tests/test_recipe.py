@@ -110,6 +110,28 @@ def test_a_changed_training_starts_anew(done):
     assert "steps of 3 an epoch" in result.stdout
 
 
+def test_an_ablation_trains_each_row_once(done):
+    """A row that is done is skipped, another is added, and the table holds what was asked for."""
+    folder, _ = done
+
+    def ablate(*words):
+        options = [word for name, value in TINY.items() for word in (f"--{name}", value)]
+        return bash(ROOT / "scripts/ablate.sh", "--dataset", "toybirds", "--data_root", folder / "my data", "--output_root",
+                    folder / "out put", "--tag", "trial", "--stage", "3", *options, *words)
+    result = ablate("--only", "l1")
+    assert result.returncode == 0, result.stdout + result.stderr
+    result = ablate("--only", "l1 jel+distill")
+    assert result.returncode == 0 and result.stdout.count("done before") == 2, result.stdout + result.stderr
+    table = (folder / "out put/trial_ablation/table.csv").read_text().splitlines()
+    assert table[0].startswith("JEL,L1,distillation,seed,epochs,accuracy,ap50")
+    assert [line[:7] for line in table[1:]] == ["0,1,0,0", "1,0,1,0"]
+    assert not list((folder / "out put/trial_ablation").rglob("resume*"))
+    for words, sentence in ((["--only", "jel+jel"], "--only jel+jel is none of"), (["--seeds", "x"], "--seeds x"),
+                            (["--stop_stage", "5"], "--stop_stage is for run.sh")):
+        result = ablate(*words)
+        assert result.returncode == 2 and sentence in result.stderr and result.stderr.count("\n") == 1
+
+
 def test_evaluation_stops_at_its_first_fault(done):
     """Speech is measured first; that the pictures could still be measured does not make the stage a success."""
     folder, _ = done

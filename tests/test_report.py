@@ -13,14 +13,16 @@ import torch
 from PIL import Image
 
 from common import checkpoint
+from common.cli import UserError
 from common.features import feature_path, save_features
 from common.splits import load_split
-from scripts.reporting import charts, found, sample, settings
+from scripts.reporting import charts, found, runs, sample, settings
 from scripts.reporting.markup import Html, h
 from StackGAN_v2.config import load_config
 from StackGAN_v2.model import Generator
 
 ROOT = Path(__file__).resolve().parent.parent
+PARTS = "Audio_to_Image/log/trial_speech_encoder", "StackGAN_v2/trial_speech_encoder", "trial"
 EVIL = "<script>alert('x')</script> & \"quoted\""
 
 
@@ -51,7 +53,7 @@ def make_set(root: Path, classes: bool = True, sound: bool = True, items: int = 
 
 def make_runs(root: Path) -> None:
     """An encoder run, a generator run with measured pictures, and a recipe's times."""
-    encoder, generator, recipe = root / "encoder", root / "generator", root / "recipe"
+    encoder, generator, recipe = (root / "out" / part for part in PARTS)
     for folder in (encoder, generator / "Model" / "iteration5", recipe):
         folder.mkdir(parents=True)
     write_json(encoder / "options.json", {"options": {"teacher": "efficientnet_lite0", "lr_schedule": "cosine", "l1_flag": True,
@@ -125,8 +127,8 @@ def report(root, *words, status=0):
     from common import cli
     from scripts import report as command
     output, before = root / "page" / "index.html", sys.argv
-    sys.argv = ["report.py", "--dataset", "tiny", "--data_root", str(root / "data"), "--output", str(output), "--device", "cpu",
-                *map(str, words)]
+    sys.argv = ["report.py", *map(str, words), "--dataset", "tiny", "--data_root", str(root / "data"), "--output", str(output),
+                "--device", "cpu"]
     try:
         with pytest.raises(SystemExit) as end:
             cli.run(command.main)
@@ -147,8 +149,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(whole):
-    return report(whole, "--encoder_run", whole / "encoder", "--generator_run", whole / "generator", "--recipe_dir",
-                  whole / "recipe", "--sentences", 4)
+    return report(whole, whole / "out" / "trial", "--sentences", 4)
 
 
 def test_everything_is_there_and_inlined(page):
@@ -165,6 +166,75 @@ def test_everything_is_there_and_inlined(page):
     assert "missing" not in page.text.lower()
 
 
+@pytest.fixture(scope="module")
+def three(whole):
+    """The recipe beside a generator of other pictures, measured twice, and an encoder; with an ablation."""
+    second, third = whole / "other" / "second", whole / "other" / "third"
+    generator = whole / "out" / PARTS[1]
+    for iteration in (5, 9):
+        folder = second / "Model" / f"iteration{iteration}"
+        folder.mkdir(parents=True)
+        write_json(folder / "metrics.json", {
+            "attribute_agreement_32px_test_gen12": {
+                "value": 40.0 + iteration, "unit": "%", "chance": 10.0, "ceiling": 80.0, "protocol": {"probe": "another"},
+                "warnings": [], "attributes": {"crown": {"agreement": 73.0, "chance": 9.0, "ceiling": 89.0}}},
+            "fid_inception_8px_box_test6_gen12": {
+                "value": 55.5, "unit": "", "protocol": {"crop": "box"}, "warnings": [], "published": [
+                    {"method": "Li et al.", "value": "18.37"}, "damaged"], "comparable_with": "FID of Li et al.: carefully"}})
+    torch.manual_seed(1)
+    net = Generator(branch_num=2, base_size=8, gf_dim=8, z_dim=4, embedding_dim=5, text_dim=9)
+    checkpoint.save(second / "Model" / "netG_9.pth", net.state_dict())
+    (second / "Model" / "latest.pth").symlink_to("netG_9.pth")
+    for name in ("options.json", "stats.jsonl"):
+        (second / name).write_bytes((generator / name).read_bytes())
+    third.mkdir()
+    write_json(third / "options.json", {"options": {"dataset": "tiny", "teacher": "googlenet_caffe"}})
+    write_lines(third / "stats.jsonl", [{"step": i, "epoch": i, "loss": 4 / i} for i in range(1, 5)])
+    ablation = whole / "out" / "trial_ablation"
+    ablation.mkdir()
+    (ablation / "table.csv").write_text("JEL,L1,distillation,seed,epochs,accuracy,ap50\n1,0,1,0,5,77.6543,12.0\n")
+    yield report(whole, whole / "out" / "trial", generator, second, third, "--sentences", 3)
+    (ablation / "table.csv").unlink()
+
+
+def test_several_runs_stand_side_by_side(three):
+    assert len(three.all("audio", src="data:audio/")) == 3 + 2                 # a sentence is heard once
+    assert len(three.all("img", src="data:image/")) == 3 * (1 + 2 * (1 + 4)) + 2 * 11
+    assert "3 runs stand side by side: trial, second, third" in three.text     # the recipe's generator counts once
+    header = "number trial second third how".split()
+    assert " ".join(header) in " ".join(three.text.split())
+    for words in ("55.5", "42 %", "49 %", "Compares with FID of Li et al.: carefully", "Li et al.: 18.37", "second: probe: another",
+                  "normalised 0.80", "77.7", "third: Missing: the numbers of the speech encoder"):
+        assert words in " ".join(three.text.split()), words
+    assert "third: Missing: the numbers of the pictures" not in three.text     # an encoder paints none
+    charts_ = [a["aria-label"] for a in three.all("svg", role="img")]
+    assert any(title.startswith("Attributes painted as said") for title in charts_)
+    assert any(title.startswith("Discriminator of the last stage") for title in charts_)
+    assert not three.all("script")
+
+
+def test_which_runs_are_meant(whole, three, tmp_path):
+    encoder, generator, recipe = (whole / "out" / part for part in PARTS)
+    second, third = whole / "other" / "second", whole / "other" / "third"
+
+    def labels(*paths):
+        columns, ablations = runs.columns(paths)
+        return [(c.label, bool(c.encoder), bool(c.generator)) for c in columns], [path.name for path in ablations]
+    assert labels(recipe) == ([("trial", True, True)], ["trial_ablation"])
+    assert labels(encoder, generator)[0] == labels(generator, encoder)[0] == [("trial", True, True)]       # one name
+    assert labels(third, second)[0] == [("second", True, True)]                                        # the only ones
+    assert labels(third, second, generator)[0] == [("third", True, False), ("second", False, True), ("trial", False, True)]
+    assert labels(encoder, third, encoder)[0] == [("trial", True, False), ("third", True, False)]
+    twin = tmp_path / "third"
+    twin.mkdir()
+    (twin / "options.json").write_text("{}")
+    assert [label for label, *_ in labels(twin, third)[0]] == [f"{tmp_path.name}/third", "other/third"]     # told apart
+    assert runs.dataset(runs.columns([third])[0]) == ("tiny", None)
+    write_json(twin / "options.json", {"options": {"dataset": "other"}})
+    with pytest.raises(UserError, match="tiny, other"):
+        runs.dataset(runs.columns([third, twin])[0])
+
+
 def test_what_files_say_stays_text(page):
     assert EVIL in page.text and not page.all("script")
     assert page.source.count("alert(") == page.source.count("&lt;script&gt;alert(")
@@ -174,15 +244,15 @@ def test_what_files_say_stays_text(page):
 def test_pictures_are_those_that_main_paints(whole):
     from StackGAN_v2 import sampler
     from StackGAN_v2.model import load_generator
-    generator = load_generator(whole / "generator" / "Model" / "latest.pth")
+    generator = load_generator(whole / "out" / PARTS[1] / "Model" / "latest.pth")
     split = load_split(whole / "data" / "tiny", "test")
     rows = [np.float32(np.random.default_rng(i).standard_normal((2, 9))) for i in range(6)]
     chosen = sample.choose(split, [2] * 6, 4)
-    sample.paint(generator, rows, chosen, "fp32")
+    painted = sample.paint(generator, rows, chosen, "fp32")
     sampler.paint_split(generator, split, rows, whole / "valid", seed=0, batch_size=5, precision="fp32", all_sizes=True,
                         limit=0, progress=False)
-    for sentence in chosen:
-        for size, pixels in zip(generator.sizes, sentence.stages):
+    for sentence, own in zip(chosen, painted):
+        for size, pixels in zip(generator.sizes, own.stages):
             path = whole / "valid" / sampler.picture_name(split, sentence.item, size, sentence.number)
             assert np.abs(np.asarray(Image.open(path)).astype(int) - pixels).max() <= 1
 
@@ -198,7 +268,9 @@ def test_choice_is_spread_and_without_repeats(whole):
 
 def test_nothing_there_is_said(tmp_path, capsys):
     make_set(tmp_path, classes=False, sound=False, items=1)
-    page = report(tmp_path, "--recipe_dir", tmp_path)
+    (tmp_path / "trial").mkdir()
+    (tmp_path / "trial" / ".begun_0").touch()
+    page = report(tmp_path, tmp_path / "trial")
     assert not page.all("audio") and len(page.all("img")) == 2             # the real pictures of the two sentences
     for words in ("no painted pictures", "nothing to play", "no interpolation", "No encoder run", "No generator run",
                   "Missing: the numbers", "not measured", "No recipe"):
@@ -212,26 +284,35 @@ def test_damaged_runs_are_said(whole, tmp_path):
     (broken / "options.json").write_text("[1, 2")
     (broken / "stats.jsonl").write_bytes(b'\xff\n{"step": "a", "G": 1}\n{"step": 1, "G": NaN, "D0": 1e400}\n')
     (broken / "Model" / "latest.pth").write_bytes(b"no checkpoint")
-    page = report(whole, "--encoder_run", broken, "--generator_run", broken, "--recipe_dir", broken)
+    encoder = tmp_path / "encoder"
+    encoder.mkdir()
+    for name in ("options.json", "stats.jsonl"):
+        (encoder / name).write_bytes((broken / name).read_bytes())
+    (encoder / "metric-speech.jsonl").write_text('{"accuracy": "high"}\n[]\n')
+    page = report(whole, encoder, broken)
     assert "latest.pth is refused" in page.text and "not JSON" in page.text and "No values yet" in page.text
 
 
 def test_features_of_another_width_are_said(whole, tmp_path):
     split = load_split(whole / "data" / "tiny", "test")
     save_features(feature_path(whole / "data" / "tiny", "test", "audio", "other"), np.zeros((6, 2, 7)), split)
-    page = report(whole, "--generator_run", whole / "generator", "--audio_switch", "other")
+    page = report(whole, whole / "out" / PARTS[1], "--audio_switch", "other")
     assert "expects speech features of width 9" in page.text
 
 
 def test_user_errors(tmp_path, capsys):
-    report(tmp_path, status=2)
+    (tmp_path / "stages.jsonl").touch()
+    report(tmp_path, tmp_path, status=2)
     assert "--dataset tiny" in capsys.readouterr().err
-    report(tmp_path, "--generator_run", tmp_path / "nowhere", status=2)
+    report(tmp_path, tmp_path / "nowhere", status=2)
     assert "nowhere does not exist" in capsys.readouterr().err
+    (tmp_path / "data").mkdir()
+    report(tmp_path, tmp_path / "data", status=2)
+    assert "data is no run" in capsys.readouterr().err
 
 
 def test_departures_name_additions_first(whole):
-    rows = settings.departures(found.run_folder(whole / "encoder"), found.run_folder(whole / "generator"), "tiny")
+    rows = settings.departures(found.run_folder(whole / "out" / PARTS[0]), found.run_folder(whole / "out" / PARTS[1]), "tiny")
     added = [d.name for d in rows if d.added]
     assert [d.added for d in rows] == sorted((d.added for d in rows), reverse=True)
     assert any("adversarial" in name for name in added) and any("matching-aware" in name for name in added)
@@ -265,4 +346,4 @@ def test_charts_of_odd_ranges(values, log):
 
 def test_help_is_quick():
     done = subprocess.run([sys.executable, ROOT / "scripts" / "report.py", "--help"], capture_output=True, text=True, timeout=20)
-    assert done.returncode == 0 and "--generator_run" in done.stdout
+    assert done.returncode == 0 and "RUN" in done.stdout

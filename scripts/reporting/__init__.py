@@ -1,6 +1,7 @@
-"""The report page: one HTML file with what a run heard, painted and measured, made of parts that know no command line.
+"""The report page: one HTML file with what some runs heard, painted and measured, made of parts that know no command line.
 
-`found` reads what runs leave behind, `sample` chooses sentences and paints them, `media` turns pictures and sounds into
-data: URIs, `settings` says what differs from the published method, `charts` draws lines as SVG, `sections` lays the page
-out, and `markup` writes HTML in which every text is escaped.
+`runs` says which runs are meant, `found` reads what they leave behind, `sample` chooses sentences and paints them, `gather`
+brings it together. `head`, `heard`, `curves`, `numbers` and `context` are the page from top to bottom, with `names` for words and
+figures, `media` for pictures and sounds as data: URIs, `settings` for what differs from the published method, `charts` for lines
+as SVG, and `markup` for HTML in which every text is escaped. `ablation` makes and reads the table of scripts/ablate.sh.
 """

@@ -33,8 +33,9 @@ class RunFolder:
 class Number:
     """One measured value; protocol says how it was measured, warnings what to beware of.
 
-    chance: what guessing gives; ceiling: the most that is possible, or what real pictures get; parts: the same for each
-    attribute, where the number is a mean over some.
+    chance: what guessing gives; ceiling: the most that is possible, or what real pictures get; normalised: where between
+    the two; parts: the same for each attribute, where the number is a mean over some. comparable: what published numbers
+    it may be compared with, or why with none; published: these, as (method, value).
     """
     name: str
     value: float
@@ -46,6 +47,8 @@ class Number:
     std: float | None = None
     normalised: float | None = None
     parts: tuple["Number", ...] = ()
+    comparable: str = ""
+    published: tuple[tuple[str, str], ...] = ()
 
 
 def run_folder(path) -> RunFolder | None:
@@ -157,11 +160,15 @@ def _measured(name: str, entry: dict) -> Number:
     warnings, parts = entry.get("warnings") or (), entry.get("attributes")
     warnings = tuple(map(str, warnings)) if isinstance(warnings, (list, tuple)) else (str(warnings),)
     parts = parts.items() if isinstance(parts, dict) else ()
+    beside = [(row["method"], row["value"]) for row in entry.get("published") or ()
+              if isinstance(row, dict) and "method" in row and "value" in row] \
+        if isinstance(entry.get("published"), (list, tuple)) else []
     return Number(name, float(entry["value"]), str(entry.get("unit") or ""), _clauses(entry.get("protocol")), warnings,
                   *(_number(entry.get(key)) for key in ("chance", "ceiling", "std", "normalised")),
                   tuple(Number(part, float(row["agreement"]), "%", chance=_number(row.get("chance")),
-                               ceiling=_number(row.get("ceiling")))
-                        for part, row in parts if isinstance(row, dict) and is_number(row.get("agreement"))))
+                               ceiling=_number(row.get("ceiling")), normalised=_number(row.get("normalised")))
+                        for part, row in parts if isinstance(row, dict) and is_number(row.get("agreement"))),
+                  str(entry.get("comparable_with") or ""), tuple((str(a), str(b)) for a, b in beside))
 
 
 def _clauses(protocol) -> tuple[str, ...]:

@@ -68,3 +68,7 @@ def table(header: list, rows: list, numeric=()) -> Html:
 def missing(*text) -> Html:
     """A note in the place of something that is not there."""
     return h("p.missing", *text)
+
+
+def section(name: str, title: str, *children) -> Html:
+    return h("section", h("h2", title), *children, id=name)

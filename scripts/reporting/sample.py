@@ -1,5 +1,5 @@
 """Which sentences the page shows, and what the generator paints of them."""
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,12 +11,10 @@ STEPS = 11                                         # pictures of the interpolati
 
 @dataclass
 class Sentence:
-    """One caption. stages: a picture a branch, uint8 `[s, s, 3]`; more: the last branch with other noises."""
+    """One caption."""
     item: object                                   # common.splits.Item
     number: int                                    # which caption of the item
     place: int                                     # which item of the split
-    stages: list[np.ndarray] = field(default_factory=list)
-    more: list[np.ndarray] = field(default_factory=list)
 
     @property
     def words(self) -> str:
@@ -25,6 +23,14 @@ class Sentence:
     @property
     def sound(self):
         return self.item.audio[self.number] if self.number < len(self.item.audio) else None
+
+
+@dataclass
+class Painted:
+    """What a generator makes of a sentence. stages: a picture a branch, uint8 `[s, s, 3]`; more: the last branch with
+    other noises."""
+    stages: list[np.ndarray]
+    more: list[np.ndarray]
 
 
 def choose(split, captions: list[int], count: int) -> list[Sentence]:
@@ -52,16 +58,17 @@ def choose(split, captions: list[int], count: int) -> list[Sentence]:
     return sorted(chosen, key=lambda sentence: (sentence.item.label, sentence.place, sentence.number))
 
 
-def paint(generator, rows, sentences: list[Sentence], precision: str, seed: int = 0) -> None:
-    """Fill in each sentence's pictures. The first noise is that of the evaluated pictures (main.py with --manualSeed)."""
+def paint(generator, rows, sentences: list[Sentence], precision: str, seed: int = 0) -> list[Painted]:
+    """Each sentence's pictures. The first noise is that of the evaluated pictures (main.py with --manualSeed)."""
     import torch
+    painted = []
     for sentence in sentences:
         own = sampler.noise(generator, seed, sentence.place, sentence.number)
         others = [sampler.noise(generator, seed, sentence.place, sentence.number, n) for n in range(1, MORE_NOISES + 1)]
         speech = torch.from_numpy(np.ascontiguousarray(rows[sentence.place][sentence.number], np.float32))
         branches = sampler.paint(generator, speech.expand(1 + MORE_NOISES, -1), torch.stack([own, *others]), precision)
-        sentence.stages = [branch[0] for branch in branches]
-        sentence.more = list(branches[-1][1:])
+        painted.append(Painted([branch[0] for branch in branches], list(branches[-1][1:])))
+    return painted
 
 
 def furthest(rows, sentences: list[Sentence]):

@@ -1,0 +1,121 @@
+"""Which runs a page is about: folders as the user names them → columns, one for every run that is compared."""
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.cli import UserError
+from scripts.reporting import found
+
+_SUFFIX = "_speech_encoder"                        # of the runs of a recipe, whose name is what stands before it
+
+
+@dataclass
+class Column:
+    """One run: an encoder, a generator, or the two of one recipe. What gather() fills in comes after `recipe`.
+
+    painted: what the generator makes of each sentence of the page (sample.Painted), or None where it cannot.
+    """
+    label: str
+    encoder: found.RunFolder | None = None
+    generator: found.RunFolder | None = None
+    recipe: Path | None = None
+    stages: list[dict] = field(default_factory=list)
+    encoder_numbers: list[found.Number] = field(default_factory=list)
+    generator_numbers: list[found.Number] = field(default_factory=list)
+    measured_note: str = ""
+    encoder_file: str | None = None
+    generator_file: str | None = None
+    sizes: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    painted: list = field(default_factory=list)
+    strip: list = field(default_factory=list)
+
+    @property
+    def numbers(self) -> dict[str, found.Number]:
+        return {number.name: number for number in (*self.encoder_numbers, *self.generator_numbers)}
+
+
+def kind(path: Path) -> str:
+    """'generator', 'encoder', 'ablation' or 'recipe'. UserError if a folder is none of these."""
+    if (path / "Model").is_dir():
+        return "generator"
+    if any((path / name).is_file() for name in ("options.json", "stats.jsonl", "metric-speech.jsonl", "latest.pth")):
+        return "encoder"
+    if (path / "table.csv").is_file():
+        return "ablation"
+    if (path / "stages.jsonl").is_file() or any(path.glob(".begun_*")) or any(path.glob(".done_*")):
+        return "recipe"
+    raise UserError(f"RUN {path} is no run: it holds neither a Model folder (generator), an options.json (encoder), a "
+                    "stages.jsonl (recipe) nor a table.csv (ablation)")
+
+
+def columns(paths) -> tuple[list[Column], list[Path]]:
+    """(the columns, the folders of ablations) that the user's folders mean.
+
+    A recipe's folder `output/<tag>` brings its encoder, its generator and its ablation along. An encoder and a generator
+    of one name, or the only ones, are one column. A run that is named twice is shown once.
+    """
+    made, ablations, seen = [], [], set()
+    for path in map(Path, paths):
+        of = kind(path)
+        if of == "ablation":
+            ablations.append(path)
+        elif of == "recipe":
+            root, name = path.absolute().parent, path.absolute().name
+            parts = {"encoder": root / "Audio_to_Image" / "log" / f"{name}{_SUFFIX}",
+                     "generator": root / "StackGAN_v2" / f"{name}{_SUFFIX}"}
+            made.append((path, {part: run for part, run in parts.items() if run.is_dir()}, path))
+            ablations += [root / f"{name}_ablation"] * (root / f"{name}_ablation" / "table.csv").is_file()
+        else:
+            made.append((path, {of: path}, None))
+    # runs of a recipe that are named by themselves too
+    owned = {run.resolve() for _, parts, recipe in made if recipe for run in parts.values()}
+    made = [(path, parts, recipe) for path, parts, recipe in made
+            if recipe or not {run.resolve() for run in parts.values()} & owned]
+    made = [entry for entry in made if not (entry[0].resolve() in seen or seen.add(entry[0].resolve()))]
+    made = _paired(made)
+    labels = _labels([path for path, _, _ in made])
+    return ([Column(label, found.run_folder(parts.get("encoder")), found.run_folder(parts.get("generator")), recipe,
+                    found.stages(recipe)) for label, (_, parts, recipe) in zip(labels, made)],
+            list(dict.fromkeys(ablations)))
+
+
+def _paired(made):
+    alone = {of: [entry for entry in made if not entry[2] and of in entry[1]] for of in ("encoder", "generator")}
+    only = len(made) == 2 and all(len(entries) == 1 for entries in alone.values())
+    result = []
+    for path, parts, recipe in made:
+        other = "generator" if "encoder" in parts else "encoder"
+        partner = None if recipe else next((entry for entry in alone[other] if only or entry[0].absolute().name
+                                            == path.absolute().name), None)
+        if partner and "encoder" in parts:
+            continue                               # it stands with its generator
+        result.append((path, {**parts, **(partner[1] if partner else {})}, recipe))
+    return result
+
+
+def _labels(paths: list[Path]) -> list[str]:
+    """Folder names, with as many of the folders above as make them differ."""
+    parts = [[*path.absolute().parts[:-1], path.absolute().name.removesuffix(_SUFFIX)] for path in paths]
+    depth = 1
+    while len({tuple(p[-depth:]) for p in parts}) < len(parts) and depth < max(map(len, parts)):
+        depth += 1
+    return ["/".join(p[-depth:]) for p in parts]
+
+
+def dataset(columns_: list[Column]) -> tuple[str, Path | None]:
+    """(name, root) of the data set that the runs say they were trained on; root None: the project's. UserError if they
+    do not say, or differ."""
+    said = {}
+    for column in columns_:
+        if column.generator and isinstance(column.generator.options.get("data_dir"), str):
+            folder = Path(column.generator.options["data_dir"])
+            said[folder.name] = folder.parent
+        elif column.encoder and isinstance(column.encoder.options.get("dataset"), str):
+            root = column.encoder.options.get("data_root")
+            said.setdefault(column.encoder.options["dataset"], Path(root) if isinstance(root, str) else None)
+    if not said:
+        raise UserError("--dataset is missing, and no RUN says what it was trained on; name the folder of the set")
+    if len(said) > 1:
+        raise UserError(f"the runs were trained on different sets ({', '.join(said)}), which no page can show side by side; "
+                        "give runs of one set, or choose its pictures by --dataset")
+    return next(iter(said.items()))
