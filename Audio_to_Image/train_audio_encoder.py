@@ -1,7 +1,8 @@
 """Train the speech encoder so that a spoken caption's embedding is like the teacher's features of its image.
 
 Usually started by run_audio_encoder.sh, which runs as many processes as wanted. Writes into --output_dir:
-epoch_<n>.pth, the links latest.pth and best.pth, resume.pth, options.json, log.txt, stats.jsonl and TensorBoard events.
+epoch_<n>.pth, the links latest.pth and best.pth, resume.pth and the one before it, options.json, log.txt, stats.jsonl
+and TensorBoard events.
 """
 import sys
 from pathlib import Path
@@ -87,9 +88,12 @@ def _snapshot_options(add) -> None:
     add("--save_every", type=cli.positive_int, default=10, metavar="N",
         help="epochs between two snapshots; a best one is kept too")
     add("--keep", type=cli.natural, default=5, metavar="N", help="newest snapshots kept, beside the best; 0: all")
+    add("--keep_every", type=cli.natural, default=0, metavar="N",
+        help="epochs: snapshots of multiples of N are kept too; 0: none for that")
     add("--log_every", type=cli.positive_int, default=20, metavar="N", help="steps between two lines of statistics")
     add("--resume", default="auto", metavar="auto|none|FILE",
-        help="auto: go on from resume.pth in --output_dir if it is there; none: start anew; FILE: that resume file")
+        help="auto: go on from resume.pth in --output_dir if it is there, or the one before if it is damaged; "
+             "none: start anew; FILE: that resume file")
 
 
 def _machine_options(add) -> None:
@@ -114,8 +118,8 @@ def settings_of(options, precision: str):
         learning_rate=o.learning_rate, lr_schedule=o.lr_schedule, lr_step=o.lr_scheduler_step_size,
         lr_gamma=o.lr_scheduler_gamma, grad_clip=o.grad_clip, specaugment=o.specaugment, sync_bn=o.sync_bn,
         precision=precision, compile=o.compile, whole_maps=o.whole_maps or None, seed=o.manualSeed,
-        max_steps=o.max_steps, eval_every=o.eval_every, save_every=o.save_every, keep=o.keep, log_every=o.log_every,
-        workers=o.workers)
+        max_steps=o.max_steps, eval_every=o.eval_every, save_every=o.save_every, keep=o.keep, keep_every=o.keep_every,
+        log_every=o.log_every, workers=o.workers)
 
 
 def main() -> int:
@@ -145,7 +149,6 @@ def main() -> int:
     try:
         return train(options, split, image, device, precision, run)
     finally:
-        run.close()
         ranks.finish()
 
 
@@ -153,7 +156,7 @@ def train(options, split, image, device, precision, run) -> int:
     """Open the clips, build the network, go on from a resume file if there is one, train. → exit status."""
     from Audio_to_Image import datasets, trainer
     from Audio_to_Image.speech_encoder import CNNRNN
-    from common import devices
+    from common import devices, resume
     clips = {name: datasets.open_clips(split[name], options.max_frames, device, options.cache, options.jobs)
              for name in split}
     for name in split:
@@ -168,9 +171,9 @@ def train(options, split, image, device, precision, run) -> int:
     meta = {"dataset": options.dataset, "teacher": options.teacher, "max_frames": options.max_frames}
     train_set = datasets.TrainingSet(clips["train"], image["train"])
     job = trainer.Trainer(network, train_set, clips["test"], trainer.mean_views(image["test"]), meta, settings, run)
-    resume = run.folder / trainer.RESUME if options.resume == "auto" else Path(options.resume)
-    if options.resume != "none" and resume.is_file():
-        job.resume(resume)
+    found = resume.find(options.resume, run.folder)
+    if found:
+        job.resume(*found)
     run.rewind(job.step)
     run.log(f"{len(train_set)} training images with {len(clips['train'].usable)} captions, "
             f"{len(clips['test'].split.items)} test images with {len(clips['test'].usable)}; {job.steps_per_epoch} "

@@ -1,6 +1,5 @@
 """Training of the speech encoder: one loop, on one device or many ranks, that can be stopped and continued anywhere."""
 import math
-import re
 import signal
 import time
 from collections import deque
@@ -14,13 +13,12 @@ from Audio_to_Image import losses
 from Audio_to_Image.datasets import Batch, SpeechClips, TrainingSet, embed_clips
 from Audio_to_Image.metrics import speech_metrics
 from Audio_to_Image.speech_encoder import FRAMES_PER_POSITION, CNNRNN
-from common import checkpoint, devices, ranks
+from common import checkpoint, devices, ranks, resume, snapshots
 from common.cli import UserError
 from common.files import link
 from common.runs import Run, StopSignal
 from common.sync_bn import synchronize_batch_norm
 
-RESUME = "resume.pth"
 _ASK_EVERY = 10             # steps between two questions to the other ranks of a GPU run whether to stop
 
 
@@ -52,6 +50,7 @@ class Settings:
     eval_every: int = 10            # epochs
     save_every: int = 10            # epochs
     keep: int = 5                   # newest snapshots; 0: all
+    keep_every: int = 0             # epochs: snapshots of multiples stay for ever; 0: none
     log_every: int = 20             # steps
     workers: int = 1                # threads that make batches ahead; 0: none
 
@@ -129,6 +128,7 @@ class Trainer:
         losses_on = [name for name in ("jel", "l1", "distill") if getattr(settings, name)]
         self.names = ["loss", *losses_on, "train_accuracy", "gradient"]     # a step's numbers
         self.window = []            # since the last tick: (step, epoch, position) and the step's numbers, on the device
+        self.last = None            # (step, epoch, position) of the last step
         self.stopping = False
 
     # ---- the loop ----
@@ -138,13 +138,14 @@ class Trainer:
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True                  # all batches have the same shape
         if self.step == 0:
-            self.save_resume()                                     # so that there is always one from before a fault
+            self.save_resume(anew=True)                            # so that there is always one from before a fault
         self.network.train()
         self._start_clock()
         with StopSignal() as stop, ThreadPoolExecutor(max(1, self.settings.workers)) as threads:
             while not self._finished() and not self.stopping:
                 self._train_epoch(stop, threads)
             if self.stopping:
+                self._require_finite()
                 self.save_resume()
                 self.run.log(f"stopped at step {self.step}; the same command goes on from there")
                 return 128 + (stop.received or signal.SIGTERM)
@@ -207,8 +208,8 @@ class Trainer:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.settings.grad_clip, norm)
         numbers["gradient"] = norm
         assert list(numbers) == self.names, numbers.keys()
-        self.window.append(((self.step, self.epoch, self.position),
-                            torch.stack([value.detach() for value in numbers.values()])))
+        self.last = self.step, self.epoch, self.position
+        self.window.append((self.last, torch.stack([value.detach() for value in numbers.values()])))
         if self.device.type == "cpu":                              # where looking costs no wait, look before the step
             self._check(self.window[-1:])
         self.optimizer.step()
@@ -217,17 +218,32 @@ class Trainer:
     def _check(self, window) -> torch.Tensor:
         """The window's numbers `[steps, terms]` on the CPU. UserError at the first that is not finite."""
         numbers = torch.stack([row for _, row in window]).cpu()
-        for ((step, epoch, position), _), row in zip(window, numbers):
+        for (where, _), row in zip(window, numbers):
             if not row.isfinite().all():
-                term = next(name for name, value in zip([*self.names[1:], "loss"], [*row[1:], row[0]])
-                            if not value.isfinite())
-                files = self.train.files(self.train.plan(self.settings.seed, epoch, self.batch), position)
-                self.run.log(f"files of the batch at step {step}: " + ", ".join(files))
-                raise UserError(
-                    f"training stopped at step {step} (epoch {epoch}): {term} is not finite, in the batch of "
-                    f"{', '.join(files[:3])}, … (all {len(files)} are in {self.run.folder / 'log.txt'}); go on from "
-                    f"the last {RESUME} with a lower --learning_rate, or with --grad_clip 1")
+                self._give_up(where, next(name for name, value in zip([*self.names[1:], "loss"], [*row[1:], row[0]])
+                                          if not value.isfinite()))
         return numbers
+
+    def _require_finite(self) -> None:
+        """UserError unless all numbers of the window and all weights are finite: nothing else is ever kept.
+
+        A bad update shows in the next step's loss, so that weights that are bad without one are the last step's.
+        """
+        if self.window:
+            self._check(self.window)
+        wrong = checkpoint.first_not_finite({"weights": self.network.state_dict(),
+                                             "optimizer": self.optimizer.state_dict()["state"]})
+        if wrong and self.last:
+            self._give_up(self.last, wrong)
+
+    def _give_up(self, where, what: str):
+        step, epoch, position = where
+        files = self.train.files(self.train.plan(self.settings.seed, epoch, self.batch), position)
+        self.run.log(f"files of the batch at step {step}: " + ", ".join(files))
+        raise UserError(
+            f"training stopped at step {step} (epoch {epoch}): {what} is not finite, in the batch of "
+            f"{', '.join(files[:3])}, … (all {len(files)} are in {self.run.folder / 'log.txt'}); {resume.RESUME} is "
+            f"from before: go on with a lower --learning_rate, or with --grad_clip 1")
 
     # ---- what is told and kept ----
 
@@ -249,11 +265,11 @@ class Trainer:
     def _pause(self, evaluate: bool, save: bool) -> None:
         """Between two epochs, or at the end: evaluate, keep a snapshot."""
         before, improved = time.monotonic(), False
+        if evaluate or save:
+            self._require_finite()
         if evaluate:
             improved = self._evaluate()
         if save or improved:
-            if self.window:
-                self._check(self.window)                           # nothing that is not finite is ever kept
             self._save_snapshot(improved)
             self.save_resume()
         self._clock += time.monotonic() - before                   # speeds are those of training alone
@@ -291,45 +307,45 @@ class Trainer:
         link(path, folder / "latest.pth")
         if best:
             link(path, folder / "best.pth")
-        if self.settings.keep:
-            self._drop_old_snapshots(number)
+        snapshots.thin_out(path, self.settings.keep, self.settings.keep_every)
 
-    def _drop_old_snapshots(self, newest: int) -> None:
-        names = [re.fullmatch(r"epoch_(\d+)\.pth", path.name) for path in self.run.folder.iterdir()]
-        old = sorted(int(name[1]) for name in names if name and int(name[1]) < newest)
-        old = [number for number in old if number != self.best["epoch"]]
-        for number in old[:max(0, len(old) + 1 - self.settings.keep)]:
-            (self.run.folder / f"epoch_{number}.pth").unlink(missing_ok=True)
-
-    def save_resume(self) -> None:
-        """Write resume.pth: all that an exact continuation needs. Every rank takes part."""
+    def save_resume(self, anew: bool = False) -> None:
+        """Write resume.pth: all that an exact continuation needs. Every rank takes part. anew: a run's first one."""
         random = {key: ranks.gather_rows(value.to(self.device)[None]).cpu()
                   for key, value in devices.random_state(self.device).items()}
         if not ranks.is_main():
             return
-        checkpoint.save(self.run.folder / RESUME, {
+        resume.keep(self.run.folder, {
             "meta": self.meta, "settings": asdict(self.settings), "order": self._order(),
             "network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "random": random,
             "epoch": self.epoch, "position": self.position, "step": self.step, "evaluated": self.evaluated,
             "best": self.best, "metrics": self.metrics,
-            "window": [(list(where), numbers.cpu()) for where, numbers in self.window]})
+            "window": [(list(where), numbers.cpu()) for where, numbers in self.window]}, anew)
 
     def _order(self) -> dict:
         """What the order of the data depends on."""
-        return {"training items": len(self.train), "batch of all processes": self.batch, "seed": self.settings.seed}
+        return {"training items": len(self.train), "batch of all processes": self.batch, "seed": self.settings.seed,
+                "teacher features of width": self.test_image.shape[1]}
 
-    def resume(self, path) -> None:
-        """Go on from a resume file. UserError if it belongs to another network, data set or order of the data."""
-        saved = checkpoint.load(path)
-        if not isinstance(saved, dict) or not {"network", "optimizer", "order", "random", "window"} <= saved.keys():
-            raise UserError(f"{path} is no resume file of this program; give a {RESUME}, or --resume none")
+    def resume(self, saved, path) -> None:
+        """Go on from `saved`, the content of the resume file `path`.
+
+        UserError if it belongs to another network, data set or order of the data.
+        """
+        try:
+            self._restore(saved, path)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
+            raise UserError(f"{path} is no resume file of this program; give a {resume.RESUME}, or --resume none"
+                            ) from None
+
+    def _restore(self, saved, path) -> None:
         for saved_part, own in ((saved["meta"], self.meta), (saved["order"], self._order())):
             for name, value in own.items():
-                if saved_part.get(name) != value:
-                    raise UserError(f"{path} was made with {name} {saved_part.get(name)}, not {value}; "
+                if saved_part.get(name, value) != value:
+                    raise UserError(f"{path} was made with {name} {saved_part[name]}, not {value}; "
                                     f"make them agree, or start anew with --resume none")
-        checkpoint.load_into(self.network, saved["network"], path)
-        self.optimizer.load_state_dict(saved["optimizer"])
+        checkpoint.load_into(self.network, checkpoint.state_dict_of(saved["network"], path), path)
+        checkpoint.load_optimizer(self.optimizer, saved["optimizer"], path)
         devices.set_random_state({key: rows[ranks.rank() % len(rows)] for key, rows in saved["random"].items()},
                                  self.device)
         self.epoch, self.position, self.step = saved["epoch"], saved["position"], saved["step"]

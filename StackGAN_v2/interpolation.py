@@ -71,11 +71,11 @@ def main():
 def _newest(given, option: str, pattern: str):
     if given:
         return given
-    found = sorted((ROOT / "output").glob(pattern), key=lambda path: path.stat().st_mtime)
+    found = [path for path in (ROOT / "output").glob(pattern) if path.is_file()]
     if not found:
         raise cli.UserError(f"{option} is missing, and no run has left one below {ROOT / 'output'}; "
                             "run bash scripts/demo.sh first, or name a file")
-    return found[-1]
+    return max(found, key=lambda path: path.stat().st_mtime)
 
 
 def _listen(args, encoder, meta):

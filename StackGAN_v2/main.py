@@ -27,10 +27,15 @@ def parse():
     add("--manualSeed", type=cli.natural, default=0, metavar="N", help="seed of everything random")
     add("--max_steps", type=cli.natural, default=0, metavar="N", help="stop training after N iterations in all; 0: as the "
         "cfg says")
-    add("--resume", default="auto", metavar="auto|none|FILE", help="go on from the run's resume.pth if it is there, "
-        "start anew, or go on from FILE")
+    add("--resume", default="auto", metavar="auto|none|FILE", help="go on from the run's resume.pth if it is there, or the "
+        "one before if it is damaged; start anew; or go on from FILE")
     add("--tick", type=cli.positive_int, default=50, metavar="N", help="iterations between log lines")
-    add("--keep", type=cli.natural, default=0, metavar="N", help="keep the last N snapshots; 0: all")
+    add("--keep", type=cli.natural, default=0, metavar="N", help="keep the last N snapshots, beside the best; 0: all")
+    add("--keep_every", type=cli.natural, default=0, metavar="N", help="iterations: snapshots of multiples of N are "
+        "kept too; 0: none for that")
+    add("--best_by", default="none", choices=("none", "kid_lite0", "kid_lite0at128"), help="measure every snapshot on "
+        "fixed test sentences and link the best as best.pth: KID through EfficientNet-lite0, which sees 224 pixels, or "
+        "128 (faster)")
     add("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="where to compute")
     add("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="arithmetic of matrix products; auto: bf16 "
         "where the device has it")

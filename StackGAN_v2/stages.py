@@ -1,18 +1,19 @@
 """The two things that main.py does, step by step: train a generator, and paint the test set with one."""
-import re
+import signal
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from common import ROOT, ranks
+from common import ROOT, checkpoint, ranks, resume
 from common.cli import UserError
 from common.devices import pick_device, pick_precision, seed_everything
 from common.features import feature_path, load_features
 from common.runs import Run, StopSignal
 from common.splits import load_split
-from StackGAN_v2 import image_cache, sampler, trainer
+from StackGAN_v2 import balance, image_cache, matching, sampler, trainer
 from StackGAN_v2.datasets import Batches, SpeechFeatures
+from StackGAN_v2.keeping import Keeper
 from StackGAN_v2.model import load_generator
 
 GRID_SENTENCES = 64                                # pictures on a sample sheet
@@ -43,37 +44,39 @@ def train(args, cfg, data_dir) -> int:
                 "text_dim": rows[0].shape[1], "base size": cfg.TREE.BASE_SIZE, "stages": cfg.TREE.BRANCH_NUM}
     run = Run(folder, {**_plain(vars(args)), "cfg": _plain(cfg), "precision": precision, "device": str(device),
                        "processes": ranks.world_size(), "iterations": last}, ranks.is_main())
-    first = _start(args, cfg, networks, folder, settings, batches.features.flat)
+    course = {"precision": precision, **_flat(cfg.TRAIN, "TRAIN.")}
+    found = resume.find(args.resume, folder)
+    first = trainer.restore(*found, networks, settings) if found else 0
+    if not found:
+        trainer.start_from(networks, cfg.TRAIN.NET_G, cfg.TRAIN.NET_D,
+                           batches.features.flat if cfg.TRAIN.CONDITION_INIT else None)
     run.rewind(first)                              # lines of steps that a killed run did after its last resume file
     count = sum(p.numel() for p in networks.generator.parameters())
     run.log(f"{len(split.items):,} pictures of {split.name}, speech features of width {rows[0].shape[1]}, pictures of "
             f"{', '.join(map(str, sizes))} pixels, {count / 1e6:.1f} M parameters in the generator, {device} "
-            f"{precision}, pictures in {place}" + (f", going on from iteration {first:,}" if first else ""))
+            f"{precision}, pictures in {place}" + (_going_on(*found, course) if found else ""))
     sheet = _sample_sheet(data_dir, args, cfg, networks.average, folder)
-    stepper = trainer.Stepper(networks, cfg, device, precision, args.compile)
-
-    def save(iteration):
-        if ranks.is_main():
-            sheet(iteration)
-            trainer.save_snapshot(folder / "Model", networks, iteration)
-            _thin_out(folder / "Model", args.keep)
-            trainer.save_resume(folder / "resume.pth", networks, iteration, settings)
-        ranks.barrier()
+    matcher = _matcher(cfg, folder / "Model" / "matcher.pth", split, batches) if cfg.TRAIN.COEFF.MATCHING else None
+    stepper = trainer.Stepper(networks, cfg, device, precision, args.compile, matcher)
 
     def names(iteration):
         return [str(split.items[i].image) for i in batches.images(iteration)[0]]
 
-    if not first:
-        sheet(0)
+    judge = _judge(args, data_dir, networks.average, device)
+    keeper = Keeper(run, networks, settings, course, sheet, names, judge, args.keep, args.keep_every)
+    if first:
+        keeper.best = found[0].get("best", {})
+    else:
+        keeper.begin()
     with StopSignal() as stop:
         done = trainer.fit(stepper, batches, first, last, tick=args.tick, snapshot=cfg.TRAIN.SNAPSHOT_INTERVAL, run=run,
-                           on_snapshot=save, stop=stop, names=names)
+                           on_snapshot=keeper, stop=stop, names=names,
+                           watch=balance.Watch(cfg.TRAIN.ADVERSARIAL, cfg.TRAIN.COEFF.UNCOND_LOSS))
         if done > first or not first:
-            save(done)
+            keeper(done)
     run.log(f"{'stopped' if done < last else 'finished'} at iteration {done:,}: {folder / 'Model' / 'latest.pth'}")
-    run.close()
     ranks.finish()
-    return 128 + stop.received if stop.received and done < last else 0
+    return 128 + (stop.received or signal.SIGTERM) if done < last else 0
 
 
 def paint(args, cfg, data_dir) -> int:
@@ -126,12 +129,31 @@ def _free_memory() -> int:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
 
 
-def _start(args, cfg, networks, folder, settings, speech) -> int:
-    path = folder / "resume.pth" if args.resume == "auto" else Path(args.resume)
-    if args.resume != "none" and (args.resume != "auto" or path.is_file()):
-        return trainer.load_resume(path, networks, settings)
-    trainer.start_from(networks, cfg.TRAIN.NET_G, cfg.TRAIN.NET_D, speech if cfg.TRAIN.CONDITION_INIT else None)
-    return 0
+def _going_on(content, path, course: dict) -> str:
+    """Where the run goes on, and what is not as it was: allowed, but no longer the same training."""
+    was = content.get("course", course)
+    return f", going on from iteration {content['iteration']:,} of {path}" + "".join(
+        f", {name} now {value} (was {was.get(name)})" for name, value in course.items() if was.get(name) != value)
+
+
+def _judge(args, data_dir, generator, device):
+    """What says which snapshot is the best, on the rank that keeps them; None if it was not asked for."""
+    if args.best_by == "none" or not ranks.is_main():
+        return None
+    from StackGAN_v2.judges import Kid
+    split = load_split(data_dir, "test")
+    return Kid(args.best_by, Path(data_dir), split, _speech(data_dir, split, args.audio_switch), generator,
+               args.manualSeed, device)
+
+
+def _matcher(cfg, path, split, batches):
+    """The matching network of this set, trained at the first call; it sees the batches of another seed."""
+    speech, seed, steps = batches.features.flat, batches.seed, cfg.TRAIN.MATCHER_STEPS
+    key = {"seed": seed, "steps": steps, "data set": split.digest(), "sizes": batches.sizes,
+           "speech": checkpoint.digest({"speech": speech})}
+    mine = Batches(batches.cache, batches.features, split.labels, batches.sizes, matching.BATCH, batches.z_dim,
+                   batches.embedding_dim, seed + 1, batches.device, wrong_pictures=False)
+    return matching.load_or_train(path, key, mine, speech, steps, seed)
 
 
 def _sample_sheet(data_dir, args, cfg, generator, folder):
@@ -153,13 +175,14 @@ def _sample_sheet(data_dir, args, cfg, generator, folder):
     return paint_sheet
 
 
-def _thin_out(folder: Path, keep: int) -> None:
-    if keep:
-        snapshots = sorted(folder.glob("netG_*.pth"), key=lambda path: int(re.sub(r"\D", "", path.stem) or 0))
-        for path in snapshots[:-keep]:
-            path.unlink()
-
-
 def _plain(values: dict) -> dict:
     return {key: _plain(value) if isinstance(value, dict) else value if isinstance(value, (int, float, str, list, bool))
             or value is None else str(value) for key, value in values.items()}
+
+
+def _flat(values: dict, prefix: str) -> dict:
+    """Nested groups as one dict of dotted names."""
+    flat = {}
+    for key, value in _plain(values).items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -10,7 +10,11 @@ from common.cli import UserError
 from common.devices import autocast
 from common.files import link
 from StackGAN_v2 import losses
-from StackGAN_v2.model import Discriminator, Generator, init_condition, init_weights
+from StackGAN_v2.conditioning import init_condition
+from StackGAN_v2.matching import matching_loss
+from StackGAN_v2.model import Discriminator, Generator, init_weights
+
+_ADVICE = "resume.pth is from before: go on with lower learning rates, or with --precision fp32"
 
 
 class Networks:
@@ -50,10 +54,14 @@ class Networks:
 
 
 class Stepper:
-    """One training iteration. Losses come back as tensors, so that nothing waits for the device."""
+    """One training iteration. Losses come back as tensors, so that nothing waits for the device.
 
-    def __init__(self, networks: Networks, cfg, device, precision: str, compile_networks: bool = False):
+    matcher: a `matching.Matcher`, needed if TRAIN.COEFF.MATCHING is above 0.
+    """
+
+    def __init__(self, networks: Networks, cfg, device, precision: str, compile_networks: bool = False, matcher=None):
         self.networks, self.train, self.device, self.precision = networks, cfg.TRAIN, device, precision
+        self.matcher = matcher
         wrap = torch.compile if compile_networks else lambda network: network
         self.generator = wrap(networks.generator)
         self.discriminators = [wrap(d) for d in networks.discriminators]
@@ -65,7 +73,7 @@ class Stepper:
         terms = {}
         for i in range(len(self.discriminators)):
             terms |= self._step_discriminator(i, batch, images[i].detach(), mu.detach(), iteration)
-        terms |= self._step_generator(images, mu, logvar, batch.labels)
+        terms |= self._step_generator(images, mu, logvar, batch)
         self.networks.update_average(self.train.EMA)
         return terms
 
@@ -102,7 +110,7 @@ class Stepper:
         self._update(self.networks.optimisers_d[i], self.networks.discriminators[i], loss)
         return terms
 
-    def _step_generator(self, images, mu, logvar, labels):
+    def _step_generator(self, images, mu, logvar, batch):
         coeff, networks = self.train.COEFF, self.networks
         for network in networks.discriminators:    # their weights' gradients would be thrown away
             network.requires_grad_(False)
@@ -112,14 +120,22 @@ class Stepper:
             cond, uncond, code = self._judge(i, image, mu)
             terms[f"G{i}"] = losses.g_loss((cond, uncond), self.train.ADVERSARIAL, coeff.UNCOND_LOSS)
             if coeff.CAL_LOSS > 0:
-                terms[f"CAL{i}"] = losses.class_aware_loss(code, labels)
+                terms[f"CAL{i}"] = losses.class_aware_loss(code, batch.labels)
             if coeff.COLOR_LOSS > 0 and i:
                 terms[f"color{i}"] = coeff.COLOR_LOSS * losses.color_loss(image, images[i - 1])
+        if coeff.MATCHING > 0:
+            terms["match"] = coeff.MATCHING * self._matching(images[-1], batch)
         total = sum(terms.values())
         self._update(networks.optimiser_g, networks.generator, total)
         for network in networks.discriminators:
             network.requires_grad_(True)
         return {name: term.detach() for name, term in terms.items()} | {"G": total.detach()}
+
+    def _matching(self, images, batch):
+        with autocast(self.device, self.precision):
+            seen = self.matcher(images)
+        said = self.matcher.said(batch.speech)
+        return matching_loss(*(ranks.gather_rows(rows) for rows in (seen.float(), said, batch.labels)))
 
     @staticmethod
     def _update(optimiser, network, loss):
@@ -135,26 +151,39 @@ def total_iterations(cfg, images: int) -> int:
     return min(by_epochs, cfg.TRAIN.MAX_ITERATIONS) if cfg.TRAIN.MAX_ITERATIONS else by_epochs
 
 
-def save_resume(path, networks: Networks, iteration: int, settings: dict) -> None:
-    checkpoint.save(path, {"iteration": iteration, "settings": settings,
-                           **{name: part.state_dict() for name, part in networks.parts().items()}})
+def resume_content(networks: Networks, iteration: int, settings: dict, course: dict, best: dict, names) -> dict:
+    """What a resume file holds, after `iteration` iterations.
+
+    settings: must be equal for the continuation to be exact; course: may be changed on the way, which is then told;
+    best: the best snapshot so far. UserError if a weight is not finite: as a bad update shows in the next loss, it is
+    that of the last batch, whose files `names(iteration)` lists.
+    """
+    parts = {name: part.state_dict() for name, part in networks.parts().items()}
+    wrong = checkpoint.first_not_finite(parts)
+    if wrong:
+        raise UserError(f"iteration {iteration - 1}: {wrong} is not finite, though the losses were; {_ADVICE} "
+                        f"(pictures of the batch: {', '.join(names(iteration - 1))})")
+    return {"iteration": iteration, "settings": settings, "course": course, "best": best, **parts}
 
 
-def load_resume(path, networks: Networks, settings: dict) -> int:
-    """Restore everything from a resume file and return the iterations done. UserError if it belongs to other settings."""
-    content = checkpoint.load(path)
+def restore(content, path, networks: Networks, settings: dict) -> int:
+    """Go on from the content of a resume file: → the iterations done. UserError if it belongs to other settings."""
     parts = networks.parts()
-    if not isinstance(content, dict) or content.keys() != {"iteration", "settings", *parts}:
-        raise UserError(f"--resume: {path} is no resume file of this trainer; give another one, or --resume none")
+    stranger = UserError(f"--resume: {path} is no resume file of this trainer; give another one, or --resume none")
+    if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
+        raise stranger
     for name, value in settings.items():
         if content["settings"].get(name) != value:
             raise UserError(f"--resume: {path} was made with {name} = {content['settings'].get(name)}, now it is {value}; "
                             "use the old value, another --output_dir, or --resume none")
+    held = content.keys() - {"course", "best"}
+    if held != {"iteration", "settings", *parts} or type(content["iteration"]) is not int:
+        raise stranger
     for name, part in parts.items():
         if isinstance(part, torch.nn.Module):
-            checkpoint.load_into(part, content[name], path)
+            checkpoint.load_into(part, checkpoint.state_dict_of(content[name], path), path)
         else:
-            part.load_state_dict(content[name])
+            checkpoint.load_optimizer(part, content[name], path)
     return content["iteration"]
 
 
@@ -189,11 +218,13 @@ def start_from(networks: Networks, net_g: str, net_d: str, speech=None) -> None:
         checkpoint.load_into(network, checkpoint.state_dict_of(checkpoint.load(path), path), path)
 
 
-def fit(stepper, batches, first: int, last: int, *, tick: int, snapshot: int, run, on_snapshot, stop, names) -> int:
+def fit(stepper, batches, first: int, last: int, *, tick: int, snapshot: int, run, on_snapshot, stop, names,
+        watch) -> int:
     """Run iterations first … last − 1; returns the number done in all, less than `last` after a stop signal.
 
-    tick: iterations between log lines; snapshot: between calls of `on_snapshot(iteration)`; names(iteration) lists the
-    batch's files for the error about a loss that is not finite.
+    tick: iterations between log lines; snapshot: between calls of `on_snapshot(iteration)`, before which every loss has
+    been looked at; names(iteration) lists the batch's files for the error about a loss that is not finite; watch: a
+    `balance.Watch`.
     """
     pending, began, iteration = [], time.monotonic(), first
     while iteration < last:
@@ -207,6 +238,8 @@ def fit(stepper, batches, first: int, last: int, *, tick: int, snapshot: int, ru
             rate = len(pending) / seconds
             run.stats(iteration, epoch=batches.epoch(iteration), **values, iterations_per_s=rate)
             run.log(_line(iteration, last, values, rate))
+            for warning in watch.update(len(pending), values):
+                run.log(warning)
             pending, began = [], time.monotonic()
         if due and not stopping and iteration < last:
             on_snapshot(iteration)
@@ -225,9 +258,8 @@ def _averages(pending: list[dict], iteration: int, names) -> dict[str, float]:
         wrong = (~torch.isfinite(column)).nonzero()
         if len(wrong):
             step = iteration - len(pending) + steps[int(wrong[0])]
-            raise UserError(f"iteration {step}: the loss term {key} is {column[int(wrong[0])].item()}; the last resume file "
-                            f"is from before it. Lower the learning rate or try --precision fp32. "
-                            f"Pictures: {', '.join(names(step))}")
+            raise UserError(f"iteration {step}: the loss term {key} is {column[int(wrong[0])].item()}; {_ADVICE} "
+                            f"(pictures of the batch: {', '.join(names(step))})")
         values[key] = float(column.mean())
     return values
 

@@ -1,33 +1,172 @@
-"""Checkpoints: tensors and plain values only, written whole, read without running code."""
+"""Checkpoints: tensors and plain values only, written whole with a checksum, read without running code.
+
+The checksum is the comment at the end of the zip archive that torch writes, `sha256 <64 hexadecimal digits>`: over
+every name, dtype, shape, byte and plain value. Any reader of such archives passes over it, so the format stays the
+published one. A file without one (published, or of another program) is read all the same.
+"""
 import hashlib
+import os
 import pickle
+import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
+from common import ranks, snapshots, torch_files
 from common.cli import UserError
-from common.files import atomic_path
+from common.files import atomic_path, keep_as
+
+_MOST_VALUES = 1_000_000                           # in one file; a list that holds itself has no end
+_THREADS = 4                                       # that hash: a gigabyte then takes less time than writing it
 
 
-def save(path, value) -> None:
-    """Write tensors, numbers, strings, lists and dicts to `path`, whole or not at all."""
+class Damaged(UserError):
+    """A file that is there but cannot be used: cut, altered, or holding more than tensors and plain values.
+
+    fault: the sentence without its advice.
+    """
+
+    def __init__(self, fault: str):
+        super().__init__(f"{fault}; use another one or copy it again")
+        self.fault = fault
+
+
+def save(path, value, previous=None) -> None:
+    """Write tensors, numbers, strings, lists and dicts to `path`, whole or not at all.
+
+    previous: the name that a file at `path` gets when the new one takes its place, or None to let it go.
+    """
     with atomic_path(path) as temporary:
-        torch.save(value, temporary)
+        try:
+            torch.save(value, temporary)
+        except RuntimeError as error:
+            if "inline_container" not in str(error):
+                raise
+            raise OSError("the archive is not whole") from error      # all that torch says of a full disk
+        with zipfile.ZipFile(temporary, "a") as archive:
+            archive.comment = _checksum(value)
+        if previous is not None and Path(path).is_file():
+            keep_as(path, previous)
 
 
 def load(path, device="cpu"):
-    """The content of a checkpoint, tensors on `device`. UserError if it is missing, damaged or holds anything executable."""
+    """The content of a checkpoint, tensors on `device`.
+
+    UserError if it is missing, `Damaged` if it is damaged or holds anything executable. A link `latest.pth` to a
+    damaged file is set to the newest whole snapshot before it, which one line says.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} does not exist; give the path of a checkpoint (.pth)")
+    if path.name != "latest.pth" or not path.is_symlink():
+        return _read(path, device)
+    newest = path.parent / os.readlink(path)
+    content, found = load_first_whole([newest, *snapshots.before(newest)], device)
+    if found != newest:
+        snapshots.mend(path, found)
+    return content
+
+
+def load_first_whole(paths, device="cpu"):
+    """→ (content, path) of the first of `paths` that is whole; a line on stderr says which ones are not.
+
+    paths: of files that are there, one at least. Damaged if none is whole.
+    """
+    faults = []
+    for path in paths:
+        try:
+            content = _read(Path(path), device)
+        except Damaged as error:
+            faults.append(error)
+            continue
+        for error in faults if ranks.is_main() else ():
+            print(f"{error.fault}: {path} is used instead", file=sys.stderr, flush=True)
+        return content, path
+    raise faults[0]
+
+
+def _read(path: Path, device):
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        torch_files.check_before(path)
+        content = torch.load(path, map_location=device, weights_only=True)
+        _check_values(content)
+        torch_files.check_room((value for value in _walk(content) if isinstance(value, torch.Tensor)), path)
+        written = _comment(path)
+        found = _checksum(content) if written else b""
     except pickle.UnpicklingError as error:
-        raise UserError(f"{path} is refused: it is damaged or holds more than tensors "
-                        f"({_first_sentence(error)})") from None
+        raise Damaged(f"{path} is refused: it is damaged or holds more than tensors "
+                      f"({_first_sentence(error)})") from None
     except Exception as error:                     # a damaged archive can raise anything at all
-        raise UserError(f"{path} is not a checkpoint ({_first_sentence(error)}); "
-                        f"use another one or download it again") from None
+        raise Damaged(f"{path} is not a checkpoint ({_first_sentence(error)})") from None
+    if written != found:
+        raise Damaged(f"{path} is damaged: its tensors do not have the checksum that it was written with")
+    return content
+
+
+def _comment(path) -> bytes:
+    """The archive's comment; empty for files of torch before 1.6, which are no archives."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.comment
+    except zipfile.BadZipFile:
+        return b""
+
+
+def _walk(value):
+    """`value` and everything in it, depth first, in order."""
+    stack = [value]
+    for _ in range(_MOST_VALUES):
+        if not stack:
+            return
+        top = stack.pop()
+        yield top
+        if isinstance(top, dict):
+            stack += [one for pair in reversed(top.items()) for one in reversed(pair)]
+        elif isinstance(top, (list, tuple)):
+            stack += reversed(top)
+    raise pickle.UnpicklingError(f"it holds more than {_MOST_VALUES:,} values")
+
+
+def _check_values(content) -> None:
+    """UnpicklingError for a tensor that claims more than its file holds, so that using it cannot eat the memory."""
+    for value in _walk(content):
+        if isinstance(value, torch.Tensor) and (
+                value.layout is not torch.strided or value.is_meta or value.nbytes > value.untyped_storage().nbytes()):
+            raise pickle.UnpicklingError(f"a tensor of shape {tuple(value.shape)} has not that many values")
+
+
+def _checksum(content) -> bytes:
+    """`sha256 …` over the structure, the plain values and the hash of each tensor; these are made in parallel."""
+    with ThreadPoolExecutor(_THREADS) as threads:
+        parts = [threads.submit(_hash, value) if isinstance(value, torch.Tensor) else _plain(value)
+                 for value in _walk(content)]
+        total = hashlib.sha256()
+        for part in parts:
+            total.update(part if isinstance(part, bytes) else part.result())
+    return f"sha256 {total.hexdigest()}".encode()
+
+
+def _plain(value) -> bytes:
+    if isinstance(value, dict):
+        return f"dict {len(value)}\n".encode()
+    if isinstance(value, (list, tuple)):
+        return f"{'list' if isinstance(value, list) else 'tuple'} {len(value)}\n".encode()
+    return f"{value!r}\n".encode()
+
+
+def _hash(tensor: torch.Tensor) -> bytes:
+    """SHA-256 of a tensor's dtype, shape and bytes; hashing lets other threads run."""
+    total = hashlib.sha256()
+    _update(total, "", tensor)
+    return total.digest()
+
+
+def _update(total, name: str, tensor: torch.Tensor) -> None:
+    tensor = tensor.detach().cpu().contiguous()
+    total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    total.update(tensor.flatten().view(torch.uint8).numpy())     # flat: a dimension of one may have any stride
 
 
 def _first_sentence(error: Exception) -> str:
@@ -38,7 +177,8 @@ def _first_sentence(error: Exception) -> str:
 def state_dict_of(content, path) -> dict:
     """The state dict in a checkpoint's content: bare or under 'state_dict', with or without the prefix `module.`."""
     state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not state or not all(
+            isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()):
         raise UserError(f"{path} holds no network: expected a state dict, or {{'meta', 'state_dict'}}")
     return {key.removeprefix("module."): value for key, value in state.items()}
 
@@ -55,11 +195,47 @@ def load_into(module: torch.nn.Module, state: dict, path) -> None:
     module.load_state_dict(state)
 
 
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, path) -> None:
+    """Load what `optimizer` has gathered about each parameter; its own learning rate and the like stay.
+
+    UserError if `state` is not of an optimizer of the same parameters.
+    """
+    own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(state)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} holds no state of this optimizer ({_first_sentence(error)})") from None
+    for group, settings in zip(optimizer.param_groups, own):
+        group.update(settings)
+    for parameter, gathered in optimizer.state.items():
+        for name, value in gathered.items():
+            if value.dim() and value.shape != parameter.shape:
+                raise UserError(f"{path} is of another architecture: the optimizer's {name} is {tuple(value.shape)} "
+                                f"there and {tuple(parameter.shape)} here")
+
+
 def digest(state: dict) -> str:
     """A short hash of all tensors by name: equal weights, equal digest, whatever file they lie in."""
     total = hashlib.sha256()
     for key in sorted(state):
-        tensor = state[key].detach().cpu().contiguous()
-        total.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        total.update(tensor.view(torch.uint8).numpy() if tensor.dim() else tensor.reshape(1).view(torch.uint8).numpy())
+        _update(total, key, state[key])
     return total.hexdigest()[:16]
+
+
+def first_not_finite(content, name: str = "") -> str | None:
+    """The dotted name of the first tensor of floats in nested dicts and lists that holds an infinity or no number."""
+    named = [(key, value) for key, value in _named_tensors(content, name)
+             if value.is_floating_point() and value.numel()]
+    if not named:
+        return None
+    extremes = torch.stack([value.detach().abs().amax().double() for _, value in named])       # one wait for the device
+    wrong = (~extremes.isfinite()).nonzero()
+    return named[int(wrong[0])][0] if len(wrong) else None
+
+
+def _named_tensors(content, name: str):
+    if isinstance(content, torch.Tensor):
+        yield name, content
+    elif isinstance(content, (dict, list, tuple)):
+        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+            yield from _named_tensors(value, f"{name}.{key}" if name else str(key))

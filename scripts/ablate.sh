@@ -47,7 +47,7 @@ for seed in $seeds; do
         encoder_options="--keep 1 $options $flags"
         encoder_stage
         run_stage 7 evaluation evaluate_encoder
-        rm -f "$encoder/resume.pth"                                          # there is nothing left to go on with
+        rm -f "$encoder"/resume*.pth                                         # there is nothing left to go on with
         trained+=("$recipe")
         "$python" ./scripts/ablation_table.py --output "$folder" "${trained[@]}" > /dev/null
     done

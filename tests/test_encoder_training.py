@@ -18,7 +18,7 @@ if __name__ == "__main__":                          # as one rank of test_two_pr
 
 from Audio_to_Image import datasets, extract_audio_feature, evaluate, train_audio_encoder, trainer  # noqa: E402
 from Audio_to_Image.speech_encoder import CNNRNN, load_encoder  # noqa: E402
-from common import checkpoint, devices, ranks, runs, splits  # noqa: E402
+from common import checkpoint, devices, ranks, resume, runs, splits  # noqa: E402
 from common.cli import UserError  # noqa: E402
 from common.features import feature_path, load_features, read_pickle, save_features  # noqa: E402
 
@@ -144,7 +144,7 @@ def test_stopped_in_mid_epoch_and_continued_equals_uninterrupted(folder, tmp_pat
     assert first.fit() == 128 + signal.SIGTERM and (first.epoch, first.position) == (1, 1)
     torch.rand(7)                                                                   # other draws in between
     second = make_trainer(folder, tmp_path / "parts", **options)
-    second.resume(tmp_path / "parts" / trainer.RESUME)
+    second.resume(*resume.find("auto", tmp_path / "parts"))
     second.run.rewind(second.step)
     assert second.fit() == 0
     for key, value in whole.network.state_dict().items():
@@ -176,7 +176,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_by_name(folder, tmp_path):
     with pytest.raises(UserError, match=r"step 0 \(epoch 0\): distill is not finite.*train_\d+_\d.wav") as error:
         job.fit()
     assert "4 are in" in str(error.value) and len(stats(tmp_path) if (tmp_path / "stats.jsonl").exists() else []) == 0
-    assert (tmp_path / trainer.RESUME).is_file()
+    assert (tmp_path / resume.RESUME).is_file()
 
 
 def test_a_resume_file_of_another_run_is_refused(folder, tmp_path):
@@ -185,7 +185,7 @@ def test_a_resume_file_of_another_run_is_refused(folder, tmp_path):
     for options, words in ((dict(batch_size=3), "batch of all processes 4, not 3"), (dict(seed=1), "seed 0, not 1"),
                            (dict(rnn_layers=2), "another architecture")):
         with pytest.raises(UserError, match=words):
-            make_trainer(folder, tmp_path / "other", **options).resume(tmp_path / trainer.RESUME)
+            make_trainer(folder, tmp_path / "other", **options).resume(*resume.find("auto", tmp_path))
 
 
 def rank_main(folder: str, output: str) -> None:

@@ -1,5 +1,6 @@
 """Batches, caches and the training loop of the generator: exact continuation, published crops, files left behind."""
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,12 @@ from common import checkpoint
 from common.cli import UserError
 from common.features import feature_path, save_features
 from common.splits import load_split
-from StackGAN_v2 import image_cache, sampler
+from StackGAN_v2 import balance, image_cache, judges, losses, sampler
 from StackGAN_v2.config import load_config
 from StackGAN_v2.datasets import Order, OtherClass, SpeechFeatures
+from StackGAN_v2.metrics import squared_mmd
 from StackGAN_v2.model import load_generator
-from StackGAN_v2.trainer import Networks
+from StackGAN_v2.trainer import Networks, Stepper
 
 ROOT = Path(__file__).resolve().parent.parent
 CFG = """
@@ -132,20 +134,35 @@ def test_the_cache_is_rebuilt_when_a_picture_changes(folder):
     assert len(build()) == len(split.items)
 
 
-def test_two_runs_of_three_steps_equal_one_of_six(folder, tmp_path):
+def assert_equal_runs(first, second) -> None:
+    """Everything in the two runs' resume files, to the bit, but the settings of how long to train."""
+    one, other = (checkpoint.load(run / "resume.pth") for run in (first, second))
+    assert one.keys() == other.keys() and one["iteration"] == other["iteration"]
+    for name in one.keys() - {"iteration", "settings", "course", "best"}:
+        a, b = (content[name]["state"] if "optimiser" in name else {"": content[name]} for content in (one, other))
+        assert a.keys() == b.keys() and a
+        for key in a:
+            assert all(torch.equal(a[key][entry], b[key][entry]) for entry in a[key]), (name, key)
+
+
+def test_a_run_in_parts_equals_one_though_its_newest_resume_file_is_damaged(folder, tmp_path, capsys):
     run_main(folder, "--output_dir", tmp_path / "whole", "--max_steps", 6)
-    run_main(folder, "--output_dir", tmp_path / "halves", "--max_steps", 2)
-    run_main(folder, "--output_dir", tmp_path / "halves", "--max_steps", 6)
-    whole, halves = (checkpoint.load(tmp_path / name / "resume.pth") for name in ("whole", "halves"))
-    assert whole["iteration"] == 6
-    for name in ("generator", "average", "discriminator0", "discriminator2"):
-        assert all(torch.equal(whole[name][key], halves[name][key]) for key in whole[name])
-    for name in ("optimiser_g", "optimiser_d1"):
-        assert all(torch.equal(a[key], b[key]) for a, b in zip(whole[name]["state"].values(),
-                                                               halves[name]["state"].values()) for key in a)
+    for steps in (2, 5):                           # resume files of iterations 0, 2, 3 and 5
+        run_main(folder, "--output_dir", tmp_path / "parts", "--max_steps", steps)
+    newest = tmp_path / "parts" / "resume.pth"
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    capsys.readouterr()
+    run_main(folder, "--output_dir", tmp_path / "parts", "--max_steps", 6)
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1 and "resume.pth is damaged" in err and "going on from iteration 3 of" in out
+    assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
+    lines = (tmp_path / "parts" / "stats.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 3, 6]
 
 
-def test_what_a_run_leaves(folder, tmp_path):
+def test_what_a_run_leaves(folder, tmp_path, capsys):
     """Snapshot = average, not the live generator; sheets of every size; one line of numbers a tick; then pictures."""
     run = tmp_path / "run"
     run_main(folder, "--output_dir", run, "--max_steps", 4, "--tick", 2)
@@ -175,21 +192,33 @@ def test_what_a_run_leaves(folder, tmp_path):
     run_main(folder, *paint, "--all_sizes", "--manualSeed", 1)
     assert first.read_bytes() != before and len(list(valid.rglob("*.png"))) == 30
 
+    newest = run / "Model" / "netG_4.pth"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    run_main(folder, *paint)                       # latest.pth now means the one before, for every later command too
+    assert capsys.readouterr().err.count("netG_4.pth is not a checkpoint") == 1
+    assert (run / "Model" / "latest.pth").resolve() == run / "Model" / "netG_3.pth"
+    assert len(list((run / "Model" / "iteration3").rglob("*.png"))) == 10
 
-def test_a_stop_signal_leaves_a_resume_file(folder, tmp_path):
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_stopped_by_a_signal_goes_on_exactly(folder, tmp_path, number):
     run = tmp_path / "run"
     words = ["--cfg", folder.parent / "tiny.yml", "--data_dir", folder, "--audio_switch", "stub", "--device", "cpu",
-             "--output_dir", run, "--max_steps", 100000, "--tick", 1, "--set", "TRAIN.SNAPSHOT_INTERVAL=100000",
-             "--set", "TRAIN.MAX_EPOCH=100000"]
+             "--output_dir", run, "--max_steps", 100000, "--tick", 1, "--precision", "fp32",
+             "--set", "TRAIN.SNAPSHOT_INTERVAL=100000", "--set", "TRAIN.MAX_EPOCH=100000"]
     process = subprocess.Popen([sys.executable, str(ROOT / "StackGAN_v2" / "main.py"), *map(str, words)],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line.startswith("iteration 3 "):
-            process.terminate()
+            process.send_signal(number)
             break
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 143 and "Traceback" not in errors
-    assert checkpoint.load(run / "resume.pth")["iteration"] >= 3
+    assert process.returncode == 128 + number and "Traceback" not in errors
+    done = checkpoint.load(run / "resume.pth")["iteration"]
+    assert done >= 3
+    for name in ("run", "whole"):
+        run_main(folder, "--output_dir", tmp_path / name, "--max_steps", done + 1)
+    assert_equal_runs(tmp_path / "whole", run)
 
 
 def test_the_average_follows_the_weights(folder):
@@ -206,15 +235,107 @@ def test_the_average_follows_the_weights(folder):
 
 def test_losses_that_are_not_finite_are_named(folder, tmp_path):
     with pytest.raises(UserError, match=r"iteration 0: the loss term D0 is nan.*train_\d"):
-        features = feature_path(folder, "train", "audio", "stub")
-        kept = features.read_bytes()
-        try:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("StackGAN_v2.losses.d_loss", lambda *a: sum(x[0].sum() for x in a[:3]) * float("nan"))
-                run_main(folder, "--output_dir", tmp_path / "run", "--max_steps", 2)
-        finally:
-            features.write_bytes(kept)
-    assert not (tmp_path / "run" / "resume.pth").exists()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("StackGAN_v2.losses.d_loss", lambda *a: sum(x[0].sum() for x in a[:3]) * float("nan"))
+            run_main(folder, "--output_dir", tmp_path / "run", "--max_steps", 2)
+    assert checkpoint.load(tmp_path / "run" / "resume.pth")["iteration"] == 0
+
+
+@pytest.mark.parametrize("bad, steps, message", [
+    (3, 9, "iteration 4: the loss term D0 is nan"),            # seen at the snapshot after 6, two iterations later
+    (5, 9, "iteration 5: generator.*is not finite"),           # the last step before the snapshot: no loss has seen it
+    (4, 5, "iteration 4: generator.*is not finite")])          # … before the end of the run
+def test_no_file_is_written_of_bad_weights(folder, tmp_path, monkeypatch, bad, steps, message):
+    """An update that ruins the weights though its losses were finite, between two looks at the losses."""
+    step = Stepper.__call__
+
+    def ruin(self, batch, iteration):
+        terms = step(self, batch, iteration)
+        if iteration == bad:
+            with torch.no_grad():
+                self.networks.generator.h_net1.fc[0].weight[0, 0] = float("nan")
+        return terms
+    monkeypatch.setattr(Stepper, "__call__", ruin)
+    with pytest.raises(UserError, match=message + r".*resume.pth is from before.*train_\d"):
+        run_main(folder, "--output_dir", tmp_path, "--max_steps", steps)
+    assert checkpoint.load(tmp_path / "resume.pth")["iteration"] == 3
+    for path in tmp_path.rglob("*.pth"):
+        assert checkpoint.first_not_finite(checkpoint.load(path)) is None
+    assert (tmp_path / "Model" / "latest.pth").resolve() == tmp_path / "Model" / "netG_3.pth"
+
+
+def test_the_bound_of_a_discriminator_that_has_won():
+    """5 % of what d_loss is where the logits are all 0."""
+    zeros = (torch.zeros(4), torch.zeros(4))
+    for kind, weight in (("bce", 1.0), ("bce", 0.0), ("hinge", 1.0), ("hinge", 0.0), ("hinge", 0.5)):
+        guessing = losses.d_loss(zeros, zeros, zeros, kind, weight).item()
+        assert balance.bound(kind, weight) == pytest.approx(0.05 * guessing)
+    assert [round(balance.bound(*key), 3) for key in (("bce", 1), ("hinge", 1), ("bce", 0))] == [0.208, 0.3, 0.069]
+
+
+def test_a_discriminator_that_has_won_is_told_of_once_an_episode():
+    watch = balance.Watch("hinge", 1.0)
+    low = {"D0": 2.0, "D1": 0.29, "D1_penalty": 0.0, "G0": 0.0}
+
+    def warned(ticks, means):
+        return [(tick, line) for tick in range(ticks) for line in watch.update(50, means)]
+    (tick, line), = warned(30, low)
+    assert tick == 9 and "discriminator D1 has won: its loss has been below 0.300" in line and "500 iterations" in line
+    assert not warned(1, {**low, "D1": 0.3}) and not warned(9, low) and not warned(1, {**low, "D1": 5.0})
+    assert [tick for tick, _ in warned(30, low)] == [9]                     # another episode
+
+
+def test_the_warning_reaches_terminal_and_log(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("StackGAN_v2.losses.d_loss", lambda *a: sum(x[0].sum() for x in a[:3]) * 0)
+    monkeypatch.setattr(balance, "ITERATIONS", 2)
+    run_main(folder, "--output_dir", tmp_path, "--max_steps", 4, "--tick", 1)
+    for text in (capsys.readouterr().out, (tmp_path / "log.txt").read_text()):
+        assert [text.count(f"discriminator D{i} has won") for i in range(4)] == [1, 1, 1, 0]
+
+
+def test_snapshots_that_stay_and_the_best_one(folder, tmp_path, monkeypatch):
+    values = iter([0.3, 0.1, 0.2, 0.4, 0.05, 0.5, 0.01])
+
+    class Judge:
+        def __init__(self, name, *unused):
+            self.name = name
+
+        def __call__(self, generator):
+            assert not generator.training
+            return next(values)
+    monkeypatch.setattr("StackGAN_v2.judges.Kid", Judge)
+
+    def train(steps, *more):
+        run_main(folder, "--output_dir", tmp_path, "--max_steps", steps, "--keep", 1, "--set",
+                 "TRAIN.SNAPSHOT_INTERVAL=1", *more)
+        model = tmp_path / "Model"
+        assert all(path.exists() for path in model.iterdir())               # no link dangles
+        return (sorted(path.name for path in model.glob("netG_*")), *((model / name).resolve().name for name in
+                                                                      ("best.pth", "latest.pth")))
+    best = ["--best_by", "kid_lite0"]
+    assert train(3, *best) == (["netG_2.pth", "netG_3.pth"], "netG_2.pth", "netG_3.pth")
+    assert train(4, *best, "--keep_every", 4) == (["netG_2.pth", "netG_4.pth"], "netG_2.pth", "netG_4.pth")
+    assert train(6, *best, "--keep_every", 4) == (["netG_4.pth", "netG_5.pth", "netG_6.pth"],
+                                                  "netG_5.pth", "netG_6.pth")
+    lines = map(json.loads, (tmp_path / "stats.jsonl").read_text().splitlines())
+    measured = {line["step"]: line["eval_kid_lite0"] for line in lines if "eval_kid_lite0" in line}
+    assert measured == {1: 0.3, 2: 0.1, 3: 0.2, 4: 0.4, 5: 0.05, 6: 0.5}
+    assert train(7, "--keep_every", 4)[1:] == ("netG_5.pth", "netG_7.pth")   # not asked for: not measured, not lost
+
+
+def test_the_judge_of_snapshots(folder, tmp_path):
+    """The same number each time; that of the pictures which the painted ones are; lowest for the real pictures."""
+    split = load_split(folder, "test")
+    rows = [np.zeros((1, 9), np.float32)] * len(split.items)
+    generator = Networks(load_config(folder.parent / "tiny.yml"), 9, torch.device("cpu")).average
+    kid = judges.Kid("kid_lite0at128", folder, split, rows, generator, 0, "cpu")
+    value = kid(generator)
+    assert value == kid(generator) and kid.extractor.view == 128
+    noises = torch.stack([sampler.noise(generator, 0, i, 0) for i in range(7)])
+    pictures = torch.from_numpy(sampler.paint(generator, torch.zeros(7, 9), noises)[-1]).permute(0, 3, 1, 2)
+    painted = kid.extractor(pictures)[0]
+    assert value == pytest.approx(squared_mmd(painted, kid.real), rel=1e-4) and len(kid.real) == 7
+    assert squared_mmd(kid.real, kid.real) < value
 
 
 @pytest.mark.parametrize("words, sentence", [
@@ -233,10 +354,27 @@ def test_mistakes_get_one_sentence(folder, tmp_path, words, sentence):
     assert not list(tmp_path.rglob("*.pth"))
 
 
-def test_other_settings_do_not_resume(folder, tmp_path):
+def test_other_settings_do_not_resume_or_are_told(folder, tmp_path, capsys):
     run_main(folder, "--output_dir", tmp_path, "--max_steps", 1)
-    with pytest.raises(UserError, match="made with seed = 0, now it is 5"):
-        run_main(folder, "--output_dir", tmp_path, "--max_steps", 2, "--manualSeed", 5)
+    for words, message in ((["--manualSeed", 5], "made with seed = 0, now it is 5"),
+                           (["--branch_num", 2], "made with stages = 3, now it is 2"),
+                           (["--set", "GAN.DF_DIM=8"], r"another architecture: '.*' is \(.*there and \(.*here")):
+        with pytest.raises(UserError, match=message):
+            run_main(folder, "--output_dir", tmp_path, "--max_steps", 2, *words)
+    content = checkpoint.load(tmp_path / "resume.pth")
+    for change, message in (({"text_dim": 8}, "made with text_dim = 8, now it is 9"),):
+        checkpoint.save(tmp_path / "other.pth", {**content, "settings": {**content["settings"], **change}})
+        with pytest.raises(UserError, match=message):
+            run_main(folder, "--output_dir", tmp_path, "--max_steps", 2, "--resume", tmp_path / "other.pth")
+    for wrong in ({"generator": {}}, {"optimiser_g": {"state": 1}}, {"iteration": "x"}, {"settings": None},
+                  {"more": 1}):
+        checkpoint.save(tmp_path / "other.pth", {**content, **wrong})
+        with pytest.raises(UserError, match="other.pth"):
+            run_main(folder, "--output_dir", tmp_path, "--max_steps", 2, "--resume", tmp_path / "other.pth")
+    capsys.readouterr()
+    run_main(folder, "--output_dir", tmp_path, "--max_steps", 2, "--set", "TRAIN.GENERATOR_LR=1e-3")
+    assert "TRAIN.GENERATOR_LR now 0.001 (was 0.0002)" in capsys.readouterr().out
+    assert checkpoint.load(tmp_path / "resume.pth")["optimiser_g"]["param_groups"][0]["lr"] == 1e-3
 
 
 def test_a_generator_and_features_of_other_widths_do_not_meet(folder, tmp_path):

@@ -1,0 +1,39 @@
+"""A number for each snapshot of a run, measured beside the training: which one is the best."""
+import os
+
+import numpy as np
+import torch
+
+from StackGAN_v2 import metrics, sampler
+from StackGAN_v2.extractors import Lite0Extractor
+from StackGAN_v2.picture_sets import RealPictures, real_features
+
+NAMES = {"kid_lite0": 224, "kid_lite0at128": 128}  # and the pixels that lite0 sees
+SENTENCES = 512                                    # at the most: one a picture of the split, evenly spread
+_BATCH = 64
+
+
+class Kid:
+    """KID (squared MMD, unbiased) between pictures of fixed sentences with fixed noise and all real ones of `split`.
+
+    The lower the better; it may be a little below 0. Over all pictures at once, not 100 random subsets as in
+    evaluate.py: it compares the snapshots of one run. rows: one array `[captions, d]` an item of `split`.
+    """
+
+    def __init__(self, name: str, data_dir, split, rows, generator, seed: int, device):
+        self.name, self.extractor = name, Lite0Extractor(device, NAMES[name])
+        chosen = np.linspace(0, len(rows) - 1, min(SENTENCES, len(rows))).astype(int)
+        self.speech = torch.from_numpy(np.stack([rows[i][0] for i in chosen]))
+        self.noises = torch.stack([sampler.noise(generator, seed, int(i), 0) for i in chosen])
+        real = real_features(RealPictures(split, generator.sizes[-1]), self.extractor, data_dir / split.name, _BATCH,
+                             os.cpu_count() or 1, lambda batches, *unused: batches)
+        self.real = real[:]
+        real.close()
+
+    def __call__(self, generator) -> float:
+        """generator: in evaluation mode."""
+        features = []
+        for speech, noises in zip(self.speech.split(_BATCH), self.noises.split(_BATCH)):
+            pictures = torch.from_numpy(sampler.paint(generator, speech, noises)[-1]).permute(0, 3, 1, 2)
+            features.append(self.extractor(pictures)[0])
+        return metrics.squared_mmd(torch.cat(features), self.real)

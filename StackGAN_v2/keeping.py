@@ -1,0 +1,48 @@
+"""What a training run leaves at a snapshot: sample sheets, networks and the links to them, and its resume file."""
+from common import ranks, resume, snapshots
+from common.files import link
+from StackGAN_v2 import trainer
+
+
+class Keeper:
+    """Keeps the state of `networks` in the folder of `run`; every rank calls it with the number of iterations done.
+
+    settings, course: as in `trainer.resume_content`. sheet(iteration) paints samples; names(iteration): a batch's
+    files. judge: None, or an object with `name` whose call with a generator gives a number, better the lower it is:
+    `best.pth` links to the best snapshot. keep, keep_every: as in `snapshots.thin_out`.
+    """
+
+    def __init__(self, run, networks, settings: dict, course: dict, sheet, names, judge, keep: int, keep_every: int):
+        self.run, self.networks, self.settings, self.course = run, networks, settings, course
+        self.sheet, self.names, self.judge, self.keep, self.keep_every = sheet, names, judge, keep, keep_every
+        self.best = {}
+
+    def begin(self) -> None:
+        """Before the first iteration: samples, and a resume file, so that there is always one from before a fault."""
+        ranks.barrier()                            # no other process is still looking for a resume file
+        if ranks.is_main():
+            self.sheet(0)
+            resume.keep(self.run.folder, self._content(0), anew=True)
+        ranks.barrier()
+
+    def __call__(self, iteration: int) -> None:
+        if ranks.is_main():
+            content = self._content(iteration)     # first: it refuses weights that are not finite
+            self.sheet(iteration)
+            path = trainer.save_snapshot(self.run.folder / "Model", self.networks, iteration)
+            if self.judge:
+                self._judge(iteration, path)
+            snapshots.thin_out(path, self.keep, self.keep_every)
+            resume.keep(self.run.folder, {**content, "best": self.best}, anew=False)
+        ranks.barrier()
+
+    def _content(self, iteration: int) -> dict:
+        return trainer.resume_content(self.networks, iteration, self.settings, self.course, self.best, self.names)
+
+    def _judge(self, iteration: int, path) -> None:
+        name, value = self.judge.name, self.judge(self.networks.average)
+        self.run.stats(iteration, **{f"eval_{name}": value})
+        self.run.log(f"iteration {iteration:,}   {name} {value:.5f}")
+        if self.best.get("by") != name or value < self.best["value"]:
+            self.best = {"by": name, "value": value, "iteration": iteration}
+            link(path, path.with_name("best.pth"))

@@ -1,0 +1,28 @@
+"""The resume file of a run and the one before it: one of the two is whole at every moment."""
+from pathlib import Path
+
+from common import checkpoint
+
+RESUME, PREVIOUS = "resume.pth", "resume_previous.pth"
+
+
+def keep(folder, content, anew: bool) -> None:
+    """Write resume.pth; the one of before becomes resume_previous.pth, or goes if this is the first of a run `anew`."""
+    path, previous = Path(folder) / RESUME, Path(folder) / PREVIOUS
+    checkpoint.save(path, content, None if anew else previous)
+    if anew:
+        previous.unlink(missing_ok=True)           # of another run: nothing may ever go on from it
+
+
+def find(choice: str, folder):
+    """→ (content, path) of the resume file that `choice` means, or None for a start anew.
+
+    choice: none; auto, the newest whole one in `folder`, if there is any; or a file. UserError if that is missing or
+    all are damaged.
+    """
+    if choice == "none":
+        return None
+    if choice != "auto":
+        return checkpoint.load(choice), Path(choice)
+    paths = [path for path in (Path(folder) / RESUME, Path(folder) / PREVIOUS) if path.is_file()]
+    return checkpoint.load_first_whole(paths) if paths else None
