@@ -25,8 +25,8 @@ MAX_FRAMES = 2048           # 20.5 s: longer clips are cut, shorter ones padded
 MIN_FRAMES = 64             # 0.64 s: below it the encoder has no time step left
 EMPTY_SAMPLES = 200         # what an empty clip becomes
 
-MAX_SECONDS = 3600          # limits against files that unpack to absurd lengths: one hour, and 1 GiB of float32
-MAX_SAMPLES = 1 << 28
+MAX_SECONDS = 600           # limits against files that unpack to absurd lengths: the method hears the first 20 s
+MAX_SAMPLES = 1 << 25       # 134 MB of float32, in each of the workers: 11 minutes at 48 kHz
 MAX_LEVEL = 1e6             # full scale is 1; powers of far larger samples overflow float32
 _READ_BLOCK = 1 << 22       # samples read at a time, all channels together
 _FRAME_BLOCK = 240          # frames transformed at a time, within a core's cache
@@ -42,7 +42,8 @@ def load_log_mel(path) -> tuple[np.ndarray, int]:
     """The encoder's input from a sound file.
 
     Returns (float32 [40, 2048] in dB from -80 to 0, padded on the right with 0, n_frames before padding).
-    UserError names a file that is missing, empty, not sound, longer than an hour, or holds impossible samples.
+    UserError names a file that is missing, empty, not sound, longer than ten minutes (at over 55 kHz: than 33 million
+    samples), or holds impossible samples.
     """
     mel, n_frames = log_mel(read_audio(path))
     return pad(mel, MAX_FRAMES), n_frames

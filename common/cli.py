@@ -3,10 +3,17 @@
 Nothing heavy is imported here, so that `--help` answers at once: a command parses first and imports torch afterwards.
 """
 import argparse
+import contextlib
+import errno
 import os
 import signal
 import sys
 from pathlib import Path
+
+
+# Errors of a file that are no fault of a program: no room, no permission, a device or connection that fails.
+_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM,
+                   errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENAMETOOLONG}
 
 
 class UserError(Exception):
@@ -38,13 +45,36 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+def follow_parent() -> None:
+    """Get the signal that $FOLLOW_PARENT names ('<process> <signal>') when that process, our parent, is gone.
+
+    Otherwise a training would go on unseen when only the script or launcher that started it was killed, and the next
+    run would write into the same folder.
+    """
+    process, _, name = os.environ.get("FOLLOW_PARENT", "").partition(" ")
+    if process == str(os.getppid()):
+        import ctypes
+        with contextlib.suppress(OSError, AttributeError):         # Linux alone has it
+            ctypes.CDLL(None).prctl(1, int(signal.Signals[name]), 0, 0, 0)         # PR_SET_PDEATHSIG
+        if process != str(os.getppid()):
+            os.kill(os.getpid(), signal.Signals[name])
+
+
 def run(main) -> None:
-    """Run a command's `main()`; turn a UserError into its sentence and status 2, an interrupt into status 130."""
+    """Run a command's `main()`; turn a UserError into its sentence and status 2, an interrupt into status 130.
+
+    So end, too, a full or failing disk and a lack of memory where nothing nearer says more.
+    """
+    follow_parent()
+    sys.stdout.reconfigure(errors="backslashreplace")      # file names may hold bytes that no encoding has
     try:
         status = main()
-    except UserError as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        status = 2
+    except (UserError, MemoryError) as error:
+        status = _fail(error if isinstance(error, UserError) else f"there is too little memory ({error or 'all used'})")
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        status = _fail(f"{error.filename or 'a file'} cannot be written or read: {error.strerror}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 128 + signal.SIGINT
@@ -52,6 +82,13 @@ def run(main) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 128 + signal.SIGPIPE
     raise SystemExit(status or 0)
+
+
+def _fail(reason) -> int:
+    """Print one sentence, in which a stranger's file name cannot steer the terminal."""
+    text = "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in str(reason))
+    print(f"{Path(sys.argv[0]).name}: error: {text}", file=sys.stderr)
+    return 2
 
 
 def _number(kind, test, meaning):

@@ -1,5 +1,6 @@
 """Whole files or none: everything is written to a temporary name in the same folder, flushed and then renamed."""
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -17,8 +18,11 @@ def atomic_path(path):
     The temporary name keeps the suffix, since image and sound writers choose their format by it.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = _temporary_file(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = _temporary_file(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
     try:
         yield temporary
         with open(temporary, "rb") as written:
@@ -28,10 +32,14 @@ def atomic_path(path):
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+            raise _unwritable(path, error) from error
         raise
     finally:
         os.close(handle)                           # and with it the lock
+
+
+def _unwritable(path, error: OSError) -> UserError:
+    return UserError(f"{path} cannot be written: {error.strerror or f'{error} (is the disk full?)'}")
 
 
 def _temporary_file(path: Path) -> tuple[int, Path]:
@@ -65,7 +73,7 @@ def write_bytes(path, data: bytes) -> None:
 
 
 def write_text(path, text: str) -> None:
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(errors="backslashreplace"))     # file names may hold bytes that are no UTF-8
 
 
 def write_json(path, value, indent: int | None = 1) -> None:
@@ -82,10 +90,26 @@ def read_json(path):
         raise UserError(f"{path} is not JSON ({error}); make or download it again") from None
 
 
+def append_bytes(path, data: bytes) -> None:
+    """Add to a file, all of `data` or nothing: where it does not fit, the file is what it was before."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            try:
+                if file.write(data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                file.truncate(before)
+                raise
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
 def append_line(path, record: dict) -> None:
     """Add one JSON line; a single write, so that a reader never sees half a line."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    append_bytes(path, (json.dumps(record) + "\n").encode())
 
 
 def link(target, name) -> None:

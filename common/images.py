@@ -14,6 +14,8 @@ from common.cli import UserError
 # Formats that Pillow decodes by itself. Others, such as EPS, start outside programs on whatever a stranger's file says.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 
+# A picture of transparent colours takes 15 bytes a pixel on its way: 600 MB at this size, in each of the workers.
+Image.MAX_IMAGE_PIXELS = 40_000_000
 # Pillow warns from its limit on and raises from twice its limit; `open_rgb` raises from the limit itself.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -44,7 +46,8 @@ def open_rgb(path) -> Image.Image:
     except (PermissionError, IsADirectoryError) as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except Exception as error:                     # a damaged file can raise anything at all (OSError, struct.error, …)
-        raise UserError(f"{path} is a damaged picture ({error}); replace it") from None
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{path} is a damaged picture ({reason}); replace it") from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -63,9 +66,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _from_16_bits(image: Image.Image) -> Image.Image:
     """Grey of 16 bits (modes I;16, I;16B, I) → L. Pillow's own conversion would clip at 255: a white picture."""
-    values = np.asarray(image).astype(np.int64)
+    values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
         raise ValueError("grey values outside 16 bits; save it with 8 bits a channel")
+    values = values.astype(np.int32)
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))      # 65535 = 255 · 257, rounded to nearest
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from common import ROOT
 from common.cli import UserError
-from common.files import append_line, write_json, write_text
+from common.events import Events
+from common.files import append_bytes, append_line, write_json, write_text
 
 _LIBRARIES = ("torch", "torchvision", "numpy", "librosa", "soundfile")
 
@@ -55,8 +56,8 @@ class Run:
         """Print one line and keep it, with the time, in log.txt."""
         if self.main:
             print(text, flush=True)
-            with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+            line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n"
+            append_bytes(self.folder / "log.txt", line.encode(errors="backslashreplace"))
 
     def stats(self, step: int, **values: float) -> None:
         """One line of stats.jsonl, and the same numbers as TensorBoard scalars."""
@@ -64,11 +65,9 @@ class Run:
             return
         append_line(self.folder / "stats.jsonl", {"step": step, **values})
         if self._tensorboard:
-            if self._events is None:               # imported at the first tick: it takes a second
-                from torch.utils.tensorboard import SummaryWriter
-                self._events = SummaryWriter(self.folder / "events", purge_step=self._first_step)
-            for name, value in values.items():
-                self._events.add_scalar(name, value, step)
+            if self._events is None:
+                self._events = Events(self.folder / "events", self._first_step)
+            self._events.add(step, values)
 
     def rewind(self, step: int) -> None:
         """Forget the statistics after `step`, where training goes on (0: from the start): no step is told twice."""
@@ -76,10 +75,6 @@ class Run:
         if self.main and path.exists():
             lines = path.read_text(encoding="utf-8").splitlines()
             write_text(path, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
-
-    def close(self) -> None:
-        if self.main and self._events is not None:
-            self._events.close()
 
 
 def _step_of(line: str) -> float:

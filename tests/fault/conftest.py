@@ -37,6 +37,16 @@ def seeds(request):
     return give
 
 
+@pytest.fixture(scope="session")
+def worker(tmp_path_factory):
+    """A process that reads files under limits; see worker.py."""
+    from worker import Worker
+    with open(tmp_path_factory.mktemp("noise") / "stderr", "w") as noise:
+        worker = Worker(noise)
+        yield worker
+        worker.close()
+
+
 def pytest_configure(config):
     os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", os.path.join("/tmp", f"hypothesis.{os.getuid()}"))
     minutes = config.getoption("--fault_minutes", 0)

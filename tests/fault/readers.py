@@ -52,6 +52,16 @@ def readers() -> dict:
             "registry": lambda path: registry.load((path,)), "cfg": config.load_config, "archive": unpacked}
 
 
+def register_extension() -> None:
+    """As libraries may: a number for a function, which pickle then keeps where no reader is asked about it."""
+    import copyreg
+    import pickle
+
+    from hostile import EXTENSION
+    copyreg.add_extension("os", "mkdir", EXTENSION)
+    assert pickle.loads(b"\x80\x02\x82" + bytes([EXTENSION]) + b".") is os.mkdir
+
+
 def end_of(read, path: Path) -> dict:
     from common.cli import UserError
     try:
@@ -69,6 +79,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")            # what a library prints must not come between
     os.dup2(2, 1)
     known = readers()
+    register_extension()
     import librosa.filters  # noqa: F401             # what is imported on first use is no memory of a file
     import soundfile  # noqa: F401
     from scipy import fft, io  # noqa: F401

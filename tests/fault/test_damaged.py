@@ -6,15 +6,6 @@ import pytest
 
 import originals
 from damage import variants
-from worker import Worker
-
-
-@pytest.fixture(scope="module")
-def worker(tmp_path_factory):
-    with open(tmp_path_factory.mktemp("noise") / "stderr", "w") as noise:
-        worker = Worker(noise)
-        yield worker
-        worker.close()
 
 
 @pytest.fixture(scope="module")
