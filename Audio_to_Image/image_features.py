@@ -62,7 +62,7 @@ def usable(path: Path, split: Split, wanted: dict) -> bool:
         print(f"{path}: published features of {len(rows)} pictures ({rows[0].shape[1]} wide) are there and used as "
               f"they are; --overwrite makes them again")
         return True
-    found = files.read_json(sidecar)
+    found = files.read_note(sidecar)
     if found.get("order") == UNFINISHED:
         return False
     if found.get("order") != split.digest():
@@ -176,7 +176,7 @@ class _Shards:
     def __init__(self, folder: Path, key: dict, count: int, row_shape: tuple[int, int]):
         self.folder, self.count, self.row_shape = folder, count, row_shape
         described = folder / "settings.json"
-        if folder.exists() and not (described.is_file() and files.read_json(described) == key):
+        if folder.exists() and files.read_note(described) != key:
             shutil.rmtree(folder)
         files.write_json(described, key)
         self._missing = [number for number in range(-(-count // SHARD)) if self._load(number) is None]

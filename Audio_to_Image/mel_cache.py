@@ -19,7 +19,7 @@ import numpy as np
 
 from Audio_to_Image import audio
 from common.cli import UserError
-from common.files import read_json, write_json, write_text
+from common.files import read_note, write_json, write_text
 
 DB_PER_STEP = audio.TOP_DB / 32767
 SETTINGS = {"format": 1, **audio.SETTINGS}
@@ -136,12 +136,12 @@ class _Build:
             return
         held = (os.fstat(self.file.fileno()).st_size - _HEADER_BYTES) // 2
         good = []
-        for line in self.journal.read_text(encoding="utf-8").splitlines():
+        for line in self.journal.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 entry = json.loads(line)
-            except ValueError:
-                break
-            if entry != SETTINGS if not good else entry["end"] > held:
+                if entry != SETTINGS if not good else entry["end"] > held or not _fit(entry["records"], entry["end"]):
+                    break
+            except (ValueError, KeyError, TypeError):
                 break
             good.append(line)
             if len(good) > 1:
@@ -244,11 +244,20 @@ def _read_index(folder: Path) -> dict:
     index, values = folder / "log_mels.json", folder / "log_mels.npy"
     if not (index.exists() and values.exists()):
         return {}
+    content = read_note(index)
     try:
-        content = read_json(index)
-        held = np.load(values, mmap_mode="r").size
-    except (UserError, ValueError, OSError):
+        held = np.load(values, mmap_mode="r")
+    except (ValueError, OSError, EOFError):
         return {}
-    if content.get("settings") != SETTINGS or content.get("values") != held:
+    if content.get("settings") != SETTINGS or held.dtype != np.int16 or held.shape != (content.get("values"),):
         return {}
-    return content["clips"]
+    return content["clips"] if _fit(content.get("clips"), len(held)) else {}
+
+
+def _fit(records, held: int) -> bool:
+    """Whether all records lie within `held` values: then no damage can make one read another's, or none's."""
+    return isinstance(records, dict) and all(
+        isinstance(record, dict) and record.keys() >= {"state", "offset", "n_frames", "error"}
+        and isinstance(record["error"], str | None) and all(type(record[name]) is int for name in ("offset", "n_frames"))
+        and 0 <= record["offset"] <= record["offset"] + audio.N_MELS * record["n_frames"] <= held
+        and record["n_frames"] >= 0 for record in records.values())

@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from common.cli import UserError
-from common.files import atomic_path, read_json, write_json
+from common.files import atomic_path, read_note, write_json
 from common.images import open_rgb
 from common.parallel import in_chunks, parallel_map
 
@@ -132,15 +132,22 @@ def build(split, folder, size: int, jobs: int | None = None, progress: bool = Tr
     stem = folder / f"images_{size}"
     key = _key(work)
     described = stem.with_suffix(".json")
-    if described.is_file() and stem.with_suffix(".npy").is_file() and read_json(described).get("key") == key:
-        content = read_json(described)
-    else:
-        content = _make(work, stem, key, jobs, progress)
-    shapes = np.array(content["shapes"])
-    pixels = np.load(stem.with_suffix(".npy"), mmap_mode="c")          # copy-on-write: torch wants writable memory
-    if len(pixels) != int((shapes[:, 0] * shapes[:, 1]).sum()):
-        raise UserError(f"{stem}.npy is damaged; delete it and run the command again")
-    return ImageCache(torch.from_numpy(pixels), shapes)
+    held = _held(stem, read_note(described), key, len(work), side)
+    if held is None:
+        held = _held(stem, _make(work, stem, key, jobs, progress), key, len(work), side)
+    return ImageCache(*held)
+
+
+def _held(stem: Path, note: dict, key: str, images: int, side: int):
+    """(pixels, shapes) of the cache that `note` describes; None if it is another one, or they do not fit each other."""
+    try:
+        shapes = np.array(note["shapes"], np.int64)
+        pixels = np.load(stem.with_suffix(".npy"), mmap_mode="c")      # copy-on-write: torch wants writable memory
+    except (KeyError, ValueError, TypeError, OverflowError, OSError, EOFError):
+        return None
+    fit = (note.get("key") == key and shapes.shape == (images, 2) and (shapes >= side).all() and (shapes < 1 << 16).all()
+           and pixels.dtype == np.uint8 and pixels.shape == (shapes.prod(1).sum(), 3))
+    return (torch.from_numpy(pixels), shapes) if fit else None
 
 
 def _key(work) -> str:

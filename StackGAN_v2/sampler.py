@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from common import checkpoint
 from common.devices import autocast
-from common.files import atomic_path, read_json, write_json
+from common.files import atomic_path, read_note, write_json
 
 
 def noise(generator, *key: int) -> torch.Tensor:
@@ -74,7 +74,7 @@ def paint_split(generator, split, rows, folder, *, seed: int, batch_size: int, p
     made_with = {"generator": checkpoint.digest(generator.state_dict()), "seed": seed, "order": split.digest(),
                  "speech": checkpoint.digest({str(i): torch.from_numpy(row) for i, row in enumerate(rows)})}
     note = folder.parent / "samples.json"
-    if folder.exists() and (not note.is_file() or read_json(note) != made_with):
+    if folder.exists() and read_note(note) != made_with:
         shutil.rmtree(folder)
     write_json(note, made_with)
     sizes = list(enumerate(generator.sizes))[0 if all_sizes else -1:]

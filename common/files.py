@@ -87,7 +87,17 @@ def read_json(path):
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}); make or download it again") from None
+        raise UserError(f"{path} is not JSON ({' '.join(str(error).split())[:200]}); make or download it again") from None
+
+
+def read_note(path) -> dict:
+    """The object in a small JSON file that describes one of ours. {} if it is missing, damaged or no object: then what
+    it describes is made again."""
+    try:
+        note = read_json(path)
+    except UserError:
+        return {}
+    return note if isinstance(note, dict) else {}
 
 
 def append_bytes(path, data: bytes) -> None:

@@ -3,6 +3,7 @@
 A split file is `{"image_base_path", "audio_base_path", "image_feature_path", "data": [item, …]}`. The items of the three
 published sets differ in names; here they all become `Item`. Relative base paths count from the project's root.
 """
+import contextlib
 import hashlib
 import re
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from pathlib import Path, PurePosixPath
 from common import ROOT
 from common.cli import UserError
 from common.files import read_json
+
+_HALF = re.compile("[\ud800-\udfff]")              # halves of characters, which JSON can write and no file can hold
+_UNUSABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\ud800-\udfff]")      # and what steers a terminal
 
 PLACES_CLASSES = ("bedroom", "dinette", "dining_room", "home_office", "hotel_room", "kitchenette", "living_room")
 
@@ -81,7 +85,7 @@ def load_split(folder, name: str) -> Split:
 
 def _base(content: dict, field: str, path: Path) -> Path:
     value = content.get(field)
-    if not isinstance(value, str) or not value or "\0" in value:
+    if not isinstance(value, str) or not value or _UNUSABLE.search(value) or _is_long(value):
         raise UserError(f"{path}: '{field}' is missing or not a path")
     return Path(value) if Path(value).is_absolute() else ROOT / value
 
@@ -89,21 +93,30 @@ def _base(content: dict, field: str, path: Path) -> Path:
 def _image_root(base: Path, first) -> Path:
     """Published split files give the image folder with or without its last part, `images`: accept both."""
     name = first.get("image", first.get("img")) if isinstance(first, dict) else None
-    if isinstance(name, str) and "\0" not in name:
+    with contextlib.suppress(ValueError, OSError):           # what is wrong with the item is said where all are read
         inner = base / "images"
-        if not (base / name).is_file() and (inner / name).is_file():
+        if not inside(base, name).is_file() and inside(inner, name).is_file():
             return inner
     return base
 
 
 def inside(base: Path, relative: str) -> Path:
-    """`base / relative`; ValueError if `relative` is absolute or climbs out of `base`."""
-    if not isinstance(relative, str) or not relative or "\0" in relative:
-        raise ValueError(f"{relative!r} is not a path")
+    """`base / relative`; ValueError if `relative` is absolute, climbs out of `base`, or is no name that a file can have.
+
+    Links below `base` are followed: only the user can have made them, since archives that hold links are refused.
+    """
+    if not isinstance(relative, str) or not relative or _UNUSABLE.search(relative):
+        raise ValueError(f"{str(relative)[:80]!r} is not a path")
     pure = PurePosixPath(relative)
-    if pure.is_absolute() or ".." in pure.parts:
-        raise ValueError(f"'{relative}' leaves its base folder")
+    if pure.is_absolute() or ".." in pure.parts or not pure.parts:
+        raise ValueError(f"'{relative[:80]}' leaves its base folder")
+    if _is_long(relative):
+        raise ValueError(f"'{relative[:80]}…' is too long for the name of a file")
     return base / pure
+
+
+def _is_long(path: str) -> bool:
+    return len(path.encode()) > 2048 or any(len(part.encode()) > 255 for part in path.split("/"))
 
 
 def _item(raw: dict, number: int, image_root: Path, audio_root: Path | None) -> Item:
@@ -116,12 +129,14 @@ def _item(raw: dict, number: int, image_root: Path, audio_root: Path | None) -> 
     texts, audio = ([value] if isinstance(value, str) else value for value in (texts, audio))
     if places:                                     # published Places files carry a folder of five characters
         audio = [wav[5:] for wav in audio]
-    if not all(isinstance(text, str) for text in texts):
+    if not all(isinstance(text, str) and not _HALF.search(text) for text in texts):
         raise ValueError("'text' is not a list of sentences")
     if audio and audio_root is None:
         raise ValueError("it names sound, but the file has no 'audio_base_path'")
-    class_name = str(raw["class"]) if "class" in raw else name.split("/")[0] if places else ""
     image = inside(image_root, name)
+    class_name = str(raw["class"]) if "class" in raw else name.split("/")[0] if places else ""
+    if not isinstance(raw.get("class", ""), (str, int)) or len(class_name) > 200 or _UNUSABLE.search(class_name):
+        raise ValueError("its 'class' is neither a name nor a number")
     key = str(PurePosixPath(name).with_suffix(""))
     return Item(key, image, number, class_name, tuple(texts), tuple(inside(audio_root, wav) for wav in audio))
 
@@ -130,7 +145,7 @@ def _labels(names: list[str]) -> list[int]:
     """Class names → numbers from 0: Places' fixed order, a leading number minus one, else the alphabet's order."""
     if all(name in PLACES_CLASSES for name in names):
         return [PLACES_CLASSES.index(name) for name in names]
-    numbers = [re.match(r"\d+", name) for name in names]
+    numbers = [re.match(r"\d{1,6}(?!\d)", name) for name in names]
     if all(numbers):
         labels = [int(match.group()) - 1 for match in numbers]
         if len(set(zip(labels, names))) == len(set(labels)) and min(labels) >= 0:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.cli import UserError
-from common.files import read_json, write_json
+from common.files import read_note, write_json
 
 BLOCK = 1 << 20                      # bytes read at a time
 FRESH_START = 16 << 20               # an attempt that came this many bytes further starts the count of retries again
@@ -208,11 +208,7 @@ def _state_path(part: Path) -> Path:
 
 
 def _state(part: Path) -> dict:
-    try:
-        state = read_json(_state_path(part))
-    except UserError:                                            # none, or damaged: start afresh
-        return {}
-    return state if isinstance(state, dict) else {}
+    return read_note(_state_path(part))                          # none, or damaged: start afresh
 
 
 def _forget(part: Path) -> None:

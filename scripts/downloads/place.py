@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from common.cli import UserError
-from common.files import atomic_path, read_json, write_json
+from common.files import atomic_path, read_note, write_json
 from scripts.downloads.fetch import Patience, fetch, fetch_drive, progress_bar
 from scripts.downloads.registry import SUM_LENGTHS, Entry
 from scripts.downloads.unpack import BadArchive, Limits, publish, unpack
@@ -163,9 +163,7 @@ def human(size: float) -> str:
 
 
 def _record(goal: Path) -> dict:
-    path = goal.parent / RECORD
-    record = read_json(path) if path.exists() else {}
-    return record if isinstance(record, dict) else {}
+    return read_note(goal.parent / RECORD)
 
 
 def _write_record(goal: Path, record: dict) -> None:

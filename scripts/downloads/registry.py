@@ -78,14 +78,14 @@ def choose(entries: dict[str, Entry], names) -> list[Entry]:
 
 
 def _read(path: Path) -> dict[str, Entry]:
-    import yaml
+    from common.yaml_files import parse_yaml
     try:
         text = path.read_text(encoding="utf-8")
-        table = json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
+        table = json.loads(text) if path.suffix.lower() == ".json" else parse_yaml(text, path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{path} is neither YAML nor JSON: {' '.join(str(error).split())}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is neither YAML nor JSON: {' '.join(str(error).split())[:300]}") from None
     if table is None:                                           # an empty list of pretrained networks
         return {}
     if not isinstance(table, dict):
