@@ -155,6 +155,49 @@ def test_stopped_in_mid_epoch_and_continued_equals_uninterrupted(folder, tmp_pat
     assert second.fit() == 0 and second.step == 6                                   # nothing is left to do
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_stopped_by_a_signal_goes_on_exactly(folder, tmp_path, monkeypatch, number):
+    def words(output, steps):
+        return ["--dataset", "tiny", "--data_root", folder.parent, "--teacher", "stub", "--output_dir", output, *LOSSES,
+                "--bidirectional", "--max_frames", 128, "--batch_size", 4, "--device", "cpu", "--precision", "fp32",
+                "--epoch", 10 ** 6, "--eval_every", 10 ** 6, "--save_every", 10 ** 6, "--log_every", 1,
+                "--max_steps", steps]
+    command = [sys.executable, train_audio_encoder.__file__, *map(str, words(tmp_path / "parts", 10 ** 6))]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "  step      4  " in line:               # in the middle of the second epoch
+            process.send_signal(number)
+            break
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 128 + number and "Traceback" not in errors and "the same command goes on" in output
+    done = checkpoint.load(tmp_path / "parts" / "resume.pth")["step"]
+    assert done >= 4
+    for name in ("parts", "whole"):
+        assert call(monkeypatch, train_audio_encoder, *words(tmp_path / name, done + 1)) == 0
+    parts, whole = (checkpoint.load(tmp_path / name / "resume.pth") for name in ("parts", "whole"))
+    assert parts["step"] == whole["step"] == done + 1 and parts["metrics"] == whole["metrics"]
+    assert checkpoint.digest(parts["network"]) == checkpoint.digest(whole["network"])
+    for key, state in whole["optimizer"]["state"].items():
+        assert checkpoint.digest(parts["optimizer"]["state"][key]) == checkpoint.digest(state)
+    assert stats(tmp_path / "parts") == stats(tmp_path / "whole")
+
+
+def test_a_damaged_resume_file_costs_one_interval_and_changes_nothing(folder, tmp_path, capsys):
+    options = dict(batch_size=12, save_every=1, eval_every=3, keep=1)
+    whole = make_trainer(folder, tmp_path / "whole", epochs=3, **options)
+    assert whole.fit() == 0
+    make_trainer(folder, tmp_path / "parts", epochs=2, **options).fit()
+    path = tmp_path / "parts" / resume.RESUME
+    path.write_bytes(path.read_bytes()[:-1000])
+    second = make_trainer(folder, tmp_path / "parts", epochs=3, **options)
+    capsys.readouterr()
+    second.resume(*resume.find("auto", tmp_path / "parts"))
+    assert second.epoch == 1 and capsys.readouterr().err.count("resume_previous.pth is used instead\n") == 1
+    assert second.fit() == 0
+    assert checkpoint.digest(second.network.state_dict()) == checkpoint.digest(whole.network.state_dict())
+    assert (tmp_path / "parts" / "latest.pth").resolve().name == "epoch_3.pth"
+
+
 def test_snapshots_say_what_they_are_and_old_ones_go(folder, tmp_path):
     job = make_trainer(folder, tmp_path, epochs=4, batch_size=12, keep=1, eval_every=1, save_every=1)
     scores = iter([1.0, 5.0, 2.0, 3.0])
@@ -168,6 +211,9 @@ def test_snapshots_say_what_they_are_and_old_ones_go(folder, tmp_path):
     encoder, meta = load_encoder(tmp_path / "latest.pth")
     assert {key: meta[key] for key in META} == META and meta["epoch"] == 4 and meta["bidirectional"]
     assert checkpoint.digest(job.network.state_dict()) == meta["digest"] and encoder.nhidden == WIDTH
+    make_trainer(folder, tmp_path / "2", epochs=5, batch_size=12, keep=1, keep_every=2, eval_every=9,
+                 save_every=1).fit()
+    assert sorted(p.name for p in (tmp_path / "2").glob("epoch_*")) == [f"epoch_{n}.pth" for n in (2, 4, 5)]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_by_name(folder, tmp_path):
@@ -176,7 +222,32 @@ def test_a_loss_that_is_not_finite_stops_the_run_by_name(folder, tmp_path):
     with pytest.raises(UserError, match=r"step 0 \(epoch 0\): distill is not finite.*train_\d+_\d.wav") as error:
         job.fit()
     assert "4 are in" in str(error.value) and len(stats(tmp_path) if (tmp_path / "stats.jsonl").exists() else []) == 0
-    assert (tmp_path / resume.RESUME).is_file()
+    assert checkpoint.load(tmp_path / resume.RESUME)["step"] == 0
+    assert checkpoint.first_not_finite(checkpoint.load(tmp_path / resume.RESUME)) is None
+
+
+@pytest.mark.parametrize("how", ["last update", "unseen loss", "stop"])
+def test_no_file_is_written_of_bad_weights(folder, tmp_path, how):
+    """The last update before a resume file ruins the weights; a loss that no tick has looked at yet, as on a GPU."""
+    job = make_trainer(folder, tmp_path, epochs=3, batch_size=6, save_every=1, eval_every=3, log_every=100)
+    step = job._train_step
+
+    def ruin(batch):
+        step(batch)
+        if job.step == 4:                           # the last of the second epoch; the third begins if nobody looks
+            if how == "unseen loss":
+                job.window[-2][1][1] = float("nan")
+            else:
+                job.network.Conv[1][0].weight.data[0] = float("inf")
+            job.stopping = how == "stop"
+    job._train_step = ruin
+    message = r"step 2 \(epoch 1\): jel" if how == "unseen loss" else r"step 3 \(epoch 1\): weights.Conv.1.0.weight"
+    with pytest.raises(UserError, match=message + r" is not finite, in the batch of .*train_\d+.* is from before"):
+        job.fit()
+    assert checkpoint.load(tmp_path / resume.RESUME)["step"] == 2
+    assert sorted(p.name for p in tmp_path.glob("epoch_*")) == ["epoch_1.pth"]
+    for path in tmp_path.glob("*.pth"):
+        assert checkpoint.first_not_finite(checkpoint.load(path)) is None
 
 
 def test_a_resume_file_of_another_run_is_refused(folder, tmp_path):
@@ -186,6 +257,42 @@ def test_a_resume_file_of_another_run_is_refused(folder, tmp_path):
                            (dict(rnn_layers=2), "another architecture")):
         with pytest.raises(UserError, match=words):
             make_trainer(folder, tmp_path / "other", **options).resume(*resume.find("auto", tmp_path))
+    content = checkpoint.load(tmp_path / resume.RESUME)
+    order = {**content["order"], "teacher features of width": 9}
+    for change, words in (({"order": order}, f"teacher features of width 9, not {WIDTH}"),
+                          ({"network": {}}, "holds no network"), ({"optimizer": 1}, "no state of this optimizer"),
+                          ({"random": {}}, "no resume file"), ({"window": 3}, "no resume file"),
+                          ({"meta": None}, "no resume file")):
+        with pytest.raises(UserError, match=words):
+            make_trainer(folder, tmp_path / "other").resume({**content, **change}, "f.pth")
+    with pytest.raises(UserError, match="f.pth is no resume file"):
+        make_trainer(folder, tmp_path / "other").resume([1], "f.pth")
+
+
+def test_features_of_another_width_are_named_with_both_numbers(folder, tmp_path, monkeypatch):
+    split = {name: splits.load_split(folder, name) for name in ("train", "test")}
+    for teacher, widths in (("mixed", (8, 9)), ("odd", (9, 9))):
+        for name, width in zip(split, widths):
+            save_features(feature_path(folder, name, "image", teacher), [np.ones((1, width))] * ITEMS, split[name])
+    where = ["--dataset", "tiny", "--data_root", folder.parent]
+    train = [train_audio_encoder, *where, "--jel_flag", "--output_dir", tmp_path / "run", "--device", "cpu"]
+    with pytest.raises(UserError, match="mixed are 8 wide for train and 9 for test"):
+        call(monkeypatch, *train, "--teacher", "mixed")
+    with pytest.raises(UserError, match="features of even width; those of odd are 9 wide"):
+        call(monkeypatch, *train, "--teacher", "odd", "--bidirectional")
+    job = make_trainer(folder, tmp_path / "model")
+    job._save_snapshot(False)
+    with pytest.raises(UserError, match="latest.pth gives 8 numbers, but the features of teacher odd have 9"):
+        call(monkeypatch, evaluate, "--model", tmp_path / "model" / "latest.pth", *where, "--teacher", "odd")
+    path = feature_path(folder, "train", "image", "stub").with_suffix(".json")
+    told = path.read_text()
+    path.write_text(told.replace(split["train"].digest(), "0123456789abcdef"))
+    try:
+        with pytest.raises(UserError, match=f"order 0123456789abcdef, now {split['train'].digest()}.*run prepare_im"):
+            call(monkeypatch, *train, "--teacher", "stub")
+    finally:
+        path.write_text(told)
+    assert not (tmp_path / "run").exists()
 
 
 def rank_main(folder: str, output: str) -> None:

@@ -212,7 +212,7 @@ def test_a_run_stopped_by_a_signal_goes_on_exactly(folder, tmp_path, number):
         if line.startswith("iteration 3 "):
             process.send_signal(number)
             break
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 128 + number and "Traceback" not in errors
     done = checkpoint.load(run / "resume.pth")["iteration"]
     assert done >= 3
