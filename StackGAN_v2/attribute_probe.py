@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from common.cli import UserError
 from common.files import read_json
+from StackGAN_v2.parts_reader import SIZE, PartsReader
 
-SIZE = 64                                          # pictures are read at this size: enough for the colours of parts
 MARGIN = 76                                        # and trained on crops of this one, as the generator's are
-VERSION = 1                                        # raise when equal pictures would give another probe
+VERSION = 2                                        # raise when equal pictures would give another probe
 
 
 @dataclass(frozen=True)
@@ -77,46 +77,21 @@ def load_attributes(path) -> Attributes:
     return Attributes(names, values, classes, captions)
 
 
-def _conv(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False),
-                         nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True))
-
-
 class Probe(nn.Module):
     """`forward(images [N, 3, 64, 64] in [−1, 1])` → logits `[N, sum(counts)]`, one run of `counts[a]` for attribute a.
 
-    Three scales: fine (32 × 32), middle (16 × 16) and, for the context, 8 × 8. For each attribute a distribution over
-    the 32 × 32 positions, from all scales and a learnt prior, says where to look; a linear layer reads what is there.
+    One part to look at for each attribute, and a linear layer that reads what is there.
     """
 
-    def __init__(self, counts: list[int], width: int = 16):
+    def __init__(self, counts: list[int]):
         super().__init__()
         self.counts = list(counts)
-        self.stem = _conv(3, width, stride=2)
-        self.fine = _conv(width, width)
-        self.middle = _conv(width, 2 * width, stride=2)
-        self.context = nn.Sequential(_conv(2 * width, 2 * width, stride=2), _conv(2 * width, 3 * width),
-                                     _conv(3 * width, 3 * width), _conv(3 * width, 3 * width))
-        self.fuse = _conv(5 * width, 3 * width)
-        self.where_fine = nn.Conv2d(width, len(counts), 1, bias=False)
-        self.where_fused = nn.Conv2d(3 * width, len(counts), 1, bias=False)
-        self.prior = nn.Parameter(torch.zeros(len(counts), SIZE // 2, SIZE // 2))
-        self.what = nn.ModuleList(nn.Linear(6 * width, count) for count in counts)
+        self.parts = PartsReader(len(counts))
+        self.what = nn.ModuleList(nn.Linear(self.parts.out_features, count) for count in counts)
 
     def forward(self, images):
-        assert images.shape[1:] == (3, SIZE, SIZE), tuple(images.shape)
-        stem = self.stem(images)
-        fine, middle = self.fine(stem), self.middle(stem)
-        fused = self.fuse(torch.cat((middle, _doubled(self.context(middle))), 1))
-        where = self.where_fine(fine) + _doubled(self.where_fused(fused)) + self.prior
-        values = torch.cat((fine, _doubled(torch.cat((middle, fused), 1))), 1)
-        pooled = where.flatten(2).softmax(2) @ values.flatten(2).transpose(1, 2)         # [N, A, 6·width]
-        pooled = F.dropout(pooled, 0.1, self.training)
+        pooled = F.dropout(self.parts(images), 0.1, self.training)
         return torch.cat([what(pooled[:, a]) for a, what in enumerate(self.what)], 1)
-
-
-def _doubled(x):
-    return F.interpolate(x, scale_factor=2, mode="bilinear")
 
 
 def train_probe(pictures: torch.Tensor, truth: torch.Tensor, counts: list[int], *, device="cpu", steps: int = 800,

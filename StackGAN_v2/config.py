@@ -3,11 +3,11 @@
 Every key that the published code does not have defaults to what the published code does.
 """
 import copy
+import math
 from pathlib import Path
 
-import yaml
-
 from common.cli import UserError
+from common.yaml_files import parse_yaml
 
 DEFAULTS = {
     "DATASET_NAME": "birds",            # folder below data/, if --data_dir does not say otherwise
@@ -35,9 +35,11 @@ DEFAULTS = {
                   "CAL_LOSS": 0.0,      # above 0: class-aware loss on (weight 1, as published)
                   "UNCOND_LOSS": 0.0,
                   "COLOR_LOSS": 0.0,
-                  "MA_PENALTY": 0.0},   # matching-aware gradient penalty (DF-GAN: 2)
+                  "MA_PENALTY": 0.0,    # matching-aware gradient penalty (DF-GAN: 2)
+                  "MATCHING": 0.0},     # contrastive loss of a matching network that is trained beforehand
         "CONDITION_INIT": False,        # start ca_net so that its conditions have unit spread on this set's embeddings
         "MA_PENALTY_EVERY": 4,          # iterations between penalties; each counts this many times
+        "MATCHER_STEPS": 600,           # steps that train the matching network, if MATCHING is above 0
     },
     "GAN": {"EMBEDDING_DIM": 128, "DF_DIM": 64, "GF_DIM": 64, "Z_DIM": 100, "R_NUM": 2,
             "B_CONDITION": True},       # False: unconditional; not part of this method
@@ -73,9 +75,9 @@ def load_config(path=None, settings: list[str] = ()) -> Config:
         if not equals:
             raise UserError(f"--set {setting}: write KEY=value, for example TRAIN.BATCH_SIZE=8")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f"--set {setting}: '{text}' is not a value") from None
+            value = parse_yaml(text, "it")
+        except UserError:
+            raise UserError(f"--set {setting[:80]}: '{text[:80]}' is not a value") from None
         for part in reversed(key.split(".")):
             value = {part: value}
         _merge(values, value, "--set")
@@ -86,11 +88,9 @@ def load_config(path=None, settings: list[str] = ()) -> Config:
 
 def _read(path):
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = parse_yaml(Path(path).read_text(encoding="utf-8"), f"--cfg {path}")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--cfg {path} cannot be read: {error}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"--cfg {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"--cfg {path} holds no settings; expected lines such as 'WORKERS: 4'")
     return content
@@ -98,10 +98,10 @@ def _read(path):
 
 def _merge(values: dict, new: dict, source: str, prefix: str = "") -> None:
     for key, value in new.items():
-        name = f"{prefix}{key}"
+        name = f"{prefix}{key}" if isinstance(key, str) else _shown(key)
         if key not in values:
             near = ", ".join(f"{prefix}{known}" for known in values)
-            raise UserError(f"{source}: unknown key {name}; known here: {near}")
+            raise UserError(f"{source}: unknown key {' '.join(name.split())[:80]}; known here: {near}")
         old = values[key]
         if isinstance(old, dict):
             if not isinstance(value, dict):
@@ -115,16 +115,23 @@ def _typed(default, value, name: str, source: str):
     kind = type(default)
     if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         try:
-            return float(value)                    # YAML reads 2e-4 as a string
-        except ValueError:
+            value = float(value)                   # YAML reads 2e-4 as a string
+        except (ValueError, OverflowError):
             pass
     if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
+        return _shown(value)
     if kind is list and isinstance(value, (list, tuple)) and len(value) == len(default):
         return [_typed(d, v, name, source) for d, v in zip(default, value)]
-    if type(value) is not kind:
-        raise UserError(f"{source}: {name} is {value!r}; expected {_TYPE_NAMES[kind]} such as {default!r}")
+    if type(value) is not kind or kind is float and not math.isfinite(value) or kind is int and abs(value) > 1 << 31:
+        raise UserError(f"{source}: {name} is {_shown(value)}; expected {_TYPE_NAMES[kind]} such as {default!r}")
     return value
+
+
+def _shown(value) -> str:
+    try:
+        return repr(value)[:80]
+    except ValueError:                             # Python refuses to write out numbers of thousands of digits
+        return "a number of thousands of digits"
 
 
 _TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", list: "a list"}
@@ -149,6 +156,12 @@ def _check(cfg: Config, source) -> None:
     for name, value in positive.items():
         if not value > 0:
             raise UserError(f"{source}: {name} is {value}; it must be above 0")
+    for name, value in {"WORKERS": cfg.WORKERS, "TRAIN.MAX_ITERATIONS": cfg.TRAIN.MAX_ITERATIONS,
+                        "TEST.SAMPLE_NUM": cfg.TEST.SAMPLE_NUM, "GAN.R_NUM": cfg.GAN.R_NUM}.items():
+        if value < 0:
+            raise UserError(f"{source}: {name} is {value}; it must not be below 0")
+    if not all(0 <= beta < 1 for beta in cfg.TRAIN.BETAS):
+        raise UserError(f"{source}: TRAIN.BETAS is {cfg.TRAIN.BETAS}; both must be from 0 to below 1")
     if cfg.TRAIN.BATCH_SIZE < 2:
         raise UserError(f"{source}: TRAIN.BATCH_SIZE is 1; batch normalisation needs 2 at the least")
     if not 0 <= cfg.TRAIN.EMA < 1:

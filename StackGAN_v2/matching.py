@@ -1,0 +1,109 @@
+"""Does a picture match what was said? A small network learns that from real pairs, and then tells the generator.
+
+As DAMSM (Xu et al., AttnGAN, CVPR 2018, section 3.2) it is trained before the generator and fixed afterwards; sides are
+compared by the contrastive loss of XMC-GAN (Zhang et al., CVPR 2021, equation 4). What it learns from is pairs of picture
+and speech embedding alone: no text, no attributes.
+"""
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from common import checkpoint, ranks
+from common.cli import UserError
+from StackGAN_v2.conditioning import principal_directions
+from StackGAN_v2.parts_reader import SIZE, PartsReader
+
+PARTS, DIRECTIONS, TEMPERATURE = 12, 128, 0.1
+BATCH, LEARNING_RATE = 24, 4e-3
+
+
+class Matcher(nn.Module):
+    """`forward(images [N, 3, s, s] in [−1, 1])` and `said(speech [N, text_dim])` → `[N, 128]`, alike where they match."""
+
+    def __init__(self, text_dim: int):
+        super().__init__()
+        self.parts = PartsReader(PARTS)
+        self.what = nn.Linear(PARTS * self.parts.out_features, DIRECTIONS)
+        self.register_buffer("mean", torch.zeros(text_dim))
+        self.register_buffer("directions", torch.zeros(text_dim, DIRECTIONS))
+
+    def forward(self, images):
+        pooled = F.dropout(self.parts(fitted(images)).flatten(1), 0.1, self.training)
+        return self.what(pooled)
+
+    def said(self, speech):
+        assert speech.shape[1:] == self.mean.shape, (tuple(speech.shape), tuple(self.mean.shape))
+        return (speech - self.mean) @ self.directions
+
+
+def fitted(images: torch.Tensor) -> torch.Tensor:
+    """`[N, 3, s, s]` → `[N, 3, 64, 64]`."""
+    size = images.shape[3]
+    if size % SIZE == 0:
+        return F.avg_pool2d(images, size // SIZE) if size > SIZE else images
+    return F.interpolate(images, size=(SIZE, SIZE), mode="bilinear", antialias=True)
+
+
+def matching_loss(seen: torch.Tensor, said: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of finding each picture's own speech in the batch, and each speech's own picture; their mean.
+
+    seen, said `[N, d]`: row i of both belongs together; labels `[N]`: other pairs of one class count neither way.
+    """
+    assert seen.shape == said.shape and labels.shape == seen.shape[:1], (seen.shape, said.shape, labels.shape)
+    scores = F.normalize(seen.float()) @ F.normalize(said.float()).T / TEMPERATURE
+    own = torch.arange(len(labels), device=labels.device)
+    alike = (labels[:, None] == labels[None, :]) & (own[:, None] != own[None, :])
+    scores = scores.masked_fill(alike, -1e4)
+    return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
+
+
+def train_matcher(batches, speech: torch.Tensor, steps: int, *, seed: int = 0, progress: bool = True) -> Matcher:
+    """Train a matcher on real pairs, ready to judge: fixed, in evaluation mode. Equal arguments give equal ones on the CPU.
+
+    batches(step) → a `datasets.Batch`, whose largest pictures are read; speech `[M, text_dim]`: all training embeddings.
+    """
+    device = batches.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        matcher = Matcher(speech.shape[1])
+        matcher.mean, matcher.directions = principal_directions(speech, DIRECTIONS)
+        matcher.to(device, memory_format=torch.channels_last)
+        optimizer = torch.optim.AdamW(matcher.parameters(), LEARNING_RATE, weight_decay=0.02)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.15)
+        for step in tqdm(range(steps), desc="matching network", unit="step", disable=not progress):
+            batch = batches(step)
+            images = batch.real[-1].contiguous(memory_format=torch.channels_last)
+            loss = matching_loss(matcher(images), matcher.said(batch.speech), batch.labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return matcher.eval().requires_grad_(False)
+
+
+def load_or_train(path, key: dict, batches, speech, steps: int, seed: int) -> Matcher:
+    """The matcher of `path` if it was made with `key`, else a new one that is kept there. Rank 0 trains it for all."""
+    if ranks.is_main() and _kept(path, key) is None:
+        matcher = train_matcher(batches, speech, steps, seed=seed)
+        state = {name: value.cpu().contiguous() for name, value in matcher.state_dict().items()}
+        checkpoint.save(path, {"key": key, "state_dict": state})
+    ranks.barrier()
+    state = _kept(path, key)
+    if state is None:
+        raise UserError(f"{path} is not the matching network that was just trained; is the output folder shared?")
+    matcher = Matcher(speech.shape[1])
+    checkpoint.load_into(matcher, state, path)
+    return matcher.to(batches.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def _kept(path, key: dict) -> dict | None:
+    if not path.is_file():
+        return None
+    try:
+        content = checkpoint.load(path)
+    except UserError:                              # damaged: train it again
+        return None
+    if not isinstance(content, dict) or content.get("key") != key:
+        return None
+    return checkpoint.state_dict_of(content, path)

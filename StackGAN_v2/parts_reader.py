@@ -1,0 +1,45 @@
+"""A small network that looks at a picture's parts: the trunk of the attribute probe and of the matching network."""
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+SIZE = 64                                          # pictures are read at this size: enough for the colours of parts
+
+
+def _conv(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False),
+                         nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True))
+
+
+class PartsReader(nn.Module):
+    """`forward(images [N, 3, 64, 64] in [−1, 1])` → `[N, parts, 6·width]`: what is seen at each of the learnt parts.
+
+    Three scales: fine (32 × 32), middle (16 × 16) and, for the context, 8 × 8. For each part a distribution over the
+    32 × 32 positions, from all scales and a learnt prior, says where to look.
+    """
+
+    def __init__(self, parts: int, width: int = 16):
+        super().__init__()
+        self.out_features = 6 * width
+        self.stem = _conv(3, width, stride=2)
+        self.fine = _conv(width, width)
+        self.middle = _conv(width, 2 * width, stride=2)
+        self.context = nn.Sequential(_conv(2 * width, 2 * width, stride=2), _conv(2 * width, 3 * width),
+                                     _conv(3 * width, 3 * width), _conv(3 * width, 3 * width))
+        self.fuse = _conv(5 * width, 3 * width)
+        self.where_fine = nn.Conv2d(width, parts, 1, bias=False)
+        self.where_fused = nn.Conv2d(3 * width, parts, 1, bias=False)
+        self.prior = nn.Parameter(torch.zeros(parts, SIZE // 2, SIZE // 2))
+
+    def forward(self, images):
+        assert images.shape[1:] == (3, SIZE, SIZE), tuple(images.shape)
+        stem = self.stem(images)
+        fine, middle = self.fine(stem), self.middle(stem)
+        fused = self.fuse(torch.cat((middle, _doubled(self.context(middle))), 1))
+        where = self.where_fine(fine) + _doubled(self.where_fused(fused)) + self.prior
+        values = torch.cat((fine, _doubled(torch.cat((middle, fused), 1))), 1)
+        return where.flatten(2).softmax(2) @ values.flatten(2).transpose(1, 2)
+
+
+def _doubled(x):
+    return F.interpolate(x, scale_factor=2, mode="bilinear")

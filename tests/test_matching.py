@@ -1,0 +1,114 @@
+"""The matching network, the parts that it looks at, and the directions of the embeddings."""
+import math
+
+import pytest
+import torch
+
+from StackGAN_v2.conditioning import principal_directions
+from StackGAN_v2.datasets import Batch
+from StackGAN_v2.matching import Matcher, fitted, load_or_train, matching_loss, train_matcher
+from StackGAN_v2.parts_reader import SIZE, PartsReader
+
+
+class ColouredPairs:
+    """Pictures of one colour and embeddings that name it, hidden in directions of little variance."""
+    device = torch.device("cpu")
+
+    def __init__(self, size=SIZE):
+        torch.manual_seed(0)
+        self.size, self.told = size, 0
+        self.loud, self.quiet = torch.randn(1, 20), 0.3 * torch.randn(3, 20)
+        self.speech = self._speech(torch.rand(500, 3) * 2 - 1)
+
+    def _speech(self, colours):
+        return 5 + torch.randn(len(colours), 1) @ self.loud + colours @ self.quiet
+
+    def __call__(self, step):
+        self.told += 1
+        colours = torch.rand(12, 3) * 2 - 1
+        images = colours[:, :, None, None].expand(-1, -1, self.size, self.size)
+        return Batch([images], [], self._speech(colours), torch.arange(12), None, None)
+
+
+def test_the_parts_are_means_over_places():
+    """Of a picture of one colour every inner place holds the same, so that a part that looks there is what the place holds."""
+    torch.manual_seed(0)
+    reader = PartsReader(parts=5, width=4).eval()
+    seen = reader(torch.randn(2, 3, SIZE, SIZE))
+    assert seen.shape == (2, 5, 24) and torch.isfinite(seen).all()
+    with torch.no_grad():
+        for parameter in (reader.where_fine.weight, reader.where_fused.weight):
+            parameter.zero_()
+        reader.prior[:, 16, 16] = 100.0
+    alike = reader(torch.full((1, 3, SIZE, SIZE), 0.3))
+    torch.testing.assert_close(alike, alike[:, :1].expand(-1, 5, -1))
+    with pytest.raises(AssertionError):
+        reader(torch.randn(2, 3, 32, 32))
+
+
+def test_directions_have_unit_variance_and_keep_what_differs_little():
+    torch.manual_seed(0)
+    spread = torch.tensor([10.0, 1.0, 0.1])
+    speech = torch.randn(2000, 3, dtype=torch.double) * spread + 7
+    mean, directions = principal_directions(speech, 3, floor=0.0)
+    white = (speech - mean) @ directions.double()
+    torch.testing.assert_close(white.T @ white / 2000, torch.eye(3, dtype=torch.double), atol=1e-3, rtol=0)
+    _, floored = principal_directions(speech, 3, floor=0.05)
+    # the deviations are about 10, 1, 0.1 and the floor is 0.5: 10 / 10.5, 1 / 1.5, 0.1 / 0.6
+    deviation = ((speech - mean) @ floored.double()).std(0)
+    torch.testing.assert_close(deviation, torch.tensor([0.952, 0.667, 0.167], dtype=torch.double), atol=0.02, rtol=0)
+    assert principal_directions(speech, 5)[1].shape == (3, 5) and principal_directions(speech, 5)[1][:, 3:].eq(0).all()
+
+
+def test_the_loss_of_two_pairs_by_hand():
+    """Scores are cosines over the temperature 0.1: own 10 and other 0 one way, the reverse if they are swapped."""
+    seen, said = torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    right = matching_loss(seen, said, torch.tensor([0, 1]))
+    assert float(right) == pytest.approx(math.log(1 + math.exp(-10)), abs=1e-6)
+    assert float(matching_loss(seen, said.flip(0), torch.tensor([0, 1]))) == pytest.approx(10, rel=1e-4)
+    # two pairs of one class: neither is wrong for the other, so nothing is left to confuse
+    assert float(matching_loss(seen, said.flip(0), torch.tensor([4, 4]))) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [16, 64, 256])
+def test_pictures_of_any_size_are_read_at_64(size):
+    colour = torch.tensor([0.2, -0.4, 0.9])[None, :, None, None]
+    torch.testing.assert_close(fitted(colour.expand(2, 3, size, size)), colour.expand(2, 3, 64, 64))
+
+
+def test_it_learns_from_pairs_alone_and_then_stays_as_it_is(tmp_path):
+    pairs = ColouredPairs(16)
+    matcher = train_matcher(pairs, pairs.speech, 40, progress=False)
+    assert not matcher.training and not any(p.requires_grad for p in matcher.parameters())
+    batch = pairs(0)
+    loss = matching_loss(matcher(batch.real[-1]), matcher.said(batch.speech), batch.labels)
+    assert float(loss) < 0.6 * math.log(12)                 # log 12: no idea which of twelve
+    images = batch.real[-1].clone().requires_grad_()
+    matching_loss(matcher(images), matcher.said(batch.speech), batch.labels).backward()
+    assert images.grad.abs().sum() > 0
+
+
+def test_it_is_kept_and_trained_again_only_for_something_else(tmp_path):
+    path, pairs = tmp_path / "matcher.pth", ColouredPairs(16)
+    first = load_or_train(path, {"seed": 0}, pairs, pairs.speech, 2, 0)
+    told = pairs.told
+    again = load_or_train(path, {"seed": 0}, pairs, pairs.speech, 2, 0)
+    assert pairs.told == told and all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values()))
+    load_or_train(path, {"seed": 1}, pairs, pairs.speech, 2, 1)
+    assert pairs.told == told + 2
+    path.write_bytes(path.read_bytes()[:1000])              # damaged: made again, not an error
+    load_or_train(path, {"seed": 1}, pairs, pairs.speech, 2, 1)
+    assert pairs.told == told + 4
+
+
+def test_equal_arguments_give_equal_matchers():
+    states = []
+    for _ in range(2):
+        pairs = ColouredPairs(16)
+        states.append(train_matcher(pairs, pairs.speech, 2, seed=3, progress=False).state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_speech_of_another_width_is_told_at_once():
+    with pytest.raises(AssertionError):
+        Matcher(9).said(torch.randn(2, 8))
