@@ -40,13 +40,14 @@ def main() -> int:
     from scripts.reporting.gather import gather
     from scripts.reporting.markup import document, h
     columns, ablations = runs.columns(args.runs)
-    name, root = (args.dataset, None) if args.dataset else runs.dataset(columns)
-    findings = gather(args, splits.data_dir(name, args.data_root or root), columns, ablations)
+    trained_on = None if args.dataset else runs.dataset(columns)
+    folder = splits.data_dir(args.dataset or trained_on.name, args.data_root or trained_on and trained_on.parent)
+    findings = gather(args, folder, columns, ablations)
     parts = (head.head, heard.sentences, heard.interpolation, curves.curves, numbers.numbers, context.method, context.times,
              context.next_steps)
     body = [part(findings) for part in parts] + [h("footer", f"Made {findings.date} by scripts/report.py.")]
     output = args.output or _default_output(columns)
-    write_text(output, document(f"Speech to pictures: {name}", body))
+    write_text(output, document(f"Speech to pictures: {folder.name}", body))
     _print_numbers(findings)
     for note in findings.notes:
         print(f"note: {note}", file=sys.stderr)

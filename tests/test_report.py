@@ -229,9 +229,9 @@ def test_which_runs_are_meant(whole, three, tmp_path):
     twin.mkdir()
     (twin / "options.json").write_text("{}")
     assert [label for label, *_ in labels(twin, third)[0]] == [f"{tmp_path.name}/third", "other/third"]     # told apart
-    assert runs.dataset(runs.columns([third])[0]) == ("tiny", None)
-    write_json(twin / "options.json", {"options": {"dataset": "other"}})
-    with pytest.raises(UserError, match="tiny, other"):
+    assert runs.dataset(runs.columns([third])[0]) == ROOT / "data" / "tiny"
+    write_json(twin / "options.json", {"options": {"dataset": "tiny", "data_root": "elsewhere"}})
+    with pytest.raises(UserError, match="elsewhere/tiny"):
         runs.dataset(runs.columns([third, twin])[0])
 
 

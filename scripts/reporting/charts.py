@@ -69,7 +69,7 @@ def line_chart(title: str, lines: list[Line], x_label: str, y_label: str, log: b
             parts.append(h("circle", class_=f"dot {style}", cx=_n(corners[0][0]), cy=_n(corners[0][1]), r=3.5))
         else:
             if line.reference:                                     # named where it ends: two of them look alike
-                parts.append(h("text.label", line.name, x=_WIDTH - _RIGHT, y=_n(corners[-1][1] - 6), text_anchor="end"))
+                parts.append(h("text.label", line.name, x=_n(corners[-1][0]), y=_n(corners[-1][1] - 6), text_anchor="end"))
             path = "M" + "L".join(f"{_n(x)} {_n(y)}" for x, y in corners)
             parts.append(h("path", class_=f"line {style}", d=path))
     drawing = h("svg", parts, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=f"{title}: {y_label} by {x_label}")

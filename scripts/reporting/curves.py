@@ -46,7 +46,8 @@ def _encoder(column) -> list:
 def _encoders(columns) -> list:
     def over(title, name, unit, reference=None, **how):
         lines = [Line(column.label, column.encoder.series(name, "epoch")) for column in columns]
-        lines += [Line("chance", columns[0].encoder.series(reference, "epoch"), reference=True)] if reference else []
+        chance = max((column.encoder.series(reference, "epoch") for column in columns), key=lambda p: p[-1:], default=[])
+        lines += [Line("chance", chance, reference=True)] if reference else []
         return charts.line_chart(title, lines, "epoch", unit, **how)
     figures = [over("Loss on the training split, all terms", "loss", "weighted loss", log=True)]
     if any(column.encoder.series("eval_accuracy", "epoch") for column in columns):

@@ -49,14 +49,19 @@ def _tile(columns, title: str, numbers: list, unit: str, meaning: str) -> Html:
     known = [number for number in numbers if number]
     if not known:
         return h("div.tile", h("h3", title), h("p.value.absent", "not measured"), h("p.note", meaning))
-    first = known[0]
-    references = [f"{name} {percent(value)}" for name, value in (("chance", first.chance), ("ceiling", first.ceiling))
-                  if value is not None]
+    references, own = [], []                       # one value for all, or each run its own
+    for name in ("chance", "ceiling"):
+        values = {percent(value) for number in known if (value := getattr(number, name)) is not None}
+        if len(values) == 1:
+            references.append(f"{name} {values.pop()}")
+        elif values:
+            own.append(name)
+    references += [f"marks: {' and '.join(own)} of each"] if own else []
     if len(columns) == 1:
-        body = [h("p.value", _shown(first, unit)), _gauge(first) if unit else None]
+        body = [h("p.value", _shown(known[0], unit)), _gauge(known[0]) if unit else None]
     else:
-        body = [h("div.each", h("span", column.label), h("b", _shown(number, unit) if number else "–"),
-                  _gauge(number) if unit and number else None) for column, number in zip(columns, numbers)]
+        body = [h("div.each", h("span", column.label), h("b", _shown(number, unit)), _gauge(number) if unit else None)
+                for column, number in zip(columns, numbers) if number]
     return h("div.tile", h("h3", title), body, h("p.reference", " · ".join(references)) if references else None,
              h("p.note", meaning))
 

@@ -30,7 +30,7 @@ def _card(findings, place: int, sentence) -> Html:
             figures.append(h("figure", _four(painted), h("figcaption", "other noises")))
     kind = h("p.kind", pretty(sentence.item.class_name)) if findings.split.has_classes else None
     words = h("p.words", sentence.words) if sentence.words else h("p.words.absent", "(no words are known)")
-    across = f"--across:{min(max(len(figures), 5), 7)}"
+    across = f"--across:{min(max(len(figures), 4), 7)}"
     return h("article.sentence", h("div.said", h("div", kind, words), player(sentence)),
              h("div.pictures", figures, style=across))
 

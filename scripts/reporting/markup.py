@@ -1,8 +1,9 @@
 """HTML from nested calls. A plain string is text and always escaped; only what `h` and `raw` give is markup."""
 import html
+import re
 from pathlib import Path
 
-_VOID = {"img", "meta", "br", "hr", "link", "line", "path", "rect", "circle", "polyline"}
+_VOID = {"img", "meta", "br", "wbr", "hr", "link", "line", "path", "rect", "circle", "polyline"}
 
 # No script, no network: the browser itself sees to it that the page is only what is in the file.
 _POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
@@ -63,6 +64,11 @@ def table(header: list, rows: list, numeric=()) -> Html:
         return [h(f"{tag}.number" if i in numeric else tag, cell) for i, cell in enumerate(row)]
     return h("div.scroll", h("table", h("thead", h("tr", cells("th", header))),
                              h("tbody", [h("tr", cells("td", row)) for row in rows])))
+
+
+def breakable(name: str) -> list:
+    """A long name_of_parts, that a line may break after every part."""
+    return [[part, h("wbr")] for part in re.findall(r"[^_]*_|[^_]+", name)]
 
 
 def missing(*text) -> Html:

@@ -1,7 +1,7 @@
 """All numbers: one table with a column a run, the published ones, the attributes one by one, and the ablations."""
 from scripts.reporting import charts
-from scripts.reporting.ablation import CLASSED, CLASSLESS, LOSSES
-from scripts.reporting.markup import Html, h, missing, section, table
+from scripts.reporting.ablation import CLASSED, CLASSLESS, LOSSES, mean_and_deviation
+from scripts.reporting.markup import Html, breakable, h, missing, section, table
 from scripts.reporting.names import capital, exact, label
 
 # As quoted by later authors: (method, inception score, FID)
@@ -50,7 +50,7 @@ def _row(name: str, of_columns: list, columns, shared: list[str]) -> list:
         told.append("the file names no protocol")
     warnings = dict.fromkeys(warning for n in of_columns if n for warning in n.warnings)
     told += [h("span.warning", f"⚠ {warning}") for warning in warnings]
-    return [[capital(label(name)), h("code", name)], *[_cell(n) if n else "–" for n in of_columns], told]
+    return [[capital(label(name)), h("code", breakable(name))], *[_cell(n) if n else "–" for n in of_columns], told]
 
 
 def _cell(number) -> list:
@@ -125,28 +125,37 @@ def _bar(who: str, part) -> Html:
 
 
 def _ablations(findings) -> list:
-    """The table that scripts/ablate.sh leaves, a line for each run of it."""
+    """The table that scripts/ablate.sh leaves, a line for each choice of losses."""
     parts = []
     for folder, rows in findings.ablations.items():
-        title = h("h3", "What each loss of the encoder is worth")
+        parts.append(h("h3", "What each loss of the encoder is worth"))
         if not rows:
-            parts += [title, missing(f"{folder}/table.csv holds no rows; scripts/ablate.sh makes it.")]
+            parts.append(missing(f"{folder}/table.csv holds no rows; scripts/ablate.sh makes it."))
             continue
-        names = {name: title for name, title in {**CLASSED, **CLASSLESS}.items() if any(row.get(name) for row in rows)}
-        if any(row.get("accuracy") for row in rows):
-            names = {name: title for name, title in names.items() if name in CLASSED}
-        lines = [[*("✓" if row[loss] == "1" else "" for loss in LOSSES.values()), *(_short(row.get(name)) for name in names),
-                  row.get("epochs", ""), row.get("seed", "")] for row in rows]
-        parts += [title, h("p.small", "Percent on the test split, last snapshot of each training. Scores are dot products; only "
-                           "JEL trains these, so rows without it are judged better by the columns with cosines. More in ",
-                           h("code", f"{folder}/table.md"), "."),
+        names = CLASSED if any(row.get("accuracy") for row in rows) else CLASSLESS
+        names = {name: title for name, title in names.items() if any(row.get(name) for row in rows)}
+        groups = {}
+        for row in rows:
+            groups.setdefault(tuple(row[loss] for loss in LOSSES.values()), []).append(row)
+        lines = [[*("✓" if on == "1" else "" for on in losses), *(_mean(row.get(name) for row in group) for name in names),
+                  *(", ".join(dict.fromkeys(row.get(name, "") for row in group)) for name in ("epochs", "seed"))]
+                 for losses, group in groups.items()]
+        parts += [h("p.small", "Percent on the test split, with the last snapshot of each training; ± is the deviation over "
+                    "seeds. Scores are dot products; only JEL trains these, so rows without it are judged better by the "
+                    "columns with cosines. More in ", h("code", f"{folder}/table.md"), "."),
                   table([*LOSSES.values(), *names.values(), "epochs", "seed"], lines,
                         numeric=range(len(LOSSES), len(LOSSES) + len(names) + 2))]
     return parts
 
 
-def _short(text) -> str:
-    try:
-        return f"{float(text):.1f}"
-    except (TypeError, ValueError):
+def _mean(texts) -> str:
+    values = []
+    for text in texts:
+        try:
+            values.append(float(text))
+        except (TypeError, ValueError):            # an empty cell
+            continue
+    if not values:
         return "–"
+    mean, deviation = mean_and_deviation(values)
+    return f"{mean:.1f}" + (f" ± {deviation:.1f}" if deviation is not None else "")

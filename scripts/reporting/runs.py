@@ -2,6 +2,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common import ROOT
 from common.cli import UserError
 from scripts.reporting import found
 
@@ -102,20 +103,19 @@ def _labels(paths: list[Path]) -> list[str]:
     return ["/".join(p[-depth:]) for p in parts]
 
 
-def dataset(columns_: list[Column]) -> tuple[str, Path | None]:
-    """(name, root) of the data set that the runs say they were trained on; root None: the project's. UserError if they
-    do not say, or differ."""
+def dataset(columns_: list[Column]) -> Path:
+    """The folder of the data set that the runs say they were trained on. UserError if they do not say, or differ."""
     said = {}
     for column in columns_:
         if column.generator and isinstance(column.generator.options.get("data_dir"), str):
-            folder = Path(column.generator.options["data_dir"])
-            said[folder.name] = folder.parent
+            said[column.label] = ROOT / column.generator.options["data_dir"]
         elif column.encoder and isinstance(column.encoder.options.get("dataset"), str):
             root = column.encoder.options.get("data_root")
-            said.setdefault(column.encoder.options["dataset"], Path(root) if isinstance(root, str) else None)
+            said[column.label] = ROOT / (root if isinstance(root, str) else "data") / column.encoder.options["dataset"]
     if not said:
         raise UserError("--dataset is missing, and no RUN says what it was trained on; name the folder of the set")
-    if len(said) > 1:
-        raise UserError(f"the runs were trained on different sets ({', '.join(said)}), which no page can show side by side; "
-                        "give runs of one set, or choose its pictures by --dataset")
-    return next(iter(said.items()))
+    if len({folder.resolve() for folder in said.values()}) > 1:
+        told = ", ".join(f"{label} on {folder}" for label, folder in said.items())
+        raise UserError(f"the runs were trained on different sets ({told}); give runs of one set, or choose by --dataset the set "
+                        "whose sentences they shall paint")
+    return next(iter(said.values()))

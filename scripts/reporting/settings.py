@@ -12,7 +12,12 @@ _ADDED = {
     "TRAIN.DETACH_CONDITION": "condition hidden from the adversarial gradient",
     "TRAIN.COEFF.MA_PENALTY": "matching-aware gradient penalty (DF-GAN), weight",
     "TRAIN.MA_PENALTY_EVERY": "iterations between two penalties",
+    "TRAIN.COEFF.MATCHING": "contrastive loss of a matching network, weight",
+    "TRAIN.MATCHER_STEPS": "steps that train the matching network",
+    "TRAIN.CONDITION_INIT": "data-dependent start of the conditioning",
 }
+# settings of an addition, told only where its weight is above 0
+_OF_WEIGHT = {"TRAIN.MA_PENALTY_EVERY": "TRAIN.COEFF.MA_PENALTY", "TRAIN.MATCHER_STEPS": "TRAIN.COEFF.MATCHING"}
 _NAMES = {
     "TREE.BRANCH_NUM": "stages", "TREE.BASE_SIZE": "pictures of the first stage, pixels", "TRAIN.BATCH_SIZE": "batch size",
     "TRAIN.DISCRIMINATOR_LR": "learning rate of the discriminators", "TRAIN.GENERATOR_LR": "learning rate of the generator",
@@ -71,7 +76,7 @@ def _of_generator(run: RunFolder, dataset: str):
     for key, value in here.items():
         if key in _UNTOLD or _same(value, published.get(key)):
             continue
-        if key == "TRAIN.MA_PENALTY_EVERY" and not here.get("TRAIN.COEFF.MA_PENALTY"):
+        if key in _OF_WEIGHT and not here.get(_OF_WEIGHT[key]):
             continue
         usual, added = published.get(key), key not in _NAMES
         yield Departure("generator", _ADDED.get(key) or _NAMES.get(key, key), _say(value),
