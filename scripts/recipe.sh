@@ -76,10 +76,15 @@ generator="$output_root/StackGAN_v2/${tag}_speech_encoder"
 case "$generator" in /*) gan_name="$generator" ;; *) gan_name="$PWD/$generator" ;; esac
 mkdir -p "$recipe"
 
+# One run at a time. The lock is also held by the stage that is at work; if we are killed, it is told to stop.
+exec 9> "$recipe/.lock"
+flock -n 9 || { echo "$program: waiting for another run in $recipe to end" >&2; flock 9; }
+export FOLLOW_PARENT="$$ SIGTERM"
+
 # A stage is done when its mark holds the very command that would be run now, and no stage before it was run again.
 renewed=
 run_stage() {   # number, name, command …
-    local number=$1 name=$2 mark="$recipe/.done_$1" began status=0
+    local number=$1 name=$2 mark="$recipe/.done_$1" began later status=0
     shift 2
     [ "$number" -ge "$stage" ] && [ "$number" -le "$stop_stage" ] || return 0
     local command; command="$(printf '%q ' "$@")"; command="${command#fetched }"       # fetching changes no result
@@ -89,19 +94,24 @@ run_stage() {   # number, name, command …
     fi
     # an interrupted stage goes on; one that was done, or whose command or input has changed, starts anew
     if [ -n "$renewed" ] || [ -e "$mark" ] || [ "$(cat "$recipe/.begun_$number" 2> /dev/null)" != "$command" ]; then
-        case $number in 3) rm -f "$encoder/resume.pth" ;; 5) rm -f "$generator/resume.pth" ;; esac
+        case $number in 3) rm -f "$encoder"/resume*.pth ;; 5) rm -f "$generator"/resume*.pth ;; esac
     fi
     renewed=1
     rm -f "$mark"
-    printf '%s' "$command" > "$recipe/.begun_$number"
+    for later in 1 2 3 4 5 6 7 8; do       # made anew, even if we are killed before we come there
+        [ "$later" -le "$number" ] || rm -f "$recipe/.done_$later" "$recipe/.begun_$later"
+    done
+    put "$command" "$recipe/.begun_$number"
     echo "stage $number ($name)"
     began=$(date +%s.%N)
     "$@" || status=$?
     [ "$status" = 0 ] || { echo "$program: stage $number ($name) ended with status $status; the same command goes on from there" >&2
                            exit "$status"; }
     "$python" scripts/stage_time.py "$recipe/stages.jsonl" "$number" "$name" "$began" "$command"
-    printf '%s' "$command" > "$mark.tmp" && mv "$mark.tmp" "$mark"
+    put "$command" "$mark"
 }
+
+put() { printf '%s' "$1" > "$2.tmp" && mv "$2.tmp" "$2"; }     # text, file: whole or not at all
 
 launch() {      # script … : through torchrun when there are several processes
     if [ "$nproc" -gt 1 ]; then

@@ -12,7 +12,7 @@ from common.cli import UserError
 from common.files import atomic_path, read_note, write_json
 from scripts.downloads.fetch import Patience, fetch, fetch_drive, progress_bar
 from scripts.downloads.registry import SUM_LENGTHS, Entry
-from scripts.downloads.unpack import BadArchive, Limits, publish, unpack
+from scripts.downloads.unpack import BadArchive, Limits, settled, unpack
 
 RECORD = ".downloaded.json"            # beside the goals: what this command has put there
 SPARE = 64 << 20                       # bytes that stay free
@@ -54,8 +54,12 @@ def get(entry: Entry, root, archive=None, keep_archive: bool = False, patience: 
     goal, store = root / entry.goal, root / _STORE / entry.name
     _make_folder(root / _STORE)
     with _lock(root / _STORE / f"{entry.name}.lock"):
+        for left in goal.parent.glob(f".{goal.name}.unpacking-*"):        # of a run that was killed
+            shutil.rmtree(left, ignore_errors=True)
         found = status(entry, root)
         if found == "complete":
+            if not _record(goal)[goal.name].get("archive_kept"):         # a run was killed before it came to that
+                shutil.rmtree(store, ignore_errors=True)
             return f"{entry.name}: {goal} is complete already; nothing to do"
         if found == "yours":
             return f"{entry.name}: {goal} is there already, not from this command; it is used as it is"
@@ -66,15 +70,14 @@ def get(entry: Entry, root, archive=None, keep_archive: bool = False, patience: 
                             f"scripts/download.py {entry.name} --archive FILE")
         _make_folder(goal.parent)
         _make_folder(store)
-        for left in goal.parent.glob(f".{goal.name}.unpacking-*"):        # of a run that was killed
-            shutil.rmtree(left, ignore_errors=True)
         source = str(archive) if archive else None
         copy = Path(archive) if archive else store / entry.file_name
         if not archive and not copy.exists():
             source = _fetch(entry, copy, goal, patience)
         try:
             kind, digits = _verified(entry, copy)
-            note = _install(entry, copy, goal, {"name": entry.name, "source": source, "sum": f"{kind}:{digits}"})
+            record = {"name": entry.name, "source": source, "sum": f"{kind}:{digits}", "archive_kept": keep_archive}
+            note = _install(entry, copy, goal, record)
         except BadArchive:
             if not archive:                    # else the next run would take it for a good one
                 copy.unlink(missing_ok=True)
@@ -113,13 +116,16 @@ def _verified(entry: Entry, copy: Path) -> tuple[str, str]:
 
 
 def _install(entry: Entry, copy: Path, goal: Path, record: dict) -> str:
-    """Unpack or copy to the goal and record it; what was done, in words."""
+    """Unpack or copy to the goal and record it; what was done, in words.
+
+    The record comes first: a goal without one counts as the user's own, a record without a goal for nothing.
+    """
     if not entry.unpack:
         size = copy.stat().st_size
         _check_room(goal, size, entry.name)
+        _write_record(goal, record | {"files": 1, "bytes": size})
         with atomic_path(goal) as temporary:
             shutil.copyfile(copy, temporary)
-        _write_record(goal, record | {"files": 1, "bytes": size})
         return f"{size:,} bytes"
     archive_size = copy.stat().st_size
     expected = entry.unpacked or 2 * archive_size
@@ -131,10 +137,11 @@ def _install(entry: Entry, copy: Path, goal: Path, record: dict) -> str:
         temporary.mkdir()
         with progress_bar(desc=f"unpacking {entry.name}"[:40]) as bar:
             files, size = unpack(copy, temporary, Limits(min(limit, free)), bar)
-        publish(temporary, goal)                                 # one rename: the goal is whole or not there
+        whole = settled(temporary, goal.name)
         # The files are not synced one by one, which would take minutes; the record tells if a crash cost any.
-        files, size = _measure(goal)
+        files, size = _measure(whole)
         _write_record(goal, record | {"files": files, "bytes": size})
+        os.rename(whole, goal)                                   # one step: the goal is whole or not there
     except OSError as error:
         raise UserError(f"{goal} cannot be written: {error.strerror or error}") from None
     finally:

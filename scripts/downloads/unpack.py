@@ -203,22 +203,21 @@ def _write(archive: Path, source, target: Path, name: str, size: int, bar) -> No
         source.read(1)                                           # a zip compares the member's checksum at its end
 
 
-def publish(unpacked, goal) -> Path:
-    """Give what was unpacked into the folder `unpacked` its name `goal`, in one step.
+def settled(unpacked, name: str) -> Path:
+    """The folder in or at `unpacked` that is to get the name `name`.
 
-    A top folder of goal's own name becomes `goal` itself, with what stands beside it in the archive moved inside
-    (CUB's `attributes.txt`); macOS's resource files go. `goal` must be absent or an empty folder.
+    It is a top folder of that very name, with what stands beside it in the archive moved inside (CUB's `attributes.txt`);
+    macOS's resource files go.
     """
-    unpacked, goal = Path(unpacked), Path(goal)
-    top = unpacked / goal.name
+    unpacked = Path(unpacked)
+    top = unpacked / name
     shutil.rmtree(unpacked / "__MACOSX", ignore_errors=True)
-    if top.is_dir():
-        for other in sorted(unpacked.iterdir()):
-            if other != top and not (top / other.name).exists():
-                os.rename(other, top / other.name)
-        unpacked = top
-    os.rename(unpacked, goal)
-    return goal
+    if not top.is_dir():
+        return unpacked
+    for other in sorted(unpacked.iterdir()):
+        if other != top and not (top / other.name).exists():
+            os.rename(other, top / other.name)
+    return top
 
 
 def _shown(name: str) -> str:

@@ -1,6 +1,7 @@
 """Split files: written whole or not at all, kept where they are there already, and checked either way."""
 import contextlib
 import os
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -56,6 +57,8 @@ def prepare(folder: Path, rules: Rules, build: Callable[[], Built], overwrite: b
     built = build() if len(kept) + len(given) < len(names) else Built({})
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(".preparing.*"):                        # of a run that was killed
+            shutil.rmtree(left, ignore_errors=True)
         staging = tempfile.TemporaryDirectory(dir=folder, prefix=".preparing.")
     except OSError as error:
         raise UserError(f"--output_dir: {folder} cannot be written to: {error.strerror}") from None

@@ -26,7 +26,7 @@ MODULES = """numpy PIL.Image PIL.PngImagePlugin PIL.JpegImagePlugin scipy.linalg
     torchvision torch._dynamo torch.utils.tensorboard Audio_to_Image.trainer Audio_to_Image.image_features
     Audio_to_Image.mel_cache Audio_to_Image.tts.clips Audio_to_Image.tts.espeak StackGAN_v2.config StackGAN_v2.stages StackGAN_v2.measure
     StackGAN_v2.extractors scripts.toybirds.dataset scripts.downloads.place scripts.preparing.birds
-    scripts.preparing.splitfiles scripts.reporting.gather scripts.reporting.sections""".split()
+    scripts.preparing.splitfiles scripts.reporting.gather scripts.reporting.heard scripts.reporting.numbers""".split()
 # What is kept in steps of minutes of work is here kept in steps of a few files.
 SMALLER = {("Audio_to_Image.mel_cache", "_JOURNAL_EVERY"): 5, ("Audio_to_Image.image_features", "SHARD"): 3}
 _NEED_ROOM = {"open", "os.mkdir", "os.symlink", "os.link"}
@@ -55,7 +55,7 @@ class Nursery:
 
     def __exit__(self, *unused):
         self._process.stdin.close()
-        self._process.wait(10)
+        self._process.wait(60)
         self._process.stdout.close()
 
     def run(self, words, watch, change: int | None = None, after: float | None = None, at_bytes: int | None = None,
@@ -70,14 +70,19 @@ class Nursery:
         answer = self._process.stdout.readline()
         assert answer, "the nursery has died"
         reply = json.loads(answer)
-        left = survivors(reply.pop("session"), 10)
+        left = survivors(reply.pop("session"))
         return Ended(**reply, left=left)
 
 
-def survivors(session: int, patience: float) -> list[int]:
-    """Processes of a session that are still at work `patience` seconds from now; they are then ended."""
-    end = time.monotonic() + patience
-    while (left := _members(session)) and time.monotonic() < end:
+def survivors(session: int) -> list[int]:
+    """Processes of a session that go on for more than ten seconds; they are then ended."""
+    return ended_soon(lambda: _members(session), 10)
+
+
+def ended_soon(find, seconds: float) -> list[int]:
+    """What `find()` still finds after that time, which is then ended; [] as soon as it finds nothing."""
+    end = time.monotonic() + seconds
+    while (left := find()) and time.monotonic() < end:
         time.sleep(0.02)
     for process in left:
         with contextlib.suppress(ProcessLookupError):
@@ -99,7 +104,8 @@ def _members(session: int) -> list[int]:
 
 def serve() -> None:
     for name in MODULES:
-        importlib.import_module(name)
+        with contextlib.suppress(ModuleNotFoundError):     # one that has moved costs time and nothing else
+            importlib.import_module(name)
     for (module, name), value in SMALLER.items():
         assert hasattr(sys.modules[module], name)
         setattr(sys.modules[module], name, value)

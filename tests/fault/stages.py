@@ -52,8 +52,8 @@ def stages(place: Path) -> list[Stage]:
         Stage("picture numbers", ["StackGAN_v2/evaluate.py", "--images",
                                   generator / "Model/iteration4/single_samples/valid", "--data_dir", data, *cpu,
                                   *NUMBERS.split()]),
-        Stage("report", ["scripts/report.py", encoder, generator, *common, "--output", place / "output/trial/index.html",
-                         *cpu])]
+        Stage("report", ["scripts/report.py", place / "output/trial", *common, "--output",
+                         place / "output/trial/index.html", *cpu])]
 
 
 def few_captions(data: Path, most: int = 3) -> None:

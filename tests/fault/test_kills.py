@@ -9,96 +9,25 @@ import pytest
 import compare
 import stages
 from nursery import Nursery
+from recipes import Recipe
+from trial import Trial
 
 # stage → kills before a change of a file drawn by chance, after a share of its time, in the middle of a write; and
-# changes before which it is killed in any case
+# changes before which it is killed in any case, or (1) before the change that follows
 KILLS = {
-    "data": (2, 0, 1, ()),
-    "speech": (2, 0, 1, (r"open .*/\.train.*json$",)),
-    "image features": (1, 0, 1, (r"open .*/\.image_features_[^/]*json$",)),
-    "encoder": (2, 1, 1, (r"rename .*/log_mels\.npy$", r"rename .*/latest\.pth$", r"open .*stats\.jsonl$")),
-    "speech features": (2, 0, 1, ()),
-    "generator": (2, 1, 1, (r"rename .*/images_64\.npy$", r"rename .*/latest\.pth$", r"rename .*/resume\.pth$")),
-    "pictures": (2, 0, 1, ()),
-    "speech numbers": (0, 1, 0, ()),
-    "picture numbers": (2, 0, 0, ()),
-    "report": (0, 1, 1, ()),
+    "data": (2, 0, 1, []),
+    "speech": (2, 0, 1, [(r"open .*/\.train[^/]*json$", 0)]),
+    "image features": (1, 0, 1, [(r"open .*/\.image_features_[^/]*json$", 0)]),
+    "encoder": (1, 1, 1, [(r"rename .*/log_mels\.npy$", 0), (r"rename .*/latest\.pth$", 0),
+                          (r"rename .*/resume\.pth$", 1)]),
+    "speech features": (2, 0, 1, []),
+    "generator": (1, 1, 1, [(r"rename .*/images_64\.npy$", 0), (r"rename .*/latest\.pth$", 0),
+                            (r"rename .*/resume\.pth$", 1)]),
+    "pictures": (2, 0, 1, []),
+    "speech numbers": (0, 1, 0, []),
+    "picture numbers": (2, 0, 0, []),
+    "report": (0, 1, 1, []),
 }
-TRAINERS = {"encoder": "output/Audio_to_Image/log/trial_speech_encoder",
-            "generator": "output/StackGAN_v2/trial_speech_encoder"}
-
-
-class Trial:
-    """The uninterrupted run of every stage, made when first asked for: `before`, `after`, `changes`, `seconds`."""
-
-    def __init__(self, folder, nursery):
-        self.folder, self.place, self.nursery = folder, folder / "it's a place", nursery
-        self.stages = {stage.name: stage for stage in stages.stages(self.place)}
-        self.ended, self.after, self.seen, self.sizes = {}, {}, {}, {}
-        (self.place / "output/trial").mkdir(parents=True)
-
-    def run(self, name, **kill):
-        return self.nursery.run(self.stages[name].words, self.place, **kill)
-
-    def saved(self, name):
-        return self.folder / f"before {name}"
-
-    def make(self, wanted):
-        """Run the stages up to `wanted` that have not been run."""
-        for name in self.stages:
-            if name not in self.ended:
-                if self.ended:
-                    stages.restore(self.folder / "now", self.place)
-                if name == "speech":
-                    stages.few_captions(self.place / "data/toybirds")
-                elif name == "encoder":
-                    stages.small_features(self.place / "data/toybirds")
-                shutil.copytree(self.place, self.saved(name), symlinks=True)
-                self.ended[name] = self.run(name)
-                assert self.ended[name].status == 0, self.ended[name].output
-                assert not compare.temporaries(self.place) and not self.ended[name].left
-                self.after[name] = compare.contents(self.place)
-                self.sizes[name] = self.new_sizes(name)
-                if name in TRAINERS:
-                    self.seen[name] = compare.scalars(self.place / TRAINERS[name])
-                    for path in (self.place / TRAINERS[name]).glob("resume*.pth"):
-                        path.unlink()              # large, and of no use to later stages
-                stages.restore(self.place, self.folder / "now")
-            if name == wanted:
-                return
-
-    def new_sizes(self, name) -> list[int]:
-        """Bytes of the files that a stage has made."""
-        saved = self.saved(name)
-        return sorted(path.stat().st_size for path in self.place.rglob("*") if path.is_file() and not path.is_symlink()
-                      and not (saved / path.relative_to(self.place)).exists())
-
-    def survive(self, name, **kill) -> bool:
-        """Kill the stage, look at what is there, let it finish, compare. False if it ended before it was killed."""
-        stages.restore(self.saved(name), self.place)
-        before = compare.contents(self.place)
-        killed = self.run(name, **kill)
-        told = f"{name} killed by {kill}"
-        assert killed.status in (0, 137, 153), (told, killed.output)
-        assert not killed.left, f"{told}: {len(killed.left)} processes outlived it"
-        for file, held in compare.contents(self.place).items():
-            if not file.startswith(tuple(TRAINERS.values())):            # these come in several versions, each whole
-                assert held in (before.get(file), self.after[name].get(file)), f"{told}: {file} is of neither run"
-        again = self.run(name)
-        assert again.status == 0, (told, again.output)
-        self.compare(name, told)
-        return killed.status != 0
-
-    def compare(self, name, told):
-        after = compare.contents(self.place)
-        assert after.keys() == self.after[name].keys(), (told, after.keys() ^ self.after[name].keys())
-        different = [file for file in after if after[file] != self.after[name][file]]
-        assert not different, f"{told}: {', '.join(different)} differ from those of a run that was left alone"
-        left = compare.temporaries(self.place)
-        assert not left, f"{told}: {', '.join(left)} stay for ever"
-        if name in TRAINERS:
-            assert compare.scalars(self.place / TRAINERS[name]) == self.seen[name], f"{told}: TensorBoard"
-
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +49,10 @@ def drawn(trial, name, seed):
         yield {"after": ended.seconds * (i + dice.random()) / by_time}
     for _ in range(in_writes):
         yield {"at_bytes": int(trial.sizes[name][-1] * dice.random())}
-    for pattern in always if seed == 0 else ():
-        found = [number for number, change in enumerate(ended.changes) if re.search(pattern, change)]
+    for pattern, later in always if seed == 0 else ():
+        found = [number for number, change in enumerate(ended.changes[:-1]) if re.search(pattern, change)]
         assert found, f"{name} has no change '{pattern}' any more"
-        yield {"change": dice.choice(found)}
+        yield {"change": dice.choice(found) + later}
 
 
 @pytest.mark.parametrize("name", KILLS)
@@ -133,3 +62,33 @@ def test_a_killed_stage_finishes_as_if_left_alone(name, trial, count, seeds):
         for kill in drawn(trial, name, seed):
             if trial.survive(name, **kill):
                 count("kills")
+
+
+# ---- run.sh as a whole, in processes of its own ---------------------------------------------------------------------
+
+# stage in which run.sh is killed → who dies: everybody, run.sh alone, or that just before it sets a mark
+DEATHS = {0: "everybody", 1: "run.sh", 2: ".done_2", 3: "everybody", 4: ".begun_4", 5: "run.sh", 6: "everybody",
+          7: "run.sh", 8: ".done_8"}
+
+
+def test_a_recipe_killed_in_every_stage_ends_as_if_left_alone(trial, tmp_path, count, seeds):
+    trial.make("picture numbers")
+    for seed in seeds(0.2):
+        recipe = Recipe(tmp_path / f"another place {seed}")
+        for stage, who in DEATHS.items():
+            recipe.kill(stage, who, random.Random(seed + stage))
+            count("kills")
+            compare.contents(recipe.place)         # every file is whole
+            if stage == 0:
+                recipe.finish(0)
+                stages.few_captions(recipe.data)
+                stages.small_features(recipe.data)
+        assert "the page: " in recipe.finish()
+        expected, found = (
+            {name: held for name, held in contents.items()
+             if not name.startswith("output/trial/") and "/resume" not in name}
+            for contents in (trial.after["picture numbers"], compare.contents(recipe.place)))
+        assert found.keys() == expected.keys(), found.keys() ^ expected.keys()
+        assert [name for name in found if found[name] != expected[name]] == []
+        assert not compare.temporaries(recipe.place)
+        assert recipe.finish().count("done before") == 9

@@ -1,0 +1,82 @@
+"""run.sh on the set of `stages`, started again and again and killed."""
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import stages
+from nursery import ROOT, ended_soon
+
+# What a stage takes in a process of its own, in seconds on an idle core; the moment of death is drawn from it.
+SECONDS = {0: 1.5, 1: 2, 2: 2.5, 3: 6, 4: 3, 5: 4, 6: 3, 7: 6, 8: 4}
+# Put before the real one: what run.sh gives its marks their names with.
+MV = """#!/bin/sh
+if [ "${2##*/}" = "$DIE_BEFORE" ]; then kill -9 $PPID; fi
+exec %s "$@"
+"""
+
+
+class Recipe:
+    """run.sh with everything below `place`."""
+
+    def __init__(self, place: Path):
+        self.place, self.data = place, place / "data/toybirds"
+        self.tools = place.with_name(f"{place.name} tools")
+        self.tools.mkdir()
+        (self.tools / "mv").write_text(MV % shutil.which("mv"))
+        (self.tools / "mv").chmod(0o755)
+
+    def start(self, last: int, die_before: str = "") -> subprocess.Popen:
+        """run.sh up to stage `last`, in a session of its own."""
+        choices = {"data_root": self.place / "data", "output_root": self.place / "output", "tag": "trial",
+                   "prepare": stages.MAKE, "engine": "espeak", "speech_options": stages.SPEECH, "device": "cpu",
+                   "teacher": stages.SWITCH, "teacher_options": stages.TEACHER, "encoder_options": stages.ENCODER,
+                   "extract_options": "--jobs 1", "gan_options": stages.GENERATOR, "paint_options": stages.PAINT,
+                   "evaluate_options": stages.NUMBERS, "stop_stage": last}
+        words = [str(word) for name, value in choices.items() for word in (f"--{name}", value)]
+        variables = {"OMP_NUM_THREADS": "1", "DIE_BEFORE": die_before, "PATH": f"{self.tools}:{os.environ['PATH']}"}
+        return subprocess.Popen(["bash", ROOT / "scripts/run.sh", "--dataset", "toybirds", *words], text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+                                env=os.environ | variables)
+
+    def kill(self, stage: int, who: str, dice: random.Random) -> str:
+        """Start and kill it in `stage`: 'everybody', 'run.sh' alone, or that before it sets the mark `who`. → its output.
+
+        AssertionError for a process that goes on for long afterwards.
+        """
+        process = self.start(stage, who if who.startswith(".") else "")
+        output = ""
+        while not who.startswith(".") and f"stage {stage} (" not in output:
+            line = process.stdout.readline()
+            assert line, output
+            output += line
+        if not who.startswith("."):
+            time.sleep(dice.uniform(0, SECONDS[stage]))
+            (os.killpg if who == "everybody" else os.kill)(process.pid, signal.SIGKILL)
+        output += process.stdout.read()            # to the end of the last process that writes
+        assert process.wait() == -signal.SIGKILL, output
+        left = ended_soon(lambda: self._at_work(process.pid), 30)
+        assert not left, f"killing {who} in stage {stage} left {left} at work\n{output}"
+        return output
+
+    def finish(self, last: int = 8) -> str:
+        process = self.start(last)
+        output, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, output
+        return output
+
+    def _at_work(self, session: int) -> list[int]:
+        """Processes of the session, or of another one that name this place."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                state, _, _, its_session = (path / "stat").read_text().rpartition(")")[2].split()[:4]
+                named = os.fsencode(self.place) in (path / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if state != "Z" and (named or int(its_session) == session) and int(path.name) != os.getpid():
+                found.append(int(path.name))
+        return found
