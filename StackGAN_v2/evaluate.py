@@ -11,6 +11,7 @@ if __name__ == "__main__":                         # run as a file: import from 
 
 from common import cli  # noqa: E402
 
+WEIGHTS_NAME = "pt_inception-2015-12-05-6726825d.pth"
 METRICS = ("fid", "is", "kid", "pr", "retrieval", "class", "attributes")
 
 
@@ -31,9 +32,12 @@ def parse(argv=None):
     add("--data_dir", required=True, type=cli.existing_dir, metavar="DIR",
         help="folder of the data set, such as ./data/birds")
     add("--metrics", type=_metric_list, metavar="A,B,…", help=f"which of {','.join(METRICS)} (default: all that the "
-        "set allows; retrieval and class need classes, attributes needs attributes.json)")
-    add("--inception_weights", type=cli.existing_file, metavar="FILE", help="the FID Inception, "
-        "pt_inception-2015-12-05-6726825d.pth, checked by SHA-256 (default: none, and lite0's metrics instead)")
+        "set allows; class needs classes, attributes needs attributes.json; pr: precision and recall)")
+    add("--extractor", default="auto", choices=("auto", "inception", "pytorch_fid", "lite0"), help="network of FID, KID, "
+        "precision and recall: inception shows it pictures as torch-fidelity does, pytorch_fid as pytorch-fid; auto: "
+        "inception if its weights are there, else lite0")
+    add("--inception_weights", type=cli.existing_file, metavar="FILE", help=f"the FID Inception, {WEIGHTS_NAME}, checked "
+        "by SHA-256 (default: what scripts/download.py fid_inception has put in the folder pretrained beside the set)")
     add("--any_weights", action="store_true", help="accept --inception_weights of another hash; the name then says so")
     add("--is_weights", type=cli.existing_file, metavar="FILE", help="torchvision Inception-v3 fine-tuned on the set's "
         "classes, a state dict, for the inception score")
@@ -66,19 +70,24 @@ def main(argv=None) -> int:
     torch.backends.cudnn.allow_tf32 = False        # numbers are to compare across machines
     split = splits.load_split(args.data_dir, args.real_split)
     wanted = _wanted(args, split)
-    job = _job(args, split, wanted, devices.pick_device(args.device))
+    weights = _weights(args)
     output = args.output or _default_output(args.images)
     _make_folder(output)
-    records = measure(job)
+    records = measure(_job(args, split, wanted, weights, output, devices.pick_device(args.device)))
     _save(records, output)
-    _print_table(records, wanted, args)
+    _print_table(records)
+    if not weights and {"fid", "is", "kid", "pr"} & set(wanted):
+        print("lite0 stands in for the FID Inception, whose weights "
+              + ("were not asked for" if args.extractor == "lite0" else
+                 "are not there (--inception_weights, or scripts/download.py fid_inception)")
+              + ": these numbers compare with each other, not with published ones")
     print(f"kept in {output}/metrics.json and metric-<name>.jsonl")
     return 0
 
 
 def _wanted(args, split) -> list[str]:
     """The metrics to measure. UserError for one that was asked for and that the set does not allow."""
-    missing = {} if split.has_classes else {name: f"{split.path} has no classes" for name in ("retrieval", "class")}
+    missing = {} if split.has_classes else {"class": f"{split.path} has no classes"}
     if not (args.data_dir / "attributes.json").is_file():
         missing["attributes"] = f"{args.data_dir} has no attributes.json"
     for name in args.metrics or ():
@@ -90,26 +99,41 @@ def _wanted(args, split) -> list[str]:
     return args.metrics or [name for name in METRICS if name not in missing]
 
 
-def _job(args, split, wanted, device):
+def _weights(args) -> Path | None:
+    """The file of the FID Inception: as given, or where the download registry puts it; None for lite0."""
+    from common import ROOT
+    if args.extractor == "lite0":
+        if args.inception_weights:
+            raise cli.UserError("--extractor lite0 has no use for --inception_weights; leave one of them out")
+        return None
+    places = (args.data_dir.parent / "pretrained" / WEIGHTS_NAME, ROOT / "data" / "pretrained" / WEIGHTS_NAME)
+    weights = args.inception_weights or next((path for path in places if path.is_file()), None)
+    if args.extractor != "auto" and not weights:
+        raise cli.UserError(f"--extractor {args.extractor}: its weights are not in {places[0].parent}; run "
+                            "scripts/download.py fid_inception, or name the file by --inception_weights")
+    return weights
+
+
+def _job(args, split, wanted, weights, output, device):
     import os
 
     from StackGAN_v2.measure import BY_CLASS, Job
     from StackGAN_v2.picture_sets import RealPictures, find_generated
-    pictures, named = find_generated(args.images, split, args.picture_size or 0, args.max_pictures)
-    size = args.size or named
-    main_extractor, lite0, judge = _extractors(args, wanted, bool(BY_CLASS & set(wanted)), device)
+    found = find_generated(args.images, split, args.picture_size or 0, args.max_pictures)
+    size = args.size or found.size
+    main_extractor, lite0, judge = _extractors(args, wanted, weights, bool(BY_CLASS & set(wanted)), device)
     real = RealPictures(split, size, args.crop)
-    return Job(wanted, args.data_dir, split, pictures, named, size, real, main_extractor, lite0, judge, device,
+    return Job(wanted, args.data_dir, output, split, found, size, real, main_extractor, lite0, judge, device,
                args.batch_size, args.jobs or os.cpu_count() or 1, not args.quiet,
                {"images": str(args.images), **_made_with(args.images)})
 
 
-def _extractors(args, wanted, by_class: bool, device):
+def _extractors(args, wanted, weights, by_class: bool, device):
     """(main, lite0, judge): only those that some metric needs are loaded."""
-    from StackGAN_v2.extractors import FinetunedInception, InceptionExtractor, Lite0Extractor
+    from StackGAN_v2.extractors import FinetunedInception, InceptionExtractor, Lite0Extractor, PytorchFidExtractor
     distances = bool({"fid", "kid", "pr"} & set(wanted)) or "is" in wanted and not args.is_weights
-    main = InceptionExtractor(args.inception_weights, device, args.any_weights) \
-        if distances and args.inception_weights else None
+    kind = PytorchFidExtractor if args.extractor == "pytorch_fid" else InceptionExtractor
+    main = kind(weights, device, args.any_weights) if distances and weights else None
     lite0 = Lite0Extractor(device, args.lite0_size) if by_class or distances and not main else None
     main = main or lite0
     judge = FinetunedInception(args.is_weights, device) if args.is_weights and "is" in wanted else main
@@ -148,7 +172,7 @@ def _save(records: list[dict], output: Path) -> None:
     write_json(latest, known)
 
 
-def _print_table(records: list[dict], wanted: list[str], args) -> None:
+def _print_table(records: list[dict]) -> None:
     def text(record, key, decimals):
         value = record.get(key)
         return "" if value is None else f"{value:.{decimals}f}"
@@ -163,12 +187,18 @@ def _print_table(records: list[dict], wanted: list[str], args) -> None:
         for name, row in record.get("attributes", {}).items():
             print(f"{'  ' + name:{width}} {text(row, 'agreement', 2):>10} {'%':2}{'':>9} {text(row, 'ceiling', 2):>8} "
                   f"{text(row, 'chance', 2):>7} {text(row, 'normalised', 3):>10}")
-    for record in records:
-        for warning in record["warnings"]:
-            print(f"warning: {record['metric']}: {warning}")
-    if not args.inception_weights and {"fid", "is", "kid", "pr"} & set(wanted):
-        print("lite0 stands in for the FID Inception, whose weights were not given (--inception_weights): these "
-              "numbers compare with each other, not with published ones")
+    _print_remarks("warning", [(record["metric"], said) for record in records for said in record["warnings"]])
+    _print_remarks("compare with", [(record["metric"], record["comparable_with"]) for record in records])
+
+
+def _print_remarks(mark: str, remarks: list[tuple[str, str]]) -> None:
+    """One line a remark, with the numbers that it is about, by the part of their names before the protocol."""
+    import re
+    about: dict[str, list[str]] = {}
+    for metric, said in remarks:
+        about.setdefault(said, []).append(re.split(r"_(?:lite0|inception|pytorchfid|finetuned|\d+px)", metric)[0])
+    for said, names in about.items():
+        print(f"{mark}: {', '.join(names)}: {said}")
 
 
 if __name__ == "__main__":

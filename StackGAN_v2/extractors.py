@@ -2,6 +2,7 @@
 
 An extractor's name is part of every metric that is measured with it, since numbers from different ones do not compare.
 """
+import io
 from pathlib import Path
 
 import torch
@@ -19,11 +20,13 @@ INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb91
 class Extractor:
     """name: goes into metric names; identity: changes with the weights; what: one line for the protocol.
 
-    width: length of the features; classes: of the logits.
+    width: length of the features; classes: of the logits; stranger: why no published number went through this network,
+    empty if some did.
     """
     name: str
     identity: str
     what: str
+    stranger: str = ""
     width: int
     classes: int
 
@@ -42,6 +45,7 @@ class Extractor:
 class Lite0Extractor(Extractor):
     """EfficientNet-lite0 on ImageNet, whose weights come in a package: for machines without the Inception's weights."""
     width, classes = lite0.WIDTH, 1000
+    stranger = "measured through EfficientNet-lite0, which no paper of this field uses"
 
     def __init__(self, device="cpu", view: int = 224):
         path = lite0.weights_path()
@@ -65,29 +69,53 @@ class InceptionExtractor(Extractor):
     UserError if the file is not the one of `INCEPTION_SHA256`, unless `any_weights`; then its hash goes into the name.
     """
     width, classes = 2048, 1008
+    family, view = "inception", "resized to 299 px as TensorFlow 1 does, scaled by (x − 128) / 128, as by torch-fidelity"
 
     def __init__(self, path, device="cpu", any_weights: bool = False):
-        digest = sha256(path)                      # before anything reads the file: torch-fidelity unpickles it freely
+        digest = sha256(path)                      # before anything reads the file
         if digest != INCEPTION_SHA256 and not any_weights:
             raise UserError(f"--inception_weights {path}: SHA-256 {digest} is not that of the FID Inception "
-                            f"({INCEPTION_SHA256}); download pt_inception-2015-12-05-6726825d.pth again")
-        checkpoint.load(path)                      # and refuse whatever holds more than tensors
+                            f"({INCEPTION_SHA256}); get it with scripts/download.py fid_inception")
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         try:
             network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"],
-                                                  feature_extractor_weights_path=str(path))
+                                                  feature_extractor_weights_path=_tensors_only(path))
         except (RuntimeError, TypeError) as error:
             raise UserError(f"--inception_weights {path} is of another architecture "
                             f"({str(error).splitlines()[0]})") from None
         self.device = torch.device(device)
         self.network = network.to(device)
-        self.name = "inception" if digest == INCEPTION_SHA256 else f"inception_{digest[:8]}"
-        self.identity = digest
-        self.what = ("TensorFlow's FID Inception (2015-12-05) ported to torch, pool3; pictures resized to 299 px as "
-                     "TensorFlow 1 does" + ("" if digest == INCEPTION_SHA256 else "; weights of another hash"))
+        self.name = self.family if digest == INCEPTION_SHA256 else f"{self.family}_{digest[:8]}"
+        self.identity = f"{self.family} {digest}"
+        self.what = f"TensorFlow's FID Inception (2015-12-05) ported to torch, pool3; pictures {self.view}"
+        if digest != INCEPTION_SHA256:
+            self.what = f"Inception with weights of another file, SHA-256 {digest}, pool3; pictures {self.view}"
+            self.stranger = f"the weights are not the FID Inception's, but of a file with SHA-256 {digest[:8]}…"
 
     def _forward(self, pictures):
         return self.network(pictures)
+
+
+class PytorchFidExtractor(InceptionExtractor):
+    """The same network and weights, seeing pictures as pytorch-fid shows them; its FID differs by a few per cent."""
+    family, view = "pytorchfid", "resized to 299 px (bilinear, not antialiased), scaled to [−1, 1], as by pytorch-fid"
+
+    def __init__(self, path, device="cpu", any_weights: bool = False):
+        super().__init__(path, device, any_weights)
+        # torch-fidelity's network has its own resizing in front; what comes out of that is replaced here
+        self.network.Conv2d_1a_3x3.register_forward_pre_hook(lambda layer, inputs: (self._seen,))
+
+    def _forward(self, pictures):
+        self._seen = F.interpolate(pictures.float() / 255, size=(299, 299), mode="bilinear") * 2 - 1
+        return self.network(pictures[:, :, :1, :1])
+
+
+def _tensors_only(path) -> io.BytesIO:
+    """The state dict in `path` as a file in memory, for torch-fidelity, which would unpickle `path` itself freely."""
+    memory = io.BytesIO()
+    torch.save(checkpoint.load(path), memory)
+    memory.seek(0)
+    return memory
 
 
 class FinetunedInception(Extractor):
@@ -96,6 +124,8 @@ class FinetunedInception(Extractor):
     Pictures are resized to 299 px (bilinear, antialiased) and scaled to [−1, 1]. UserError for another architecture.
     """
     width = 2048
+    stranger = ("published scores on birds and flowers go through StackGAN's own TensorFlow Inception; another fine-tuned "
+                "network gives another scale")
 
     def __init__(self, path, device="cpu"):
         from torchvision.models import Inception3

@@ -45,19 +45,21 @@ class Moments:
 def frechet_distance(mean1, covariance1, mean2, covariance2) -> float:
     """|μ1 − μ2|² + tr(Σ1 + Σ2 − 2 (Σ1 Σ2)^½) of two Gaussians (Heusel et al., NeurIPS 2017, arXiv 1706.08500, eq. 6).
 
-    Means `[d]`, covariances `[d, d]`, symmetric and not negative. The trace of the root is the sum of the singular
-    values of Σ1^½ Σ2^½: real by construction, where the root of a product of rounded matrices may be complex.
+    Means `[d]`, covariances `[d, d]`, symmetric and not negative. With Σ = L Lᵀ the trace of the root is the sum of the
+    singular values of L1ᵀ L2: real by construction, where the root of a product of rounded matrices may be complex.
     """
     mean1, covariance1, mean2, covariance2 = (torch.as_tensor(x, dtype=torch.float64)
                                               for x in (mean1, covariance1, mean2, covariance2))
     assert mean1.shape == mean2.shape and covariance1.shape == covariance2.shape == 2 * mean1.shape
-    root_trace = torch.linalg.svdvals(_root(covariance1) @ _root(covariance2)).sum()
+    root_trace = torch.linalg.svdvals(_factor(covariance1).T @ _factor(covariance2)).sum()
     return ((mean1 - mean2).square().sum() + covariance1.trace() + covariance2.trace() - 2 * root_trace).item()
 
 
-def _root(matrix: torch.Tensor) -> torch.Tensor:
+def _factor(matrix: torch.Tensor) -> torch.Tensor:
+    """L with L Lᵀ = `matrix`, a column for each direction that has any extent: few, where the pictures were few."""
     values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    some = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
+    return vectors[:, some] * values[some].sqrt()
 
 
 class InceptionScore:
@@ -203,6 +205,28 @@ def ranking(scores: torch.Tensor, right: torch.Tensor, ranks=(1, 5, 10)) -> tupl
     return average, torch.stack([hits[:, :k].any(1) for k in ranks], 1)
 
 
+def retrieval_by_chance(query_labels, gallery_labels, ranks=(1, 5, 10)) -> dict:
+    """What `retrieval` gives on average over all orders of the gallery, in percent.
+
+    With m right ones among G, one of the first k is right with 1 − C(G − m, k) / C(G, k); the mean average precision is
+    (m − 1) / (G − 1) + H(G) (G − m) / (G (G − 1)), H(G) being the harmonic number (all right if G is 1).
+    """
+    labels, counts = gallery_labels.unique(return_counts=True)
+    place = torch.searchsorted(labels, query_labels).clamp(max=len(labels) - 1)
+    right, total = counts[place][labels[place] == query_labels].double(), len(gallery_labels)
+
+    def log_choose(n, k):
+        return torch.lgamma(n + 1) - torch.lgamma(n - k + 1)       # of C(n, k), up to a factor of k! that cancels
+
+    harmonic = (1 / torch.arange(1, total + 1, dtype=torch.float64)).sum()
+    average = (right - 1 + harmonic * (total - right) / total) / (total - 1) if total > 1 else right
+    hits = {}
+    for k in ranks:
+        missed = (log_choose(total - right, k) - log_choose(torch.tensor(total).double(), k)).exp()
+        hits[f"r{k}"] = 100 * torch.where(total - right < k, 1, 1 - missed).mean().item()
+    return {"map": 100 * average.mean().item(), **hits}
+
+
 def unit(rows: torch.Tensor) -> torch.Tensor:
     """Rows `[N, d]` scaled to length 1."""
     return torch.nn.functional.normalize(rows, dim=1)
@@ -213,7 +237,7 @@ def centroid_accuracy(generated, labels, real, real_labels) -> dict[str, float]:
 
     generated `[N, d]` with classes `labels` `[N]`, real `[M, d]` with `real_labels` `[M]`; rows are scaled to length 1.
     Returns {"accuracy", "ceiling", "chance"}. The ceiling is that of the real rows, each against centroids made without
-    it; a class of one row has no such centroid and gives no query there. Chance: one class in C.
+    it; a class of one row has no such centroid and gives no query there (None if all are). Chance: one class in C.
     """
     classes, own = real_labels.unique(return_inverse=True)
     real = unit(real[:]).double()
@@ -226,5 +250,5 @@ def centroid_accuracy(generated, labels, real, real_labels) -> dict[str, float]:
     without = unit(sums[own] - real)               # each row's own centroid, had the row not been there
     scores[torch.arange(len(real)), own] = (real * without).sum(1)
     judged = own.bincount()[own] > 1
-    ceiling = (scores.argmax(1).cpu() == own)[judged].double().mean().item() if judged.any() else float("nan")
-    return {"accuracy": 100 * right / len(generated), "ceiling": 100 * ceiling, "chance": 100 / len(classes)}
+    ceiling = 100 * (scores.argmax(1).cpu() == own)[judged].double().mean().item() if judged.any() else None
+    return {"accuracy": 100 * right / len(generated), "ceiling": ceiling, "chance": 100 / len(classes)}

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,57 +13,139 @@ import torch
 from PIL import Image
 
 from common.cli import UserError
-from common.files import atomic_path, read_json, write_json
-from common.images import open_rgb
+from common.files import atomic_path, read_note, write_json
+from common.images import FORMATS, open_rgb
 from StackGAN_v2.image_cache import bounding_boxes, prepare
 
-_NAME = re.compile(r"(?P<image>.+)_(?P<size>\d+)_sentence(?P<sentence>\d+)_0\.png")    # as sampler.picture_name
+_NAME = re.compile(r"(?P<image>.+)_(?P<size>\d+)_sentence(?P<sentence>\d+)_(?P<copy>\d+)\.png")  # sampler.picture_name
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _VERSION = 1                                       # raise when equal pictures would be prepared otherwise
+SHOWN = 5                                          # faults that a message tells one by one
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Generated:
     """A generated picture: the item of the split and the number of the sentence that it was made for."""
-    path: Path
+    path: str
     item: int
     sentence: int
 
 
-def find_generated(folder, split, size: int = 0, limit: int = 0, seed: int = 0) -> tuple[list[Generated], int]:
-    """The pictures of one size below `folder` by item and sentence, and that size in pixels (0: the largest there is).
+@dataclass(frozen=True)
+class Found:
+    """The generated pictures of one size, one a sentence, by item and sentence.
+
+    size: in pixels, by their names; sentences: of the whole split; missing: sentences without a picture; warnings: what
+    is not as papers have it.
+    """
+    pictures: list[Generated]
+    size: int
+    sentences: int
+    missing: int
+    warnings: list[str]
+
+
+def find_generated(folder, split, size: int = 0, limit: int = 0, seed: int = 0) -> Found:
+    """The pictures of one size below `folder` (0: the largest there is).
 
     limit: take this many at random (0: all). UserError if there is none, or one that is not of `split`.
     """
-    folder = Path(folder)
-    matches = [(path, _NAME.fullmatch(path.relative_to(folder).as_posix())) for path in folder.rglob("*.png")
-               if not path.name.startswith(".")]                       # half-written files of a run that was killed
-    sizes = {int(match["size"]) for _, match in matches if match}
-    if not sizes or size and size not in sizes:
+    folder, strangers, sizes, kept, found = Path(folder), [], set(), size, []
+    item_of = {item.image.relative_to(split.image_root).as_posix(): i for i, item in enumerate(split.items)}
+    captions = [max(len(item.texts), len(item.audio)) for item in split.items]
+    for path in _pictures_below(folder):
+        match = _NAME.fullmatch(Path(path).relative_to(folder).as_posix())
+        if not match:
+            strangers.append(path)
+            continue
+        here = int(match["size"])
+        sizes.add(here)
+        if not size and here > kept:               # only the largest size is kept, so that names of others take no room
+            kept, found = here, []
+        if here == kept:
+            place = _place(match, path, item_of, captions, split)
+            found.append((*place, int(match["copy"]), path))
+    if not found:
         have = f"only of {', '.join(map(str, sorted(sizes)))} pixels" if sizes else "at all"
         raise UserError(f"--images {folder} holds no pictures <class>/<image>_<size>_sentence<k>_0.png {have}"
                         + (f"; change --picture_size {size}" if sizes else "; make them with StackGAN_v2/main.py"))
-    size = size or max(sizes)
-    item_of = {item.image.relative_to(split.image_root).as_posix(): i for i, item in enumerate(split.items)}
-    found = []
-    for path, match in matches:
-        if match and int(match["size"]) == size:
-            if match["image"] not in item_of:
-                raise UserError(f"{path} is not of a picture in {split.path}; was it made for another split or set?")
-            found.append(Generated(path, item_of[match["image"]], int(match["sentence"])))
-    found.sort(key=lambda picture: (picture.item, picture.sentence))
-    if limit and limit < len(found):
-        chosen = np.sort(np.random.default_rng(seed).choice(len(found), limit, replace=False))
-        found = [found[i] for i in chosen]
-    return found, size
+    first: dict[tuple[int, int], str] = {}
+    for item, sentence, _, path in sorted(found):
+        first.setdefault((item, sentence), path)
+    sentences = max(sum(captions), len(first))
+    missing, again = sentences - len(first), len(found) - len(first)
+    pictures = [Generated(path, *place) for place, path in first.items()]
+    if limit and limit < len(pictures):
+        chosen = np.sort(np.random.default_rng(seed).choice(len(pictures), limit, replace=False))
+        pictures = [pictures[i] for i in chosen]
+    return Found(pictures, kept, sentences, missing, _not_one_a_sentence(sentences, missing, again, strangers))
 
 
-def load_generated(path, named: int, size: int) -> np.ndarray:
-    """One generated picture as uint8 `[size, size, 3]`. UserError if damaged or not of the size that its name says."""
+def _pictures_below(folder: Path):
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if not name.startswith(".") and name.lower().endswith(_PICTURES):      # no half-written files
+                yield os.path.join(parent, name)
+
+
+def _place(match, path, item_of: dict, captions: list[int], split) -> tuple[int, int]:
+    """The item and the sentence that a picture's name means."""
+    item, sentence = item_of.get(match["image"]), int(match["sentence"])
+    if item is None:
+        raise UserError(f"{path} is not of a picture in {split.path}; was it made for another split or set?")
+    if captions[item] and sentence >= captions[item]:
+        raise UserError(f"{path} is for sentence {sentence}, but {split.path} gives its picture {captions[item]} "
+                        "sentences, counted from 0; was it made for another version of the set?")
+    return item, sentence
+
+
+def _not_one_a_sentence(sentences, missing, again, strangers) -> list[str]:
+    warnings = []
+    if missing:
+        warnings.append(f"{missing} of the {sentences} sentences have no picture; papers take one for every sentence")
+    if again:
+        warnings.append(f"{again} further pictures of sentences that have one are left out: one a sentence is taken")
+    if strangers:
+        warnings.append(f"{len(strangers)} pictures not named as main.py names them are left out, such as {strangers[0]}")
+    return warnings
+
+
+def survey(pictures: list[Generated], size: int) -> list[str]:
+    """Look at the heads of all files: warnings about what is no plain RGB. UserError names those of another size."""
+    faults, kinds, example = [], Counter(), {}
+    for picture in pictures:
+        try:
+            with Image.open(picture.path, formats=FORMATS) as image:
+                if image.size != (size, size):
+                    faults.append(f"{picture.path} is {image.width} × {image.height} pixels, but its name says {size}; "
+                                  "sizes may not be mixed: make the pictures again")
+                kind = f"{image.mode} with transparency" if "transparency" in image.info else image.mode
+                if kind != "RGB":
+                    kinds[kind] += 1
+                    example.setdefault(kind, picture.path)
+        except Exception:                          # whatever is wrong: reading it whole words it
+            try:
+                open_rgb(picture.path)
+            except UserError as error:
+                faults.append(str(error))
+    if faults:
+        raise UserError(told(faults))
+    return [f"{count} pictures are {kind}, not RGB, and were converted (grey to three equal channels, transparency laid "
+            f"on white), such as {example[kind]}" for kind, count in kinds.items()]
+
+
+def told(faults: list[str]) -> str:
+    """Several faults as one sentence: the first few, and how many there are."""
+    if len(faults) == 1:
+        return faults[0]
+    more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+    return f"{len(faults)} pictures cannot be used: {'; '.join(faults[:SHOWN])}{more}"
+
+
+def load_generated(path, size: int) -> np.ndarray:
+    """One generated picture, resized if need be: uint8 `[size, size, 3]`. UserError if it is damaged."""
     image = open_rgb(path)
-    if image.size != (named, named):
-        raise UserError(f"{path} is {image.width} × {image.height} pixels, but its name says {named}; "
-                        "sizes may not be mixed: make the pictures again")
-    if size != named:
+    if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(image)
 
@@ -108,23 +190,35 @@ class RealPictures:
 def batches(load, count: int, batch_size: int, jobs: int):
     """`load(0)` … `load(count − 1)`, uint8 `[s, s, 3]` each, as tensors uint8 `[N, 3, s, s]` in order.
 
-    Decodes in `jobs` threads (Pillow lets go of the interpreter), at most two batches ahead.
+    Decodes in `jobs` threads (Pillow lets go of the interpreter), at most two batches ahead. After a UserError nothing
+    more is handed out, but the rest is still decoded, so that one UserError names all the pictures that are at fault.
     """
+    faults: list[str] = []
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         waiting = deque()
         try:
             for start in range(0, count, batch_size):
                 waiting.append([pool.submit(load, i) for i in range(start, min(count, start + batch_size))])
                 if len(waiting) > 2:
-                    yield _stacked(waiting.popleft())
+                    yield from _stacked(waiting.popleft(), faults)
             while waiting:
-                yield _stacked(waiting.popleft())
-        finally:                                   # after a fault nothing more is decoded
+                yield from _stacked(waiting.popleft(), faults)
+        finally:                                   # the reader may have gone away
             pool.shutdown(wait=False, cancel_futures=True)
+    if faults:
+        raise UserError(told(faults))
 
 
-def _stacked(futures) -> torch.Tensor:
-    return torch.from_numpy(np.stack([future.result() for future in futures])).permute(0, 3, 1, 2)
+def _stacked(futures, faults: list[str]):
+    """One batch, or none once there is a fault, to which those of these pictures are added."""
+    pictures = []
+    for future in futures:
+        try:
+            pictures.append(future.result())
+        except UserError as error:
+            faults.append(str(error))
+    if not faults:
+        yield torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
 class FeatureFile:
@@ -133,9 +227,10 @@ class FeatureFile:
     Read with `pread` rather than mapped: memory stays that of the rows asked for.
     """
 
-    def __init__(self, path, width: int, device="cpu"):
-        self.path, self.width, self.device = Path(path), width, torch.device(device)
-        self._file = open(path, "rb")
+    def __init__(self, file, width: int, device="cpu"):
+        """file: a path, or an open binary file with everything written."""
+        self.width, self.device = width, torch.device(device)
+        self._file = file if hasattr(file, "fileno") else open(file, "rb")
         self._rows = os.fstat(self._file.fileno()).st_size // (4 * width)
 
     def __len__(self) -> int:
@@ -166,7 +261,7 @@ def real_features(real: RealPictures, extractor, folder, batch_size: int, jobs: 
     note, key = path.with_suffix(".json"), real.key(extractor.identity)
     expected = 4 * extractor.width * len(real)
     complete = note.is_file() and path.is_file() and path.stat().st_size == expected
-    if not complete or read_json(note).get("key") != key:
+    if not complete or read_note(note).get("key") != key:
         note.unlink(missing_ok=True)               # never new features beside an old description
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             for pictures in progress(batches(real.load, len(real), batch_size, jobs), len(real),

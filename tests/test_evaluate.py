@@ -13,7 +13,7 @@ from PIL import Image
 from common import ROOT, splits
 from common.cli import UserError
 from common.files import write_json
-from StackGAN_v2 import attribute_probe, evaluate, extractors, measure, picture_sets
+from StackGAN_v2 import attribute_probe, evaluate, extractors, measure, picture_sets, records
 from StackGAN_v2.picture_sets import FeatureFile, RealPictures
 from StackGAN_v2.sampler import picture_name
 
@@ -106,11 +106,15 @@ def test_perfect_pictures(data, pictures, stub, capsys):
     stem = "lite0_16px_box_test12_gen24"
     assert set(found) == {f"{name}_{stem}" for name in (
         "fid", "kid", "precision", "recall", "retrieval_map", "retrieval_r1", "retrieval_r5", "retrieval_r10",
+        "retrieval_picture_r1", "retrieval_picture_r5", "retrieval_picture_r10", "retrieval_picture_r50",
         "class_accuracy")} | {"is_lite0_16px_gen24", "attribute_agreement_16px_test_gen24"}
     assert found[f"fid_{stem}"]["value"] < 1e-2
     assert found[f"precision_{stem}"]["value"] == found[f"recall_{stem}"]["value"] == 1
     assert found[f"retrieval_map_{stem}"]["value"] == pytest.approx(100)
-    assert found[f"retrieval_map_{stem}"]["chance"] == pytest.approx(25)
+    assert 25 < found[f"retrieval_map_{stem}"]["chance"] < 40
+    assert found[f"retrieval_r1_{stem}"]["chance"] == pytest.approx(25)
+    assert found[f"retrieval_picture_r1_{stem}"]["value"] == 100
+    assert found[f"retrieval_picture_r1_{stem}"]["chance"] == pytest.approx(100 * 2 / 24)
     assert found[f"class_accuracy_{stem}"]["value"] == 100 and found[f"class_accuracy_{stem}"]["chance"] == 25
     agreement = found["attribute_agreement_16px_test_gen24"]
     assert agreement["value"] == agreement["ceiling"] > agreement["chance"] and agreement["normalised"] == 1
@@ -189,11 +193,6 @@ def test_faults_are_one_sentence(data, pictures, stub, tmp_path):
     assert "at least 10 generated pictures, and there is 1" in fault("--metrics", "is", "--max_pictures", "1")
     assert "at least 2 generated pictures, and there is 1" in fault("--metrics", "fid", "--max_pictures", "1")
     some = sorted(pictures.rglob("*.png"))[5]
-    whole = some.read_bytes()
-    some.write_bytes(whole[:len(whole) // 2])
-    assert str(some) in fault("--metrics", "fid") and "damaged" in fault("--metrics", "fid")
-    Image.new("RGB", (8, 8)).save(some)
-    assert "8 × 8 pixels, but its name says 16" in fault("--metrics", "fid")
     stranger = some.rename(some.with_name("stranger.jpg_16_sentence0_0.png"))
     assert "is not of a picture in" in fault("--metrics", "fid")
     stranger.unlink()
@@ -202,6 +201,141 @@ def test_faults_are_one_sentence(data, pictures, stub, tmp_path):
     (tmp_path / "fake.pth").write_bytes(b"no weights")
     weights = str(tmp_path / "fake.pth")
     assert "is not that of the FID Inception" in fault("--metrics", "fid", "--inception_weights", weights)
+
+
+def records_of(data, pictures, *options):
+    return list(run(data, pictures, *options).values())
+
+
+def cut(path, by=.5):
+    path.write_bytes(path.read_bytes()[:int(path.stat().st_size * by)])
+
+
+def test_all_damaged_pictures_are_named(data, pictures, stub):
+    paths = sorted(pictures.rglob("*.png"))
+    cut(paths[5])
+    with pytest.raises(UserError, match=f"^{paths[5]} is a damaged picture"):
+        run(data, pictures, "--metrics", "fid", "--batch_size", "4")
+    for path in paths[2:15:2]:
+        cut(path)
+    with pytest.raises(UserError) as error:
+        run(data, pictures, "--metrics", "fid", "--batch_size", "4")
+    text = str(error.value)
+    assert text.startswith("8 pictures cannot be used: ") and text.endswith("; and 3 more") and "\n" not in text
+    assert [str(path) in text for path in paths[2:8]] == [True, False, True, True, True, False]
+    for path in paths[2:15:2]:
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="7 pictures cannot be used: .* is empty .expected"):
+        run(data, pictures, "--metrics", "fid", "--max_pictures", "0")
+
+
+def test_damaged_real_pictures_are_named(data, pictures, stub):
+    items = splits.load_split(data, "test").items
+    for item in items[3:5]:
+        cut(item.image)
+    with pytest.raises(UserError, match="^2 pictures cannot be used: ") as error:
+        run(data, pictures, "--metrics", "fid")
+    assert all(str(item.image) in str(error.value) for item in items[3:5])
+
+
+def test_mixed_sizes_are_refused_before_anything_is_computed(data, pictures, stub):
+    paths = sorted(pictures.rglob("*.png"))
+    for path in paths[:2]:
+        Image.new("RGB", (8, 9)).save(path)
+    with pytest.raises(UserError, match="^2 pictures cannot be used: .*8 × 9 pixels, but its name says 16") as error:
+        run(data, pictures, "--metrics", "fid")
+    assert str(paths[1]) in str(error.value) and stub.calls == 0
+
+
+def test_grey_and_transparent_pictures_are_warned_of(data, pictures, stub, capsys):
+    paths = sorted(pictures.rglob("*.png"))
+    Image.open(paths[0]).convert("L").save(paths[0])
+    for path in paths[1:3]:
+        Image.open(path).convert("RGBA").save(path)
+    for record in records_of(data, pictures, "--metrics", "fid,is"):
+        told = [w for w in record["warnings"] if "not RGB" in w]
+        assert [w.split(",")[0] for w in told] == ["1 pictures are L", "2 pictures are RGBA"]
+        assert str(paths[0]) in told[0] and "transparency laid on white" in told[1]
+    assert "warning: fid, is: 2 pictures are RGBA, not RGB" in capsys.readouterr().out
+
+
+def test_sentences_without_a_picture_are_warned_of(data, pictures, stub, capsys):
+    for path in sorted(pictures.rglob("*.png"))[4:7]:
+        path.unlink()
+    record, = records_of(data, pictures, "--metrics", "fid")
+    assert "3 of the 24 sentences have no picture; papers take one for every sentence" in record["warnings"]
+    assert record["protocol"]["sentences"] == 24 and record["protocol"]["sentences_without_picture"] == 3
+    assert "gen21" in record["metric"] and "warning: fid: 3 of the 24" in capsys.readouterr().out
+
+
+def test_one_picture_a_sentence_is_taken(data, pictures, stub):
+    first = sorted(pictures.rglob("*.png"))[0]
+    value = records_of(data, pictures, "--metrics", "fid")[0]["value"]
+    Image.new("RGB", (SIZE, SIZE)).save(first.with_name(first.name.replace("_0.png", "_1.png")))
+    Image.new("RGB", (SIZE, SIZE)).save(first.with_name("holiday.jpg"))
+    record = records_of(data, pictures, "--metrics", "fid")[0]
+    assert record["value"] == value and record["protocol"]["generated_pictures"] == 24
+    assert "1 further pictures of sentences that have one are left out: one a sentence is taken" in record["warnings"]
+    assert any(w.startswith("1 pictures not named as main.py") and "holiday.jpg" in w for w in record["warnings"])
+
+
+def test_a_sentence_that_the_set_does_not_have_is_refused(data, pictures, stub):
+    some = sorted(pictures.rglob("*.png"))[1]
+    some.rename(some.with_name(some.name.replace("sentence1", "sentence7")))
+    with pytest.raises(UserError, match="is for sentence 7, but .* gives its picture 2 sentences"):
+        run(data, pictures, "--metrics", "fid")
+
+
+def test_fewer_pictures_than_features_are_warned_of(data, pictures, stub):
+    record, = records_of(data, pictures, "--metrics", "fid", "--max_pictures", "11")
+    told = "11 generated pictures for 12 features: their covariance is singular and the distance biased upwards"
+    assert any(told in warning for warning in record["warnings"])
+
+
+def test_a_set_without_classes_is_asked_by_picture(data, pictures, stub, capsys):
+    content = json.loads((data / "test.json").read_text())
+    for item in content["data"]:
+        del item["class"]
+    write_json(data / "test.json", content)
+    (data / "attributes.json").unlink()
+    found = {name.split("_lite0")[0]: record for name, record in run(data, pictures).items()}
+    assert "class_accuracy" not in found and "without class" in capsys.readouterr().out
+    ours = {name for name in found if name.startswith("retrieval")}
+    assert ours == {f"retrieval_picture_{name}" for name in ("map", "r1", "r5", "r10", "r50")}
+    assert found["retrieval_picture_r1"]["value"] == 100
+    assert found["retrieval_picture_r1"]["protocol"]["right"] == "painted for a sentence of the very picture"
+    assert found["retrieval_picture_r50"]["chance"] == pytest.approx(100)      # more than there are
+
+
+def test_numbers_that_are_none_are_refused(data, pictures, stub, monkeypatch):
+    monkeypatch.setattr(StubExtractor, "_forward", lambda self, x: (torch.full((len(x), 12), torch.nan), torch.zeros(len(x), 3)))
+    with pytest.raises(UserError, match="is not a finite number"):
+        run(data, pictures, "--metrics", "kid")
+
+
+def test_extractors_are_chosen_and_found(data, pictures, stub, tmp_path, monkeypatch):
+    class Named(StubExtractor):
+        name, stranger = "inception", ""
+
+        def __init__(self, path, device, any_weights):
+            super().__init__()
+            self.path = path
+    monkeypatch.setattr(extractors, "InceptionExtractor", Named)
+    with pytest.raises(UserError, match="--extractor inception: its weights are not in .*download.py fid_inception"):
+        run(data, pictures, "--metrics", "fid", "--extractor", "inception")
+    weights = data.parent / "pretrained" / evaluate.WEIGHTS_NAME
+    weights.parent.mkdir()
+    weights.touch()
+    assert records_of(data, pictures, "--metrics", "fid")[0]["metric"] == "fid_inception_16px_box_test12_gen24"
+    assert "fid_lite0_16px_box_test12_gen24" in run(data, pictures, "--metrics", "fid", "--extractor", "lite0")
+    with pytest.raises(UserError, match="--extractor lite0 has no use for"):
+        run(data, pictures, "--extractor", "lite0", "--inception_weights", str(weights))
+
+
+def test_the_registry_and_the_command_mean_the_same_file():
+    from scripts.downloads import registry
+    entry = registry.load()["fid_inception"]
+    assert entry.goal == f"pretrained/{evaluate.WEIGHTS_NAME}" and entry.sum == ("sha256", extractors.INCEPTION_SHA256)
 
 
 def test_feature_file(tmp_path):
@@ -221,31 +355,6 @@ def test_batches_keep_the_order_and_stop_at_a_fault():
     assert found == [[0, 1, 2], [3, 4, 5], [6]]
     with pytest.raises(UserError, match="seven"):
         list(picture_sets.batches(load, 9, 3, 2))
-
-
-def test_inception_through_torch_fidelity(tmp_path):
-    """Random weights (He: the default ones collapse), a whole extractor, against a direct float64 computation."""
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch:     # the class reads a file or the network; here it reads nothing
-        patch.setattr(torch, "load", lambda *a, **k: {})
-        patch.setattr(torch.nn.Module, "load_state_dict", lambda *a, **k: None)
-        network = FeatureExtractorInceptionV3("a", ["2048"], feature_extractor_weights_path="none")
-    for part in network.modules():
-        if isinstance(part, torch.nn.Conv2d):
-            torch.nn.init.kaiming_normal_(part.weight)
-    path = tmp_path / "weights.pth"
-    torch.save(network.state_dict(), path)
-    with pytest.raises(UserError, match="is not that of the FID Inception"):
-        extractors.InceptionExtractor(path)
-    extractor = extractors.InceptionExtractor(path, any_weights=True)
-    assert extractor.name.startswith("inception_") and len(extractor.name) == 18
-    pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    features, logits = extractor(pictures)
-    exact = network.double()
-    exact.feature_extractor_internal_dtype = torch.float64
-    torch.testing.assert_close(features, exact(pictures)[0], rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(logits, features @ extractor.network.fc.weight.T, rtol=1e-4, atol=1e-4)
 
 
 def test_a_finetuned_inception_of_any_number_of_classes(tmp_path):
@@ -271,7 +380,7 @@ def test_lite0_logits_are_the_networks_own():
 
 
 def test_metric_names_agree():
-    assert evaluate.METRICS == measure.METRICS and set(measure._RECORDS) == set(measure.METRICS)
+    assert evaluate.METRICS == measure.METRICS and tuple(records.RECORDS) == measure.METRICS
 
 
 @pytest.mark.parametrize("options, reason", [

@@ -1,5 +1,6 @@
 """StackGAN_v2.metrics and attribute_probe: answers worked out by hand, and torch-fidelity's on the same features."""
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -159,6 +160,18 @@ def test_retrieval_by_hand(tmp_path, monkeypatch):
         metrics.retrieval(queries[2:], gallery, labels[2:], gallery_labels)
 
 
+def test_retrieval_by_chance_is_the_mean_over_all_orders():
+    queries, gallery = torch.tensor([3, 3, 8, 5]), torch.tensor([3, 8, 3, 9, 9])       # 5 has nothing to find
+    expected = {"map": 0, "r1": 0, "r2": 0, "r4": 0}
+    orders = list(itertools.permutations(range(5)))
+    for order in orders:
+        scores = torch.tensor(order, dtype=torch.float64).expand(3, 5)
+        precision, hits = metrics.ranking(scores, queries[:3, None] == gallery, (1, 2, 4))
+        for name, value in zip(expected, (precision, *hits.double().T)):
+            expected[name] += 100 * value.mean().item() / len(orders)
+    assert metrics.retrieval_by_chance(queries, gallery, (1, 2, 4)) == pytest.approx(expected)
+
+
 def test_retrieval_without_self():
     points, labels = torch.tensor([[1, 0], [1, .1], [0, 1], [.1, 1]]), torch.tensor([0, 0, 1, 1])
     assert metrics.retrieval(points, points, labels, labels, (1,), without_self=True) == {"map": 100, "r1": 100}
@@ -236,6 +249,11 @@ def test_a_damaged_table_is_one_sentence(tmp_path, content, reason):
     write_json(tmp_path / "attributes.json", content)
     with pytest.raises(UserError, match=f"no table of attributes .{reason}"):
         attribute_probe.load_attributes(tmp_path / "attributes.json")
+
+
+def test_a_ceiling_needs_a_class_of_two():
+    values = metrics.centroid_accuracy(torch.eye(2), torch.tensor([0, 1]), torch.eye(2), torch.tensor([0, 1]))
+    assert values == {"accuracy": 100, "ceiling": None, "chance": 50}
 
 
 def test_scores_are_finite_for_certain_classes():

@@ -1,0 +1,139 @@
+"""From sums and features to records, one a number.
+
+A record is {"metric", "value", "unit", …, "comparable_with", "published", "protocol", "date", "warnings"}; its name carries
+the protocol, as in `fid_lite0_64px_box_test240_gen2400`.
+"""
+import datetime
+import math
+
+import torch
+
+from common.cli import UserError
+from StackGAN_v2 import attribute_probe, metrics
+from StackGAN_v2.comparison import Setting, comparable_with
+from StackGAN_v2.extractors import Extractor, FinetunedInception
+
+IS_SPLITS, KID_SUBSETS, KID_SUBSET_SIZE, PR_NEIGHBOURS = 10, 100, 1000, 3
+RANKS, PICTURE_RANKS = (1, 5, 10), (1, 5, 10, 50)  # of the same class; of the very picture
+
+
+def of(job, seen, real: dict, warnings: list[str]) -> list[dict]:
+    """All records of a `measure.Job`, in the order of its metrics; `warnings` go into each of them."""
+    found = [record for name, make in RECORDS.items() if name in job.wanted for record in make(job, seen, real)]
+    for record in found:
+        record["warnings"] += warnings
+    return found
+
+
+def _record(job, extractor: Extractor | None, name: str, value, unit: str, warnings=(), protocol=None, **more) -> dict:
+    if not math.isfinite(value):
+        raise UserError(f"{name} is not a finite number; are the weights of the network damaged?")
+    kind = name.split("_")[0]
+    text, published = comparable_with(kind, Setting(
+        stranger=extractor.stranger if extractor else "", real_pictures=len(job.real),
+        classes=len(set(job.split.labels)) if job.split.has_classes else 0, generated=len(job.pictures),
+        size=job.size, painted_size=job.found.size, crop=job.real.crop,
+        judged=extractor.classes if isinstance(extractor, FinetunedInception) else 0))
+    shared = {"generated_pictures": len(job.pictures), "sentences": job.found.sentences,
+              "sentences_without_picture": job.found.missing, "size_px": job.size, "picture_size_px": job.found.size,
+              **job.protocol}
+    return {"metric": name, "value": value, "unit": unit, **more, "comparable_with": text, "published": published,
+            "protocol": {**shared, **(protocol or {})},
+            "date": datetime.datetime.now().isoformat(timespec="seconds"), "warnings": list(warnings)}
+
+
+def _against_real(job, extractor: Extractor) -> tuple[str, dict]:
+    """The part of a name that says what was compared, and the same for the protocol."""
+    stem = f"{extractor.name}_{job.size}px_{job.real.crop}_{job.split.name}{len(job.real)}_gen{len(job.pictures)}"
+    return stem, {"extractor": extractor.what, "crop": job.real.crop, "real_split": str(job.split.path),
+                  "real_pictures": len(job.real)}
+
+
+def _fid(job, seen, real):
+    stem, protocol = _against_real(job, job.main)
+    moments = metrics.Moments(job.main.width, job.device)
+    for rows in metrics.blocks(real[job.main.name]):
+        moments.update(rows)
+    value = metrics.frechet_distance(seen.moments.mean, seen.moments.covariance, moments.mean, moments.covariance)
+    few = [f"{count} {side} pictures for {job.main.width} features: their covariance is singular and the distance "
+           "biased upwards; compare only with the same numbers of pictures"
+           for side, count in (("generated", seen.moments.count), ("real", moments.count)) if count <= job.main.width]
+    return [_record(job, job.main, f"fid_{stem}", value, "", few, protocol)]
+
+
+def _kid(job, seen, real):
+    stem, protocol = _against_real(job, job.main)
+    generated, true = seen.files[job.main.name], real[job.main.name]
+    size = min(KID_SUBSET_SIZE, len(generated), len(true))
+    value, std = metrics.kernel_distance(generated, true, KID_SUBSETS, size)
+    few = [f"subsets of {size} pictures, not {KID_SUBSET_SIZE}, for want of pictures"] if size < KID_SUBSET_SIZE else []
+    protocol |= {"subsets": KID_SUBSETS, "subset_size": size}
+    return [_record(job, job.main, f"kid_{stem}", value, "", few, protocol, std=std)]
+
+
+def _is(job, seen, real):
+    value, std = seen.score.value()
+    few = [f"{len(job.pictures)} pictures: the score of fewer than 5000 is biased downwards"] \
+        if len(job.pictures) < 5000 else []
+    return [_record(job, job.judge, f"is_{job.judge.name}_{job.size}px_gen{len(job.pictures)}", value, "", few,
+                    {"extractor": job.judge.what, "splits": IS_SPLITS}, std=std)]
+
+
+def _pr(job, seen, real):
+    stem, protocol = _against_real(job, job.main)
+    values = metrics.precision_recall(seen.files[job.main.name], real[job.main.name], PR_NEIGHBOURS)
+    return [_record(job, job.main, f"{name}_{stem}", value, "", (), {**protocol, "neighbours": PR_NEIGHBOURS})
+            for name, value in zip(("precision", "recall"), values)]
+
+
+def _retrieval(job, seen, real):
+    stem, protocol = _against_real(job, job.lite0)
+    true, painted = real[job.lite0.name], seen.files[job.lite0.name]
+    protocol |= {"queries": "real pictures", "gallery": "generated pictures", "similarity": "cosine",
+                 "chance": "mean over all orders of the gallery"}
+    found = []
+    if job.split.has_classes:
+        labels, shown = job.labels, job.real_labels
+        values = metrics.retrieval(true, painted, shown, labels, RANKS)
+        try:
+            ceiling = metrics.retrieval(true, true, shown, shown, RANKS, without_self=True)
+        except ValueError:                         # classes of one picture: nothing to find but the query
+            ceiling = dict.fromkeys(values)
+        chance = metrics.retrieval_by_chance(shown, labels, RANKS)
+        how = {**protocol, "right": "of the same class", "ceiling": "real pictures in the gallery, without the query"}
+        found += [_record(job, job.lite0, f"retrieval_{name}_{stem}", value, "%", (), how, ceiling=ceiling[name],
+                          chance=chance[name]) for name, value in values.items()]
+    own, pictures = torch.tensor([picture.item for picture in job.pictures]), torch.arange(len(job.real))
+    values = metrics.retrieval(true, painted, pictures, own, PICTURE_RANKS)
+    chance = metrics.retrieval_by_chance(pictures, own, PICTURE_RANKS)
+    how = {**protocol, "right": "painted for a sentence of the very picture"}
+    return found + [_record(job, job.lite0, f"retrieval_picture_{name}_{stem}", value, "%", (), how, chance=chance[name])
+                    for name, value in values.items() if name != "map" or not job.split.has_classes]
+
+
+def _class(job, seen, real):
+    stem, protocol = _against_real(job, job.lite0)
+    values = metrics.centroid_accuracy(seen.files[job.lite0.name], job.labels, real[job.lite0.name], job.real_labels)
+    protocol |= {"right": "nearest class centroid of the real pictures, cosine",
+                 "ceiling": "real pictures, each against centroids made without it"}
+    alone = [] if values["ceiling"] is not None else ["no class has two real pictures, so there is no ceiling"]
+    return [_record(job, job.lite0, f"class_accuracy_{stem}", values["accuracy"], "%", alone, protocol,
+                    ceiling=values["ceiling"], chance=values["chance"])]
+
+
+def _attributes(job, seen, real):
+    reader = seen.reader
+    wanted = torch.stack([reader.attributes.named(job.split, p.item, p.sentence) for p in job.pictures])
+    real_read = torch.stack([reader.real[picture.item] for picture in job.pictures])
+    report = attribute_probe.agreement_report(torch.cat(seen.read), real_read, wanted, job.labels, reader.attributes)
+    few = [] if report["normalised"] is not None else [
+        "the probe reads real pictures no better than chance, or nothing can be shuffled: there is no normalised score"]
+    protocol = {"probe": f"convolutional, {attribute_probe.SIZE} px, trained on the real training pictures",
+                "real_split": str(job.split.path), "ceiling": "the same sentences, read from their real pictures",
+                "chance": "sentences of other classes, mean over all pairs"}
+    return [_record(job, None, f"attribute_agreement_{job.size}px_{job.split.name}_gen{len(job.pictures)}",
+                    report.pop("agreement"), "%", few, protocol, **report)]
+
+
+RECORDS = {"fid": _fid, "is": _is, "kid": _kid, "pr": _pr, "retrieval": _retrieval, "class": _class,
+            "attributes": _attributes}

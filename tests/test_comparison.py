@@ -1,0 +1,54 @@
+"""Which published number a record may stand beside: by how it was measured alone."""
+import dataclasses
+
+import pytest
+
+from StackGAN_v2.comparison import SETS, Setting, comparable_with
+
+BIRDS = Setting(stranger="", real_pictures=2933, classes=50, generated=29330, size=256, painted_size=256, crop="box")
+
+
+def test_the_papers_protocol_on_birds():
+    text, published = comparable_with("fid", BIRDS)
+    assert published[0] == {"method": "Li et al. 2020", "value": "18.37"} and len(published) == 3
+    assert text.startswith("FID on CUB-200-2011: Li et al. 2020 18.37, S2IGAN 14.50")
+    assert "cut as 'box'" in text and "gaps under about 5 may be protocol" in text
+
+
+def test_flowers_are_known_by_their_counts():
+    flowers = dataclasses.replace(BIRDS, real_pictures=1155, classes=20, generated=11550, crop="centre")
+    assert comparable_with("fid", flowers)[1] == [{"method": "Li et al. 2020", "value": "54.76 (unverified)"}]
+
+
+@pytest.mark.parametrize("change, reason", [
+    ({"stranger": "through a stub"}, "through a stub"),
+    ({"real_pictures": 300}, "no published test split has 300 pictures of 50 classes"),
+    ({"classes": 0}, "no published test split has 2933 pictures of 0 classes"),
+    ({"size": 64}, "painted at 256 and compared at 64"),
+    ({"painted_size": 64}, "painted at 64 and compared at 256"),
+    ({"generated": 29329}, "one picture for each of the 29330 test sentences, here are 29329")])
+def test_anything_else_compares_with_nothing(change, reason):
+    text, published = comparable_with("fid", dataclasses.replace(BIRDS, **change))
+    assert text.startswith("none: ") and reason in text and published == []
+
+
+def test_inception_scores_need_a_judge_of_the_test_classes():
+    assert comparable_with("is", BIRDS) == (
+        "none: published scores go through an Inception fine-tuned on the set (--is_weights), this one knows ImageNet", [])
+    assert "this one has 150" in comparable_with("is", dataclasses.replace(BIRDS, judged=150))[0]
+    text, published = comparable_with("is", dataclasses.replace(BIRDS, judged=50, stranger="another network"))
+    assert published[0]["value"] == "4.09 ± 0.04" and "the scales differ" in text
+
+
+@pytest.mark.parametrize("kind", ["kid", "precision", "recall", "class", "attribute"])
+def test_what_no_paper_reports(kind):
+    assert comparable_with(kind, BIRDS) == ("none: no paper of this field reports it", [])
+
+
+def test_retrieval_names_what_is_otherwise():
+    text, published = comparable_with("retrieval", dataclasses.replace(BIRDS, stranger="through lite0"))
+    assert published == [] and text.startswith("none: through lite0; S2IGAN")
+
+
+def test_every_set_is_another_one():
+    assert len({(one.pictures, one.classes) for one in SETS}) == len(SETS)
