@@ -94,7 +94,11 @@ def _measured(columns) -> list:
         if len(longest) < 2:
             continue
         lines = [Line(columns[place].label, [(i, n.value) for i, n in points]) for place, points in by_column.items()]
-        lines += [Line(kind, [(i, getattr(n, kind)) for i, n in longest if getattr(n, kind) is not None], reference=True)
-                  for kind in ("chance", "ceiling")]
+        ends = [points[i][0] for i in (0, -1) for points in by_column.values()]
+        for kind in ("chance", "ceiling"):
+            points = [(i, getattr(n, kind)) for i, n in longest if getattr(n, kind) is not None]
+            if len({y for _, y in points}) == 1:   # the same throughout: as wide as the runs
+                points = [(min(ends), points[0][1]), (max(ends), points[0][1])]
+            lines.append(Line(kind, points, reference=True))
         figures.append(charts.line_chart(capital(label(name)), lines, "iteration", longest[0][1].unit or "value"))
     return figures

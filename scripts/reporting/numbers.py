@@ -36,10 +36,17 @@ def numbers(findings) -> Html:
 
 
 def _row(name: str, of_columns: list, columns, shared: list[str]) -> list:
-    first = next(n for n in of_columns if n)
-    told = [h("span.compares", f"Compares with {first.comparable}" if not first.comparable.startswith("none")
-              else "Compares with no published number" + first.comparable.removeprefix("none"))] if first.comparable else []
-    told += [h("span.beside", f"{method}: {value}") for method, value in first.published]
+    first, told = next(n for n in of_columns if n), []
+    compared = {}                                  # what it compares with → the runs of which that is so
+    for column, n in zip(columns, of_columns):
+        if n and (n.comparable or n.published):
+            compared.setdefault((n.comparable, n.published), []).append(column.label)
+    for (comparable, published), who in compared.items():
+        who = f"{', '.join(who)}: " if len(compared) > 1 or len(who) < sum(map(bool, of_columns)) else ""
+        text = ("compares with no published number" + comparable.removeprefix("none") if comparable.startswith("none")
+                else f"compares with {comparable}")
+        told.append(h("span.compares", who + (text if who else capital(text))) if comparable else None)
+        told += [h("span.beside", f"{method}: {value}") for method, value in published]
     clauses = [clause for clause in first.protocol if clause not in shared]
     differing = [f"{column.label}: {'; '.join(c for c in n.protocol if c not in first.protocol)}"
                  for column, n in zip(columns, of_columns) if n and set(n.protocol) - set(first.protocol)]
