@@ -74,6 +74,7 @@ def train(args, cfg, data_dir) -> int:
                            watch=balance.Watch(cfg.TRAIN.ADVERSARIAL, cfg.TRAIN.COEFF.UNCOND_LOSS))
         if done > first or not first:
             keeper(done)
+        keeper.finish()
     run.log(f"{'stopped' if done < last else 'finished'} at iteration {done:,}: {folder / 'Model' / 'latest.pth'}")
     ranks.finish()
     return 128 + (stop.received or signal.SIGTERM) if done < last else 0

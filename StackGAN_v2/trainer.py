@@ -187,12 +187,12 @@ def restore(content, path, networks: Networks, settings: dict) -> int:
     return content["iteration"]
 
 
-def save_snapshot(folder, networks: Networks, iteration: int) -> Path:
-    """netG_<iteration>.pth (the average) and netD<i>.pth; `latest.pth` links to the former. Live weights stay as they are."""
-    path = Path(folder) / f"netG_{iteration}.pth"
-    checkpoint.save(path, _contiguous(networks.average.state_dict()))
-    for i, network in enumerate(networks.discriminators):
-        checkpoint.save(Path(folder) / f"netD{i}.pth", _contiguous(network.state_dict()))
+def save_snapshot(folder, content: dict) -> Path:
+    """netG_<iteration>.pth (the average) and netD<i>.pth of a `resume_content`; `latest.pth` links to the former."""
+    path = Path(folder) / f"netG_{content['iteration']}.pth"
+    checkpoint.save(path, _contiguous(content["average"]))
+    for i in range(sum(name.startswith("discriminator") for name in content)):
+        checkpoint.save(Path(folder) / f"netD{i}.pth", _contiguous(content[f"discriminator{i}"]))
     link(path, path.with_name("latest.pth"))
     return path
 

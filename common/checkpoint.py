@@ -233,6 +233,15 @@ def first_not_finite(content, name: str = "") -> str | None:
     return named[int(wrong[0])][0] if len(wrong) else None
 
 
+def copy_to_cpu(content):
+    """Nested dicts and lists with a copy of every tensor on the CPU, which later steps of a training do not change."""
+    if isinstance(content, torch.Tensor):
+        return content.detach().to("cpu", copy=True)
+    if isinstance(content, dict):
+        return {key: copy_to_cpu(value) for key, value in content.items()}
+    return type(content)(map(copy_to_cpu, content)) if isinstance(content, (list, tuple)) else content
+
+
 def _named_tensors(content, name: str):
     if isinstance(content, torch.Tensor):
         yield name, content

@@ -3,6 +3,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from common import checkpoint
+from common import checkpoint, resume
+from common.background import Background
 from common.cli import UserError
 from common.features import feature_path, save_features
 from common.splits import load_split
-from StackGAN_v2 import balance, image_cache, judges, losses, sampler
+from StackGAN_v2 import balance, image_cache, judges, keeping, losses, sampler
 from StackGAN_v2.config import load_config
 from StackGAN_v2.datasets import Order, OtherClass, SpeechFeatures
 from StackGAN_v2.metrics import squared_mmd
@@ -198,6 +200,44 @@ def test_what_a_run_leaves(folder, tmp_path, capsys):
     assert capsys.readouterr().err.count("netG_4.pth is not a checkpoint") == 1
     assert (run / "Model" / "latest.pth").resolve() == run / "Model" / "netG_3.pth"
     assert len(list((run / "Model" / "iteration3").rglob("*.png"))) == 10
+
+
+def test_writing_beside_the_training_writes_the_same(folder, tmp_path, monkeypatch):
+    """As on a GPU: the state is copied, and training goes on before the first byte of it is written."""
+    run_main(folder, "--output_dir", tmp_path / "whole", "--max_steps", 7)
+    begun, write, make = [], keeping.Keeper._write, keeping.Keeper.__init__
+
+    def begin_beside(self, *arguments):
+        make(self, *arguments)
+        self.beside, self.writer = True, Background(True)
+
+    def write_late(self, content, improved):
+        if content["iteration"] == 3:
+            steps = begun[0]
+            while begun[0] == steps:               # until the next training step has been done
+                time.sleep(0.01)
+        write(self, content, improved)
+    update = Networks.update_average
+
+    def count(self, decay):
+        update(self, decay)
+        begun[:] = [begun[0] + 1 if begun else 1]
+    monkeypatch.setattr(keeping.Keeper, "__init__", begin_beside)
+    monkeypatch.setattr(keeping.Keeper, "_write", write_late)
+    monkeypatch.setattr(Networks, "update_average", count)
+    run_main(folder, "--output_dir", tmp_path / "beside", "--max_steps", 7)
+    assert_equal_runs(tmp_path / "whole", tmp_path / "beside")
+    for name in ("netG_3.pth", "netG_6.pth", "netD1.pth"):
+        one, other = (checkpoint.load(tmp_path / run / "Model" / name) for run in ("whole", "beside"))
+        assert checkpoint.digest(one) == checkpoint.digest(other)
+    content = resume.find(str(tmp_path / "beside" / "resume_previous.pth"), tmp_path)[0]
+    assert content["iteration"] == 6
+
+    def fail(*unused):
+        raise UserError("the disk is full")
+    monkeypatch.setattr(keeping.Keeper, "_write", fail)
+    with pytest.raises(UserError, match="the disk is full"):
+        run_main(folder, "--output_dir", tmp_path / "full", "--max_steps", 2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
