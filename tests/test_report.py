@@ -203,8 +203,8 @@ def test_several_runs_stand_side_by_side(three):
     assert "3 runs stand side by side: trial, second, third" in three.text     # the recipe's generator counts once
     header = "number trial second third how".split()
     assert " ".join(header) in " ".join(three.text.split())
-    for words in ("55.5", "42 %", "49 %", "Compares with FID of Li et al.: carefully", "Li et al.: 18.37", "second: probe: another",
-                  "normalised 0.80", "77.7", "third: Missing: the numbers of the speech encoder"):
+    for words in ("55.5", "42 %", "49 %", "Compares with FID of Li et al.: carefully", "Li et al.: 18.37",
+                  "second: probe: another", "normalised 0.80", "77.7", "third: Missing: the numbers of the speech encoder"):
         assert words in " ".join(three.text.split()), words
     assert "third: Missing: the numbers of the pictures" not in three.text     # an encoder paints none
     charts_ = [a["aria-label"] for a in three.all("svg", role="img")]

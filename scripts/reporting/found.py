@@ -129,7 +129,8 @@ def encoder_numbers(run: RunFolder | None, labels: list[int]) -> list[Number]:
     for name, value in line.items():
         if name in skipped or not is_number(value):
             continue
-        protocol = how.get(name.removesuffix("_cosine")) or (how.get("retrieval") if name.startswith(("speech_to_", "image_to_")) else "") or ""
+        both_ways = name.startswith(("speech_to_", "image_to_"))
+        protocol = how.get(name.removesuffix("_cosine")) or (how.get("retrieval") if both_ways else "") or ""
         chance = line.get(chances.get(name, ""))
         unusable = line.get("unusable")
         warnings = (f"{unusable} captions could not be used",) if is_number(unusable) and unusable else ()

@@ -9,8 +9,8 @@ _PUBLISHED = {
     "birds": (("Li et al. 2020, this method", "4.09 ± 0.04", "18.37"), ("S2IGAN", "4.29", "14.50"),
               ("Fusion-S2iGan", "5.06", "13.09"), ("Speak-the-Art", "not comparable", "9.76")),
     "flowers": (("Li et al. 2020, this method", "3.23 ± 0.05 (unverified)", "54.76 (unverified)"),)}
-_CAUTION = ("As quoted by later authors. FID: TF-Inception, one picture a test sentence (about 29,330 on CUB-200) against the real "
-            "test pictures. The field mixes three families that do not compare (TTUR in TensorFlow, torchvision's Inception, "
+_CAUTION = ("As quoted by later authors. FID: TF-Inception, one picture a test sentence (about 29,330 on CUB-200) against the "
+            "real test pictures. The field mixes three families that do not compare (TTUR in TensorFlow, torchvision's Inception, "
             "TTUR's weights in torch), and papers differ in crop, resolution and number of pictures, so gaps under about 5 "
             "may be protocol. IS: an Inception fine-tuned on the set. What each number above may be compared with is said "
             "beside it.")
@@ -126,9 +126,11 @@ def _bar(who: str, part) -> Html:
         normalised = (part.value - part.chance) / (part.ceiling - part.chance)
     beside = " · ".join(f"{kind} {value:.0f}" for kind, value in (("chance", part.chance), ("ceiling", part.ceiling))
                         if value is not None)
-    return h("div.run", h("span.who", who) if who else None, charts.gauge(part.value, {"chance": part.chance,
-             "ceiling": part.ceiling}), h("span.what", h("b", f"{part.value:.0f} %"), f" {beside}",
-                                          f" · normalised {normalised:.2f}".replace("-", "−") if normalised is not None else ""))
+    if normalised is not None:
+        beside += f" · normalised {normalised:.2f}".replace("-", "−")
+    return h("div.run", h("span.who", who) if who else None,
+             charts.gauge(part.value, {"chance": part.chance, "ceiling": part.ceiling}),
+             h("span.what", h("b", f"{part.value:.0f} %"), f" {beside}"))
 
 
 def _ablations(findings) -> list:

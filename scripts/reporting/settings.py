@@ -25,7 +25,8 @@ _NAMES = {
     "TRAIN.COEFF.KL": "weight of the KL term", "TRAIN.COEFF.CAL_LOSS": "class-aware loss (on above 0)",
     "TRAIN.COEFF.UNCOND_LOSS": "weight of the unconditional loss", "TRAIN.COEFF.COLOR_LOSS": "weight of the colour loss",
     "GAN.EMBEDDING_DIM": "width of the condition", "GAN.DF_DIM": "width of the discriminators",
-    "GAN.GF_DIM": "width of the generator", "GAN.Z_DIM": "width of the noise", "GAN.R_NUM": "residual blocks a stage", "GAN.B_CONDITION": "conditional",
+    "GAN.GF_DIM": "width of the generator", "GAN.Z_DIM": "width of the noise", "GAN.R_NUM": "residual blocks a stage",
+    "GAN.B_CONDITION": "conditional",
 }
 _UNTOLD = ("DATASET_NAME", "DATA_DIR", "GPU_ID", "WORKERS", "TRAIN.FLAG", "TRAIN.NET_G", "TRAIN.NET_D", "TRAIN.MAX_EPOCH",
            "TRAIN.MAX_ITERATIONS", "TRAIN.SNAPSHOT_INTERVAL", "TEXT.DIMENSION", "TEST.B_EXAMPLE", "TEST.SAMPLE_NUM")
