@@ -17,6 +17,7 @@ PROTOCOL = {
     "image feature": "mean of the image's views (published: a random view)",
     "accuracy": "images whose best class centre (mean speech embedding of the class) is their own class, %",
     "ap50": "own images among the 50 of highest score for a class centre, mean over classes, %",
+    "ap50_highest": "AP@50 of a perfect ranking: a class may have fewer than 50 images, %",
     "retrieval": "an image and its own captions are right, others wrong; R@k: a right one among the best k, %; mAP, %",
 }
 
