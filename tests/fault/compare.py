@@ -7,15 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-# What may differ between two runs of one command: when, how fast, and from which state of their sources' clocks.
-VARYING = {"date", "seconds", "clips_per_s", "iterations_per_s", "state", "key", "revision"}
+# What may differ between two runs of one command: when, how fast, how called, and from which state of their sources' clocks;
+# and an archive that had come whole when its download was killed does not say from where.
+VARYING = {"date", "seconds", "clips_per_s", "iterations_per_s", "command", "state", "key", "revision", "source"}
 LEFT_OUT = re.compile(r"(^|/)(log\.txt|events/.*|[^/]*\.lock|\.log_mels\.partial.*|\.begun_\d)$")
-TEMPORARY = re.compile(r"\.tmp|\.part\b|\.partial\b|\.unpacking-|\.preparing\.")
+TEMPORARY = re.compile(r"\.tmp|\.part\b|\.partial\b|\.unpacking-|\.preparing\.|(^|/)\.downloads/")
 
 
 def temporaries(folder: Path) -> list[str]:
     """Names that stand for unfinished work."""
-    return sorted(name for name in _names(folder) if TEMPORARY.search(name))
+    return sorted(name for name in _names(folder) if TEMPORARY.search(name) and not name.endswith(".lock"))
 
 
 def contents(folder: Path, base: Path | None = None) -> dict[str, str]:

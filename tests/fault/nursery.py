@@ -36,7 +36,7 @@ _CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.
 @dataclass(frozen=True)
 class Ended:
     """status: as a shell sees it (137: killed); changes: one line for each change of a file that was begun;
-    left: processes of the session that outlived it by more than a few seconds."""
+    left: processes of the session that outlived it by half a minute."""
     status: int
     output: str
     changes: list[str]
@@ -48,7 +48,8 @@ class Nursery:
     """A context manager: `run` starts a command there and waits for its end."""
 
     def __enter__(self):
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1",
+                                    "no_proxy": "127.0.0.1"}
         self._process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                          text=True, cwd=ROOT, env=environment)
         return self
@@ -70,16 +71,11 @@ class Nursery:
         answer = self._process.stdout.readline()
         assert answer, "the nursery has died"
         reply = json.loads(answer)
-        left = survivors(reply.pop("session"))
-        return Ended(**reply, left=left)
+        session = reply.pop("session")
+        return Ended(**reply, left=ended_soon(lambda: of_session(session)))
 
 
-def survivors(session: int) -> list[int]:
-    """Processes of a session that go on for more than ten seconds; they are then ended."""
-    return ended_soon(lambda: _members(session), 10)
-
-
-def ended_soon(find, seconds: float) -> list[int]:
+def ended_soon(find, seconds: float = 30) -> list[int]:
     """What `find()` still finds after that time, which is then ended; [] as soon as it finds nothing."""
     end = time.monotonic() + seconds
     while (left := find()) and time.monotonic() < end:
@@ -90,14 +86,28 @@ def ended_soon(find, seconds: float) -> list[int]:
     return left
 
 
-def _members(session: int) -> list[int]:
+def of_session(session: int) -> list[int]:
+    """The processes of a session."""
+    return [process for process, its_session in _processes() if its_session == session]
+
+
+def at_work(place) -> list[int]:
+    """The processes whose command names a folder."""
     found = []
+    for process, _ in _processes():
+        with contextlib.suppress(OSError):
+            if os.fsencode(place) in Path(f"/proc/{process}/cmdline").read_bytes() and process != os.getpid():
+                found.append(process)
+    return found
+
+
+def _processes():
+    """(process, session) of all that live."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            state, _, _, its_session = path.read_text().rpartition(")")[2].split()[:4]
-            if int(its_session) == session and state != "Z":
-                found.append(int(path.parent.name))
-    return found
+            state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
+            if state != "Z":
+                yield int(path.parent.name), int(session)
 
 
 # ---- the process that forks ----

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import stages
-from nursery import ROOT, ended_soon
+from nursery import ROOT, at_work, ended_soon
 
 # What a stage takes in a process of its own, in seconds on an idle core; the moment of death is drawn from it.
 SECONDS = {0: 1.5, 1: 2, 2: 2.5, 3: 6, 4: 3, 5: 4, 6: 3, 7: 6, 8: 4}
@@ -58,7 +58,7 @@ class Recipe:
             (os.killpg if who == "everybody" else os.kill)(process.pid, signal.SIGKILL)
         output += process.stdout.read()            # to the end of the last process that writes
         assert process.wait() == -signal.SIGKILL, output
-        left = ended_soon(lambda: self._at_work(process.pid), 30)
+        left = ended_soon(lambda: at_work(self.place), 30)
         assert not left, f"killing {who} in stage {stage} left {left} at work\n{output}"
         return output
 
@@ -67,16 +67,3 @@ class Recipe:
         output, _ = process.communicate(timeout=600)
         assert process.returncode == 0, output
         return output
-
-    def _at_work(self, session: int) -> list[int]:
-        """Processes of the session, or of another one that name this place."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*"):
-            try:
-                state, _, _, its_session = (path / "stat").read_text().rpartition(")")[2].split()[:4]
-                named = os.fsencode(self.place) in (path / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if state != "Z" and (named or int(its_session) == session) and int(path.name) != os.getpid():
-                found.append(int(path.name))
-        return found

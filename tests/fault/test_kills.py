@@ -1,15 +1,24 @@
 """Every stage killed at any moment: no half file under a final name, and the same command ends as if nothing had been."""
+import os
 import random
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import threading
 import zlib
+from pathlib import Path
 
 import pytest
 
 import compare
+import original_archives
 import stages
-from nursery import Nursery
+from loopback_files import Server
+from nursery import ROOT, Nursery, at_work, ended_soon
 from recipes import Recipe
+from test_real_sets import registry_of
 from trial import Trial
 
 # stage → kills before a change of a file drawn by chance, after a share of its time, in the middle of a write; and
@@ -31,16 +40,21 @@ KILLS = {
 
 
 @pytest.fixture(scope="module")
-def trial(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("kills")
+def nursery():
     with Nursery() as nursery:
-        yield Trial(folder, nursery)
+        yield nursery
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory, nursery):
+    folder = tmp_path_factory.mktemp("kills")
+    yield Trial(folder, nursery)
     shutil.rmtree(folder)
 
 
-def drawn(trial, name, seed):
+def drawn(trial, name, seed, kills):
     """The kills of a stage that a seed means."""
-    by_chance, by_time, in_writes, always = KILLS[name]
+    by_chance, by_time, in_writes, always = kills
     dice = random.Random(seed + zlib.crc32(name.encode()))
     ended = trial.ended[name]
     for i in range(by_chance):
@@ -58,10 +72,88 @@ def drawn(trial, name, seed):
 @pytest.mark.parametrize("name", KILLS)
 def test_a_killed_stage_finishes_as_if_left_alone(name, trial, count, seeds):
     trial.make(name)
-    for seed in seeds(0.5 / len(KILLS)):
-        for kill in drawn(trial, name, seed):
+    for seed in seeds(0.3 / len(KILLS)):
+        for kill in drawn(trial, name, seed, KILLS[name]):
             if trial.survive(name, **kill):
                 count("kills")
+
+
+@pytest.fixture(scope="module")
+def server():
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory, nursery, server):
+    """A trial whose stages fetch CUB and Reed's captions in miniature, and prepare them."""
+    folder = tmp_path_factory.mktemp("archives")
+    registry_of(server, original_archives.make("birds", folder / "original"), folder / "registry.json")
+    fetch = ["scripts/download.py", "CUB_200_2011", "cvpr2016_cub", "--registry", folder / "registry.json", "--retries", 0]
+    yield Trial(folder, nursery, lambda place: [
+        stages.Stage("download", [*fetch, "--data_root", place / "data"]),
+        stages.Stage("prepare", ["scripts/prepare_birds.py", "--any_size", "--output_dir", place / "data/birds"])])
+    shutil.rmtree(folder)
+
+
+FETCHING = {
+    "download": (2, 0, 2, [(r"rename .*/CUB_200_2011\.tgz$", 1), (r"rename .*/CUB_200_2011$", 0),
+                           (r"rename .*/CUB_200_2011$", 1)]),
+    "prepare": (2, 0, 0, [(r"rename .*/train\.json$", 1)]),
+}
+
+
+@pytest.mark.parametrize("name", FETCHING)
+def test_a_killed_download_finishes_as_if_left_alone(name, archives, count, seeds):
+    archives.make(name)
+    for seed in seeds(0.02):
+        for kill in drawn(archives, name, seed, FETCHING[name]):
+            if archives.survive(name, **kill):
+                count("kills")
+
+
+@pytest.mark.parametrize("name", ["data", "speech"])
+def test_workers_do_not_outlive_their_leader(name, trial, count, seeds):
+    trial.make(name)
+    for seed in seeds(0.02):
+        dice = random.Random(seed)
+        if trial.survive(name, jobs=2, alone=True, after=dice.uniform(0.5, 3)):
+            count("kills")
+
+
+def test_a_killed_rank_ends_the_training(trial, count):
+    """Two processes over Gloo: the other one does not wait for the dead one for ever, and the reason is told."""
+    trial.make("encoder")
+    stages.restore(trial.saved("encoder"), trial.place)
+    words = [str(word) for word in trial.stages["encoder"].words]
+    for option, value in (("--epoch", "1000"), ("--eval_every", "500"), ("--save_every", "500")):
+        words[words.index(option) + 1] = value
+    with subprocess.Popen([sys.executable, "-m", "common.launch", "--standalone", "--nproc_per_node", "2", *words],
+                          cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True) as process:
+        output = ""
+        while "step      3" not in output:
+            line = process.stdout.readline()
+            assert line, output
+            output += line
+        ranks = {variables[b"RANK"]: number for number in at_work(trial.place)
+                 if b"RANK" in (variables := environment(number))}
+        assert set(ranks) == {b"0", b"1"}
+        os.kill(ranks[b"1"], signal.SIGKILL)
+        output += process.communicate(timeout=90)[0]           # the process group's own patience is ten minutes
+    assert process.returncode == 137 and "process 1 was killed (SIGKILL)" in output, output
+    assert not ended_soon(lambda: at_work(trial.place))
+    compare.contents(trial.place)                  # every file is whole
+    count("kills")
+
+
+def environment(process: int) -> dict[bytes, bytes]:
+    return dict(line.split(b"=", 1) for line in Path(f"/proc/{process}/environ").read_bytes().split(b"\0") if b"=" in line)
 
 
 # ---- run.sh as a whole, in processes of its own ---------------------------------------------------------------------
@@ -73,7 +165,7 @@ DEATHS = {0: "everybody", 1: "run.sh", 2: ".done_2", 3: "everybody", 4: ".begun_
 
 def test_a_recipe_killed_in_every_stage_ends_as_if_left_alone(trial, tmp_path, count, seeds):
     trial.make("picture numbers")
-    for seed in seeds(0.2):
+    for seed in seeds(0.1):
         recipe = Recipe(tmp_path / f"another place {seed}")
         for stage, who in DEATHS.items():
             recipe.kill(stage, who, random.Random(seed + stage))

@@ -6,19 +6,23 @@ import stages
 
 TRAINERS = {"encoder": "output/Audio_to_Image/log/trial_speech_encoder",
             "generator": "output/StackGAN_v2/trial_speech_encoder"}
+# What comes in several versions during a stage, each of them whole.
+SEVERAL = (*TRAINERS.values(), "data/birds/.downloaded.json")
 
 
 class Trial:
     """The uninterrupted run of every stage, made when first asked for: `before`, `after`, `changes`, `seconds`."""
 
-    def __init__(self, folder, nursery):
+    def __init__(self, folder, nursery, listed=stages.stages):
+        """listed(place): the stages in order, for everything below `place`."""
         self.folder, self.place, self.nursery = folder, folder / "it's a place", nursery
-        self.stages = {stage.name: stage for stage in stages.stages(self.place)}
+        self.stages = {stage.name: stage for stage in listed(self.place)}
         self.ended, self.after, self.seen, self.sizes = {}, {}, {}, {}
         (self.place / "output/trial").mkdir(parents=True)
 
-    def run(self, name, **kill):
-        return self.nursery.run(self.stages[name].words, self.place, **kill)
+    def run(self, name, jobs=1, **kill):
+        words = self.stages[name].words
+        return self.nursery.run([*words, "--jobs", jobs] if jobs > 1 else words, self.place, **kill)
 
     def saved(self, name):
         return self.folder / f"before {name}"
@@ -54,7 +58,10 @@ class Trial:
                       and not (saved / path.relative_to(self.place)).exists())
 
     def survive(self, name, **kill) -> bool:
-        """Kill the stage, look at what is there, let it finish, compare. False if it ended before it was killed."""
+        """Kill the stage, look at what is there, let it finish, compare. False if it ended before it was killed.
+
+        kill: as for `Nursery.run`, and the number of `jobs` of the run that is killed.
+        """
         stages.restore(self.saved(name), self.place)
         before = compare.contents(self.place)
         killed = self.run(name, **kill)
@@ -62,7 +69,7 @@ class Trial:
         assert killed.status in (0, 137, 153), (told, killed.output)
         assert not killed.left, f"{told}: {len(killed.left)} processes outlived it"
         for file, held in compare.contents(self.place).items():
-            if not file.startswith(tuple(TRAINERS.values())):            # these come in several versions, each whole
+            if not file.startswith(SEVERAL):
                 assert held in (before.get(file), self.after[name].get(file)), f"{told}: {file} is of neither run"
         again = self.run(name)
         assert again.status == 0, (told, again.output)
