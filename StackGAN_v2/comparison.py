@@ -62,8 +62,8 @@ def comparable_with(kind: str, setting: Setting) -> tuple[str, list[dict]]:
 
 def _obstacle(kind: str, setting: Setting, known: PublishedSet | None) -> str:
     if kind == "retrieval":
-        return (f"{setting.stranger}; S2IGAN's mAP and R@K ask through torchvision's ImageNet Inception-v3, with a list of "
-                "real pictures of its own")
+        return (f"{setting.stranger}; S2IGAN's mAP and R@K ask through torchvision's ImageNet Inception-v3, with a "
+                "list of real pictures of its own")
     if kind not in ("fid", "is"):
         return "no paper of this field reports it"
     if kind == "is" and not setting.judged:
@@ -71,7 +71,7 @@ def _obstacle(kind: str, setting: Setting, known: PublishedSet | None) -> str:
     if setting.stranger and kind == "fid":
         return setting.stranger
     if not known:
-        return (f"no published test split has {setting.real_pictures} pictures of {setting.classes} classes")
+        return f"no published test split has {setting.real_pictures} pictures of {setting.classes} classes"
     if kind == "is" and setting.judged != known.classes:
         return (f"published scores go through a network of the {known.classes} test classes, this one has "
                 f"{setting.judged}")

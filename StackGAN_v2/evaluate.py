@@ -33,11 +33,12 @@ def parse(argv=None):
         help="folder of the data set, such as ./data/birds")
     add("--metrics", type=_metric_list, metavar="A,B,…", help=f"which of {','.join(METRICS)} (default: all that the "
         "set allows; class needs classes, attributes needs attributes.json; pr: precision and recall)")
-    add("--extractor", default="auto", choices=("auto", "inception", "pytorch_fid", "lite0"), help="network of FID, KID, "
-        "precision and recall: inception shows it pictures as torch-fidelity does, pytorch_fid as pytorch-fid; auto: "
-        "inception if its weights are there, else lite0")
-    add("--inception_weights", type=cli.existing_file, metavar="FILE", help=f"the FID Inception, {WEIGHTS_NAME}, checked "
-        "by SHA-256 (default: what scripts/download.py fid_inception has put in the folder pretrained beside the set)")
+    add("--extractor", default="auto", choices=("auto", "inception", "pytorch_fid", "lite0"), help="network of FID, "
+        "KID, precision and recall: inception shows it pictures as torch-fidelity does, pytorch_fid as pytorch-fid; "
+        "auto: inception if its weights are there, else lite0")
+    add("--inception_weights", type=cli.existing_file, metavar="FILE", help=f"the FID Inception, {WEIGHTS_NAME}, "
+        "checked by SHA-256 (default: what scripts/download.py fid_inception puts into the folder pretrained beside "
+        "the set)")
     add("--any_weights", action="store_true", help="accept --inception_weights of another hash; the name then says so")
     add("--is_weights", type=cli.existing_file, metavar="FILE", help="torchvision Inception-v3 fine-tuned on the set's "
         "classes, a state dict, for the inception score")

@@ -69,7 +69,8 @@ class InceptionExtractor(Extractor):
     UserError if the file is not the one of `INCEPTION_SHA256`, unless `any_weights`; then its hash goes into the name.
     """
     width, classes = 2048, 1008
-    family, view = "inception", "resized to 299 px as TensorFlow 1 does, scaled by (x − 128) / 128, as by torch-fidelity"
+    family = "inception"
+    view = "resized to 299 px as TensorFlow 1 does, scaled by (x − 128) / 128, as by torch-fidelity"
 
     def __init__(self, path, device="cpu", any_weights: bool = False):
         digest = sha256(path)                      # before anything reads the file
@@ -98,7 +99,8 @@ class InceptionExtractor(Extractor):
 
 class PytorchFidExtractor(InceptionExtractor):
     """The same network and weights, seeing pictures as pytorch-fid shows them; its FID differs by a few per cent."""
-    family, view = "pytorchfid", "resized to 299 px (bilinear, not antialiased), scaled to [−1, 1], as by pytorch-fid"
+    family = "pytorchfid"
+    view = "resized to 299 px (bilinear, not antialiased), scaled to [−1, 1], as by pytorch-fid"
 
     def __init__(self, path, device="cpu", any_weights: bool = False):
         super().__init__(path, device, any_weights)
@@ -124,8 +126,8 @@ class FinetunedInception(Extractor):
     Pictures are resized to 299 px (bilinear, antialiased) and scaled to [−1, 1]. UserError for another architecture.
     """
     width = 2048
-    stranger = ("published scores on birds and flowers go through StackGAN's own TensorFlow Inception; another fine-tuned "
-                "network gives another scale")
+    stranger = ("published scores on birds and flowers go through StackGAN's own TensorFlow Inception; another "
+                "fine-tuned network gives another scale")
 
     def __init__(self, path, device="cpu"):
         from torchvision.models import Inception3

@@ -14,7 +14,8 @@ from common import checkpoint, splits
 from common.cli import UserError
 from StackGAN_v2 import attribute_probe, metrics, records
 from StackGAN_v2.extractors import Extractor
-from StackGAN_v2.picture_sets import FeatureFile, Found, Generated, RealPictures, batches, load_generated, real_features, survey
+from StackGAN_v2.picture_sets import (FeatureFile, Found, Generated, RealPictures, batches, load_generated,
+                                      real_features, survey)
 
 METRICS = ("fid", "is", "kid", "pr", "retrieval", "class", "attributes")
 NEEDS_FEATURES = {"kid", "pr"}                     # of the main extractor, kept on disk for comparing pairs
@@ -108,7 +109,8 @@ class _Pass:
         wanted = set(job.wanted)
         self.job, self.reader = job, reader
         self.moments = metrics.Moments(job.main.width, job.device) if "fid" in wanted else None
-        self.score = metrics.InceptionScore(len(job.pictures), job.judge.classes, records.IS_SPLITS) if "is" in wanted else None
+        self.score = metrics.InceptionScore(len(job.pictures), job.judge.classes, records.IS_SPLITS) \
+            if "is" in wanted else None
         self.kept = [job.main] if NEEDS_FEATURES & wanted else []
         if BY_CLASS & wanted and job.lite0 not in self.kept:
             self.kept.append(job.lite0)
@@ -140,7 +142,8 @@ class _Pass:
             for file in files.values():
                 file.flush()
         except OSError as error:
-            raise UserError(f"the features of the pictures cannot be kept in {job.scratch}: {error.strerror}") from None
+            raise UserError(f"the features of the pictures cannot be kept in {job.scratch}: "
+                            f"{error.strerror}") from None
         self.files = {e.name: FeatureFile(file, e.width, e.device) for e, file in files.items()}
 
     def close(self) -> None:

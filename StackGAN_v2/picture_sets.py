@@ -106,7 +106,8 @@ def _not_one_a_sentence(sentences, missing, again, strangers) -> list[str]:
     if again:
         warnings.append(f"{again} further pictures of sentences that have one are left out: one a sentence is taken")
     if strangers:
-        warnings.append(f"{len(strangers)} pictures not named as main.py names them are left out, such as {strangers[0]}")
+        warnings.append(f"{len(strangers)} pictures not named as main.py names them are left out, such as "
+                        f"{strangers[0]}")
     return warnings
 
 
@@ -130,8 +131,8 @@ def survey(pictures: list[Generated], size: int) -> list[str]:
                 faults.append(str(error))
     if faults:
         raise UserError(told(faults))
-    return [f"{count} pictures are {kind}, not RGB, and were converted (grey to three equal channels, transparency laid "
-            f"on white), such as {example[kind]}" for kind, count in kinds.items()]
+    return [f"{count} pictures are {kind}, not RGB, and were converted (grey to three equal channels, transparency "
+            f"laid on white), such as {example[kind]}" for kind, count in kinds.items()]
 
 
 def told(faults: list[str]) -> str:

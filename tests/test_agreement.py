@@ -1,4 +1,4 @@
-"""FID, KID and IS of the command agree with pytorch-fid and with a direct computation in float64, weights being the same.
+"""FID, KID and IS of the command agree with pytorch-fid and with a direct computation in float64 on equal weights.
 
 The weights are random (He: the default start collapses). Ten painted and five real pictures, so that a CPU can do it.
 """
@@ -63,8 +63,8 @@ def folders(tmp_path_factory):
 
 def measured(folders, weights, *options):
     data, painted = folders
-    assert evaluate.main(["--images", str(painted), "--data_dir", str(data), "--quiet", "--device", "cpu", "--any_weights",
-                          "--inception_weights", str(weights), *options]) == 0
+    assert evaluate.main(["--images", str(painted), "--data_dir", str(data), "--quiet", "--device", "cpu",
+                          "--any_weights", "--inception_weights", str(weights), *options]) == 0
     return json.loads((painted.parent.parent / "metrics.json").read_text())
 
 
@@ -75,7 +75,7 @@ def pixels(folder):
 
 
 def moments(x, y):
-    """Means and covariances in the space that all rows span, which keeps every distance: 2048 dimensions take minutes."""
+    """Means and covariances in the space that all rows span, which keeps distances; 2048 dimensions take minutes."""
     basis = np.linalg.svd(np.concatenate((x, y)), full_matrices=False)[2].T
     return [f(z @ basis) for z in (x, y) for f in (lambda r: r.mean(0), lambda r: np.cov(r, rowvar=False))]
 

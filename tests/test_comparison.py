@@ -34,7 +34,8 @@ def test_anything_else_compares_with_nothing(change, reason):
 
 def test_inception_scores_need_a_judge_of_the_test_classes():
     assert comparable_with("is", BIRDS) == (
-        "none: published scores go through an Inception fine-tuned on the set (--is_weights), this one knows ImageNet", [])
+        "none: published scores go through an Inception fine-tuned on the set (--is_weights), this one knows ImageNet",
+        [])
     assert "this one has 150" in comparable_with("is", dataclasses.replace(BIRDS, judged=150))[0]
     text, published = comparable_with("is", dataclasses.replace(BIRDS, judged=50, stranger="another network"))
     assert published[0]["value"] == "4.09 ± 0.04" and "the scales differ" in text

@@ -98,7 +98,7 @@ def run(data, pictures, *options):
 
 def command(*options):
     return subprocess.run([sys.executable, "StackGAN_v2/evaluate.py", *map(str, options)], cwd=ROOT, text=True,
-                          capture_output=True, timeout=60)
+                          capture_output=True, timeout=300)
 
 
 def test_perfect_pictures(data, pictures, stub, capsys):
@@ -308,7 +308,8 @@ def test_a_set_without_classes_is_asked_by_picture(data, pictures, stub, capsys)
 
 
 def test_numbers_that_are_none_are_refused(data, pictures, stub, monkeypatch):
-    monkeypatch.setattr(StubExtractor, "_forward", lambda self, x: (torch.full((len(x), 12), torch.nan), torch.zeros(len(x), 3)))
+    monkeypatch.setattr(StubExtractor, "_forward",
+                        lambda self, x: (torch.full((len(x), 12), torch.nan), torch.zeros(len(x), 3)))
     with pytest.raises(UserError, match="is not a finite number"):
         run(data, pictures, "--metrics", "kid")
 

@@ -1,0 +1,158 @@
+"""The loop that turns a torchvision Inception-v3 into one of other classes, and what a run of it keeps.
+
+Everything random is a function of seed and step: a resumed run draws what an uninterrupted one would have drawn.
+"""
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from common import checkpoint
+from common.cli import UserError
+from common.devices import autocast
+from common.runs import StopSignal
+from StackGAN_v2.datasets import Order
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Those of torchvision's and TensorFlow's recipes for Inception-v3, for few pictures of few classes."""
+    steps: int
+    batch_size: int = 32
+    learning_rate: float = 0.01                    # of SGD with Nesterov momentum 0.9; a tenth of it for the old layers
+    weight_decay: float = 4e-5
+    label_smoothing: float = 0.1                   # Szegedy et al., CVPR 2016, sec. 7
+    aux_weight: float = 0.4                        # share of the auxiliary head in the loss
+    warm_up: float = 0.05                          # of the steps: the rate rises, then falls as half a cosine
+    seed: int = 0
+
+
+def inception(classes: int, weights=None) -> nn.Module:
+    """torchvision's Inception-v3 with `classes` outputs, for pictures in [−1, 1].
+
+    weights: a state dict file of torchvision's Inception-v3; its heads are taken too if they fit, else made anew.
+    Without one everything is He-initialised. UserError for another architecture.
+    """
+    from torchvision.models import Inception3
+    network = Inception3(classes, aux_logits=True, transform_input=False, init_weights=False)
+    if weights is None:
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d):       # torchvision's own start of this network takes half a minute
+                nn.init.kaiming_normal_(layer.weight)
+        return network
+    own = network.state_dict()
+    state = checkpoint.state_dict_of(checkpoint.load(weights), weights)
+    heads = [key for key in own if key.startswith(("fc.", "AuxLogits.fc."))]
+    for key in heads:
+        if key not in state or state[key].shape != own[key].shape:
+            state[key] = own[key]
+    if not any(key.startswith("AuxLogits.conv") for key in state):         # a file without the auxiliary head
+        state |= {key: value for key, value in own.items() if key.startswith("AuxLogits.")}
+    checkpoint.load_into(network, state, weights)
+    return network
+
+
+def rate(step: int, settings: Settings) -> float:
+    """The learning rate of a step, of the new heads."""
+    rise = max(1, round(settings.warm_up * settings.steps))
+    if step < rise:
+        return settings.learning_rate * (step + 1) / rise
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, settings.steps - rise)))
+
+
+def optimizer_of(network, settings: Settings, fresh: bool) -> torch.optim.SGD:
+    """fresh: all layers are new, so all learn at the full rate."""
+    heads = [p for name, p in network.named_parameters() if name.startswith(("fc.", "AuxLogits."))]
+    body = [p for name, p in network.named_parameters() if not name.startswith(("fc.", "AuxLogits."))]
+    return torch.optim.SGD([{"params": heads, "factor": 1.0}, {"params": body, "factor": 1.0 if fresh else 0.1}],
+                           lr=settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay)
+
+
+class Training:
+    """One run: `network` and its optimiser on `device`, over `pictures`; `first` is the next step to do."""
+
+    def __init__(self, network, pictures, settings: Settings, device, precision: str, fresh: bool, key: dict):
+        self.network = network.to(device, memory_format=torch.channels_last)
+        self.pictures, self.settings, self.device, self.precision, self.key = pictures, settings, device, precision, key
+        self.optimizer = optimizer_of(self.network, settings, fresh)
+        self.order, self.first = Order(len(pictures.train), settings.seed), 0
+
+    def run(self, resume, every: int, log, progress: bool = True, stop_after: int = 0) -> bool:
+        """Train to the end, or until a signal or, if given, `stop_after` steps; False if stopped before the end.
+
+        Every `every` steps and at a stop the resume file is written, and `log` gets a sentence.
+        """
+        total, losses = self.settings.steps, []
+        with StopSignal() as signal, tqdm(total=total, initial=self.first, unit="step", disable=not progress) as bar:
+            while self.first < total and signal.received is None and self.first != (stop_after or total):
+                losses.append(self.step(self.first))
+                self.first += 1
+                bar.update()
+                if self.first % every == 0 or self.first == total:
+                    loss = torch.stack(losses).mean().item()
+                    if not math.isfinite(loss):
+                        raise UserError(f"the loss is not finite at step {self.first}; go on with a smaller "
+                                        "--learning_rate and --resume none")
+                    losses = []
+                    log(f"step {self.first:,} of {total:,}   loss {loss:.4f}   "
+                        f"validation accuracy {self.accuracy():.2f} %")
+                    self.save(resume)
+        if self.first < total:
+            self.save(resume)
+        return self.first == total
+
+    def step(self, step: int) -> torch.Tensor:
+        """One step; the loss, on the device."""
+        settings, size = self.settings, self.settings.batch_size
+        torch.manual_seed(int(np.random.SeedSequence((settings.seed, step)).generate_state(1)[0]))
+        rows = self.pictures.train[self.order.indices(step * size, size)]
+        images = self.pictures.cut(rows, torch.rand(size, 2), torch.rand(size) < 0.5).to(self.device)
+        images = _recoloured(images).contiguous(memory_format=torch.channels_last)
+        labels = self.pictures.labels[rows].to(self.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["factor"] * rate(step, settings)
+        self.network.train()
+        with autocast(self.device, self.precision):
+            outputs = self.network(images)
+        loss = sum(weight * F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
+                   for weight, logits in ((1, outputs.logits), (settings.aux_weight, outputs.aux_logits)))
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    @torch.no_grad()
+    def accuracy(self) -> float:
+        """Share of held-out pictures that are told right, in percent: the square in the middle, not mirrored."""
+        self.network.eval()
+        right = 0
+        for rows in self.pictures.held_out.split(self.settings.batch_size):
+            images = self.pictures.cut(rows, torch.full((len(rows), 2), 0.5), torch.zeros(len(rows), dtype=torch.bool))
+            with autocast(self.device, self.precision):
+                logits = self.network(images.to(self.device, memory_format=torch.channels_last))
+            right += int((logits.argmax(1).cpu() == self.pictures.labels[rows]).sum())
+        return 100 * right / len(self.pictures.held_out)
+
+    def save(self, path) -> None:
+        checkpoint.save(path, {"step": self.first, "key": self.key, "network": self.network.state_dict(),
+                               "optimizer": self.optimizer.state_dict()})
+
+    def restore(self, path) -> None:
+        """Go on from a resume file. UserError if it is of another run."""
+        content = checkpoint.load(path)
+        if not isinstance(content, dict) or content.get("key") != self.key:
+            raise UserError(f"{path} is of a run with other options or pictures; give the same ones, or --resume none "
+                            "to start anew")
+        checkpoint.load_into(self.network, content["network"], path)
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.first = content["step"]
+
+
+def _recoloured(images: torch.Tensor, most: float = 0.2) -> torch.Tensor:
+    """Pictures `[N, 3, H, W]` in [−1, 1] with brightness and contrast changed by up to `most`."""
+    brightness, contrast = ((torch.rand(2, len(images), 1, 1, 1) * 2 - 1) * most).to(images.device)
+    return (images * (1 + contrast) + brightness).clamp_(-1, 1)
