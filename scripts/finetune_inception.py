@@ -3,6 +3,7 @@
 Published scores on birds and flowers go through StackGAN's Inception, which tells the 50 or 20 classes of the test
 split apart; so does this one by default. Classes are learnt from real pictures, cut as the generator's are.
 """
+import signal
 import sys
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def main(argv=None) -> int:
           f"out, {settings.steps:,} steps of {args.batch_size}, {device} {precision}")
     if not run.run(resume, every, print, not args.quiet):
         print(f"stopped after step {run.first:,}; the same command goes on from {resume}")
-        return 130
+        return 128 + (run.stopped_by or signal.SIGINT)
     accuracy = run.accuracy()
     checkpoint.save(output, {name: value.cpu().contiguous() for name, value in run.network.state_dict().items()})
     write_json(output.with_suffix(".json"), {**key, "classes": found.classes, "which": args.classes,

@@ -73,7 +73,10 @@ def optimizer_of(network, settings: Settings, fresh: bool) -> torch.optim.SGD:
 
 
 class Training:
-    """One run: `network` and its optimiser on `device`, over `pictures`; `first` is the next step to do."""
+    """One run: `network` and its optimiser on `device`, over `pictures`.
+
+    first: the next step to do; stopped_by: the signal that ended `run`, or None.
+    """
 
     def __init__(self, network, pictures, settings: Settings, device, precision: str, fresh: bool, key: dict):
         self.network = network.to(device, memory_format=torch.channels_last)
@@ -101,6 +104,7 @@ class Training:
                     log(f"step {self.first:,} of {total:,}   loss {loss:.4f}   "
                         f"validation accuracy {self.accuracy():.2f} %")
                     self.save(resume)
+        self.stopped_by = signal.received
         if self.first < total:
             self.save(resume)
         return self.first == total
