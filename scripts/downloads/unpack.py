@@ -9,6 +9,7 @@ import errno
 import gzip
 import lzma
 import os
+import re
 import shutil
 import stat
 import struct
@@ -24,6 +25,7 @@ from scripts.downloads.fetch import full_disk
 BLOCK = 1 << 20
 LARGEST_HEADER = 16 << 20              # bytes that tarfile may ask for at once: a long name, not a gigabyte of it
 LARGEST_DEPTH = 64                     # folders in each other
+_STEERS = re.compile("[\\x00-\\x1f\\x7f-\\x9f]")      # no letter of a name, but an order to a terminal
 _OPENERS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open))
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, ValueError,
            NotImplementedError, RecursionError, struct.error)
@@ -173,7 +175,7 @@ def _place(archive: Path, folder: Path, name: str) -> Path:
     """Where a member goes; BadArchive if that is not below `folder`."""
     path = PurePosixPath(name)
     parts = [part for part in path.parts if part != "."]
-    leaves = not name or path.is_absolute() or ".." in name.replace("\\", "/").split("/") or name[1:2] == ":" or "\0" in name
+    leaves = not name or _STEERS.search(name) or path.is_absolute() or ".." in name.replace("\\", "/").split("/") or name[1:2] == ":"
     if leaves or len(parts) > LARGEST_DEPTH:
         raise BadArchive(f"{archive} has a member that leaves its folder or is nested too deep ('{_shown(name)}'); "
                          f"refused, nothing was unpacked")

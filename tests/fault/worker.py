@@ -8,7 +8,7 @@ from pathlib import Path
 
 import readers
 
-SECONDS = 60                        # for one file, on a machine that does other things too
+SECONDS = 120                       # for one file, on a machine that does other things too
 LONGEST = 700                       # letters of a sentence beside the file's name
 
 
