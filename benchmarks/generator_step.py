@@ -1,0 +1,117 @@
+"""Training iterations of the generator and its discriminators: as published, ours, and ours without each of its switches."""
+import sys
+import tempfile
+from pathlib import Path
+
+if __name__ in ("__main__", "__mp_main__"):        # run as a file: import from the project, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from benchmarks import measure  # noqa: E402
+from common import cli  # noqa: E402
+
+BRANCHES = {64: 1, 128: 2, 256: 3}
+
+
+def published(size, batch, tiny=False):
+    """The cfg of the birds at `size` pixels; tiny: of a sixteenth of the channels and pixels."""
+    from common import ROOT
+    from StackGAN_v2.config import load_config
+    small = ["TREE.BASE_SIZE=16", "GAN.GF_DIM=4", "GAN.DF_DIM=4"] if tiny else []
+    return load_config(ROOT / "StackGAN_v2/cfg/birds_3stages.yml",
+                       [f"TREE.BRANCH_NUM={BRANCHES[size]}", f"TRAIN.BATCH_SIZE={batch}", *small])
+
+
+def made_batches(folder, cfg, pictures, device):
+    """→ (our batches of a drawn set, its split)."""
+    import numpy as np
+    from benchmarks import material
+    from StackGAN_v2 import image_cache
+    from StackGAN_v2.datasets import Batches, SpeechFeatures
+    size = cfg.TREE.BASE_SIZE << (cfg.TREE.BRANCH_NUM - 1)
+    split = material.draw_pictures(folder, pictures, 2 * size)
+    random = np.random.default_rng(0)
+    rows = [random.standard_normal((10, material.TEACHER_WIDTH)).astype(np.float32) for _ in split.items]
+    cache = image_cache.build(split, folder, size, progress=False).to(device)
+    sizes = [cfg.TREE.BASE_SIZE << i for i in range(cfg.TREE.BRANCH_NUM)]
+    return Batches(cache, SpeechFeatures(rows), split.labels, sizes, cfg.TRAIN.BATCH_SIZE, cfg.GAN.Z_DIM,
+                   cfg.GAN.EMBEDDING_DIM, 0, device), split
+
+
+def counted(step, data) -> float:
+    """Operations of one step. An own network's first step may set it up, so it takes one before."""
+    step(data)
+    return measure.flops_of(lambda: step(data))
+
+
+def ours(name, cfg, batches, device, precision, off="", compiled=False, rewrites=True) -> measure.Way:
+    import torch
+    from benchmarks.plain_gan import PlainNetworks
+    from StackGAN_v2.trainer import Networks, Stepper
+    torch.manual_seed(0)
+    networks = Networks(cfg, batches.features.width, device)
+    if not rewrites:
+        networks.generator = PlainNetworks(cfg, networks, device).generator.to(memory_format=torch.channels_last)
+        networks.optimiser_g = networks._adam(networks.generator, cfg.TRAIN.GENERATOR_LR, cfg.TRAIN)
+    stepper, iteration = Stepper(networks, cfg, device, precision, compiled), iter(range(1 << 40))
+    step = lambda data: stepper(data, 1)
+    flops = counted(step, batches(0)) if not compiled else 0.0
+    return measure.Way(name, step, cfg.TRAIN.BATCH_SIZE, lambda: batches(next(iteration)), flops, precision, off)
+
+
+def plain(name, cfg, batches, device, feed=None) -> measure.Way:
+    import torch
+    from benchmarks.plain_gan import PlainNetworks, plain_step
+    from StackGAN_v2.trainer import Networks
+    torch.manual_seed(0)
+    networks = PlainNetworks(cfg, Networks(cfg, batches.features.width, device), device)
+    data = batches(0)
+    step = lambda data: plain_step(networks, data, cfg)
+    return measure.Way(name, step, cfg.TRAIN.BATCH_SIZE, feed or (lambda: data), counted(step, data))
+
+
+def plain_feed(split, batches):
+    """Real and wrong pictures decoded when they are wanted, one after the other; the rest of a batch as ours."""
+    from dataclasses import replace
+    import torch
+    from benchmarks.plain_gan import plain_pictures
+    from StackGAN_v2.image_cache import bounding_boxes
+    boxes = bounding_boxes(split)
+
+    def load(indices):
+        items = [split.items[i] for i in indices]
+        pictures = [plain_pictures(item.image, boxes.get(item.key), batches.sizes) for item in items]
+        return [torch.stack(one_size).to(batches.device) for one_size in zip(*pictures)]
+
+    def take():
+        real, wrong, _ = batches.images(0)
+        return replace(batches(0), real=load(real), wrong=load(wrong))
+    return take
+
+
+def main(argv=None) -> int:
+    parser = measure.parser(__doc__)
+    parser.add_argument("--size", type=int, choices=BRANCHES, default=256, help="side of the largest pictures, pixels")
+    parser.add_argument("--batch_size", type=cli.positive_int, metavar="N",
+                        help="pictures an iteration (default: the published 24 on a GPU, 4 on a CPU)")
+    args = parser.parse_args(argv)
+    device, precision = measure.start(args)
+    on_gpu = device.type == "cuda"
+    batch = 2 if args.quick else args.batch_size or (24 if on_gpu else 4)
+    cfg = published(args.size, batch, args.quick)
+    with tempfile.TemporaryDirectory() as folder:
+        batches, split = made_batches(folder, cfg, 2 if args.quick else 48, device)
+        ways = [plain("plain", cfg, batches, device), ours("ours", cfg, batches, device, precision),
+                ours("ours, plain operations", cfg, batches, device, precision, "exact rewrites", rewrites=False),
+                plain("plain, with loading", cfg, batches, device, plain_feed(split, batches))]
+        if precision == "bf16":
+            ways += [ours("ours, fp32", cfg, batches, device, "fp32", "bf16")]
+        if on_gpu and not args.quick:
+            ways += [ours("ours, compiled", cfg, batches, device, precision, "no compilation", compiled=True)]
+        rows = measure.compare(ways, device, args)
+    measure.report(f"generator step {args.size}", "picture", rows, args, device, precision, batch=batch,
+                   pixels=batches.sizes[-1])
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,58 @@
+"""Data for the benchmarks, made on the spot: sounds, log-mels and pictures of the sizes that CUB-200-2011 has."""
+import wave
+from pathlib import Path
+
+import numpy as np
+
+FRAMES_MEAN, FRAMES_SPREAD = 550, 110       # of a spoken caption: 15 words in 5.5 s
+TEACHER_WIDTH = 1024
+CLASSES = 150
+
+
+def caption_frames(count: int, seed: int = 0) -> np.ndarray:
+    """Lengths of `count` spoken captions in frames of 10 ms."""
+    drawn = np.random.default_rng(seed).normal(FRAMES_MEAN, FRAMES_SPREAD, count)
+    return drawn.clip(200, 1200).astype(np.int64)
+
+
+def write_sounds(folder, count: int, rate: int = 16000, seed: int = 0) -> list[Path]:
+    """`count` 16-bit wav files like spoken captions: a gliding voice in syllables, with some noise."""
+    random, paths = np.random.default_rng(seed), []
+    for number, frames in enumerate(caption_frames(count, seed)):
+        time = np.arange(frames * rate // 100) / rate
+        phase = 2 * np.pi * (random.uniform(90, 220) * time + 3 * np.sin(2 * time))
+        voice = sum(np.sin(k * phase) / k for k in range(1, 6)) * np.abs(np.sin(8 * time))
+        samples = 6000 * voice + 60 * random.standard_normal(len(time))
+        paths.append(Path(folder) / f"{number:05d}.wav")
+        with wave.open(str(paths[-1]), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(rate)
+            file.writeframes(samples.astype("<i2").tobytes())
+    return paths
+
+
+def log_mels(count: int, seed: int = 0):
+    """A log-mel cache of `count` made-up clips, in memory."""
+    from Audio_to_Image.audio import N_MELS
+    from Audio_to_Image.mel_cache import MelCache
+
+    class Held(MelCache):
+        def __init__(self, n_frames):
+            self.n_frames, self.errors = n_frames, {}
+            self.offsets = N_MELS * (np.cumsum(n_frames) - n_frames)
+            self.values = np.random.default_rng(seed).integers(-32767, 0, N_MELS * n_frames.sum(), np.int16)
+            self.paths = [Path(f"{number}.wav") for number in range(count)]
+
+    return Held(caption_frames(count, seed))
+
+
+def draw_pictures(folder, pictures: int, side: int):
+    """toybirds of `pictures` pictures a split (ten sentences each), drawn into `folder`; → the test split."""
+    from common.parallel import default_jobs
+    from common.splits import load_split
+    from scripts.toybirds.dataset import Settings, make_set
+    classes = max(2, pictures // 4)
+    settings = Settings(2 * classes, classes, -(-pictures // classes), side, 0)
+    make_set(settings, Path(folder), default_jobs() if pictures > 8 else 1, lambda todo, total: todo)
+    return load_split(Path(folder), "test")

@@ -1,0 +1,73 @@
+"""Teacher features: a picture's ten views through GoogLeNet, picture by picture, and ours in batches or threads.
+
+The weights are random, which changes no time, so that nothing has to be downloaded.
+"""
+import sys
+import tempfile
+from pathlib import Path
+
+if __name__ in ("__main__", "__mp_main__"):        # run as a file: import from the project, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from benchmarks import measure  # noqa: E402
+from common import cli  # noqa: E402
+
+
+def random_teacher(device, precision):
+    """A GoogLeNetTeacher that has read no file."""
+    import torch
+    from Audio_to_Image import googlenet
+    from Audio_to_Image.teachers import GoogLeNetTeacher
+
+    class Random(GoogLeNetTeacher):
+        def _load(self):
+            torch.manual_seed(0)
+            self.network = googlenet.GoogLeNet().to(self.device)
+            self.mean = torch.tensor(googlenet.MEAN_BGR, device=self.device).reshape(3, 1, 1)
+    return Random("random", "mirror", device, precision)
+
+
+def main(argv=None) -> int:
+    args = measure.parser(__doc__).parse_args(argv)
+    device, precision = measure.start(args)
+    import numpy as np
+    import torch
+    from benchmarks import material
+    from common.images import open_rgb
+    from common.parallel import default_jobs
+    from Audio_to_Image.image_features import _features
+    on_gpu = device.type == "cuda"
+    count, few = (1, 1) if args.quick else (1024, 128) if on_gpu else (24, 12)
+    simple, own = random_teacher(device, "fp32"), random_teacher(device, precision)
+    with tempfile.TemporaryDirectory() as folder:
+        split = material.draw_pictures(folder, min(count, 128), 64 if args.quick else 500)
+        paths = [split.items[i % len(split.items)].image for i in range(count)]
+
+        def plain(_):
+            for path in paths[:few]:               # contiguous views, each picture alone
+                views = torch.from_numpy(np.ascontiguousarray(simple.views(open_rgb(path)))).to(device)
+                contiguous(simple.network, views.flip(1) - simple.mean).cpu()
+
+        def ours(teacher, batch=32):
+            return lambda _: list(_features(paths, teacher, default_jobs(), batch, not on_gpu))
+
+        flops = 10 * measure.flops_of(lambda: simple.network(torch.zeros(1, 3, 224, 224, device=device)))
+        ways = [measure.Way("plain", plain, few, flops=flops * few),
+                measure.Way("ours", ours(own), count, flops=flops * count, precision=precision)]
+        if precision == "bf16":
+            ways += [measure.Way("ours, fp32", ours(simple), count, flops=flops * count, off="bf16")]
+        rows = measure.compare(ways, device, args)
+    measure.report("teacher features", "picture", rows, args, device, precision, views=10, picture_side=500)
+    return 0
+
+
+def contiguous(network, images):
+    """The network without its own choice of memory format."""
+    import torch
+    from unittest import mock
+    with torch.inference_mode(), mock.patch.object(torch.Tensor, "contiguous", lambda tensor, **_: tensor):
+        return network(images)
+
+
+if __name__ == "__main__":
+    cli.run(main)

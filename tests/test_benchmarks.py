@@ -1,0 +1,77 @@
+"""Every benchmark runs without sound libraries, network or GPU, and says what it measured; no time is asserted."""
+import importlib
+import json
+import sys
+
+import pytest
+
+from benchmarks import measure, recipe, run_all
+
+STAGES = ["log_mel", "encoder_step", "extraction", "generator_step", "image_loading", "sampling", "teacher", "metrics"]
+ABSENT = ["librosa", "soundfile", "soxr", "torch_fidelity", "efficientnet_lite0"]
+
+
+@pytest.fixture
+def bare(monkeypatch):
+    """A machine that has none of the packages which GPU machines lack."""
+    for module in ABSENT:
+        monkeypatch.setitem(sys.modules, module, None)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_measures_both_sides(stage, tmp_path, bare, capsys):
+    path = tmp_path / "results" / "x.json"
+    assert importlib.import_module(f"benchmarks.{stage}").main(["--quick", "--device", "cpu", "--json", str(path)]) == 0
+    result = json.loads(path.read_text())
+    assert {"device", "cpu", "cores", "threads", "torch", "python", "precision", "date", "settings"} <= result.keys()
+    rows = {row["name"]: row for row in result["rows"]}
+    assert len(rows) == len(result["rows"])
+    for row in rows.values():
+        assert row["items_per_s"] > 0 and 0 <= row["waiting"] <= 1 and row["host_mb"] > 0
+        assert ("of_peak" in row) == ("flop" in row) and (not row["switch"] or row["gain"] > 0)
+    if stage == "log_mel":
+        assert "ours, transform alone" in rows and "librosa is not installed here" in result["skipped"][0]
+        return
+    assert rows["plain"]["ratio"] == 1 and rows["ours"]["ratio"] > 0
+    if stage == "encoder_step":                    # counting columns takes fewer products, and the table says so
+        assert rows["ours, whole maps"]["flop"] > 1.5 * rows["ours"]["flop"]
+    if stage == "generator_step":
+        assert rows["plain"]["flop"] > 1.3 * rows["ours"]["flop"]
+        assert rows["plain, with loading"]["waiting"] > 0
+    assert stage.split("_")[0] in capsys.readouterr().out
+
+
+def row(name, rate, **more):
+    return {"name": name, "items_per_s": rate, "waiting": 0.25, "host_mb": 100.4, "device_mb": 0.0, "switch": "", **more}
+
+
+def test_the_recipe_adds_up(tmp_path, capsys):
+    for number, (_, script, options, items) in enumerate(recipe.STAGES):
+        rows = [row("plain", items / 7200), row("plain, with loading", items / 36000), row("ours", items / 3600),
+                row("ours, compiled", items / 1800)]
+        measured = rows if number else rows[2:]                                      # one stage without a plain side
+        path = recipe.file_of(tmp_path, script, options)
+        path.write_text(json.dumps({"stage": script, "unit": "clip", "rows": measured, "skipped": []}))
+    assert recipe.main(["--results", str(tmp_path), "--device", "cpu", "--json", str(tmp_path / "sum.json")]) == 0
+    count = len(recipe.STAGES)
+    assert json.loads((tmp_path / "sum.json").read_text())["hours"] == pytest.approx({"plain": 10 * (count - 1),
+                                                                                      "ours": 0.5 * count})
+    out = capsys.readouterr().out
+    assert "not measured" in out and "at least 60.0" in out and "ours, compiled" in out
+
+
+def test_the_table_shows_every_way_and_what_was_not_measured():
+    lines = run_all.stage_table([{"stage": "teacher", "unit": "picture", "skipped": ["no sound"],
+                                  "rows": [row("plain", 2.0, ratio=1.0), row("ours, fp32", 3.0, switch="bf16", gain=1.5)]}])
+    assert "| teacher | plain | 2 pictures | 1.00 | 25% | 100 |" in lines[2] and lines[3].endswith("| bf16: 1.50 |")
+    assert "not measured: no sound" in lines[4]
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_ways_are_measured_in_turns():
+    order = []
+    ways = [measure.Way(name, lambda data, name=name: order.append((name, data)), 4, lambda: "fed") for name in "ab"]
+    args = measure.parser("x").parse_args(["--repeats", "2"])
+    import torch
+    rows = measure.compare(ways, torch.device("cpu"), args)
+    assert order == [("a", "fed"), ("b", "fed")] * 3 and [row["items"] for row in rows] == [4, 4]
