@@ -10,8 +10,9 @@ from pathlib import Path
 import stages
 from nursery import ROOT, at_work, ended_soon
 
-# What a stage takes in a process of its own, in seconds on an idle core; the moment of death is drawn from it.
-SECONDS = {0: 1.5, 1: 2, 2: 2.5, 3: 6, 4: 3, 5: 4, 6: 3, 7: 6, 8: 4}
+# After what a stage has said, and how many seconds later at most, it is killed.
+MOMENTS = {0: ("stage 0", 0.5), 1: ("to speak with", 0.5), 2: ("stage 2", 1.5), 3: ("step      3", 0.2), 4: ("stage 4", 2),
+           5: ("iteration 2 of 4", 0.2), 6: ("stage 6", 2), 7: ("accuracy", 2), 8: ("stage 8", 2)}
 # Put before the real one: what run.sh gives its marks their names with.
 MV = """#!/bin/sh
 if [ "${2##*/}" = "$DIE_BEFORE" ]; then kill -9 $PPID; fi
@@ -20,10 +21,10 @@ exec %s "$@"
 
 
 class Recipe:
-    """run.sh with everything below `place`."""
+    """run.sh with everything below `place`, and `changes` of its choices."""
 
     def __init__(self, place: Path):
-        self.place, self.data = place, place / "data/toybirds"
+        self.place, self.data, self.changes = place, place / "data/toybirds", {}
         self.tools = place.with_name(f"{place.name} tools")
         self.tools.mkdir()
         (self.tools / "mv").write_text(MV % shutil.which("mv"))
@@ -36,31 +37,33 @@ class Recipe:
                    "teacher": stages.SWITCH, "teacher_options": stages.TEACHER, "encoder_options": stages.ENCODER,
                    "extract_options": "--jobs 1", "gan_options": stages.GENERATOR, "paint_options": stages.PAINT,
                    "evaluate_options": stages.NUMBERS, "stop_stage": last}
-        words = [str(word) for name, value in choices.items() for word in (f"--{name}", value)]
+        words = [str(word) for name, value in (choices | self.changes).items() for word in (f"--{name}", value)]
         variables = {"OMP_NUM_THREADS": "1", "DIE_BEFORE": die_before, "PATH": f"{self.tools}:{os.environ['PATH']}"}
         return subprocess.Popen(["bash", ROOT / "scripts/run.sh", "--dataset", "toybirds", *words], text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
                                 env=os.environ | variables)
 
-    def kill(self, stage: int, who: str, dice: random.Random) -> str:
-        """Start and kill it in `stage`: 'everybody', 'run.sh' alone, or that before it sets the mark `who`. → its output.
+    def kill(self, stage: int, who: str, dice: random.Random) -> bool:
+        """Start and kill it in `stage`: 'everybody', 'run.sh' alone, or that before it sets the mark `who`.
 
-        AssertionError for a process that goes on for long afterwards.
+        False if it had ended before. AssertionError for a process that goes on for long afterwards.
         """
         process = self.start(stage, who if who.startswith(".") else "")
         output = ""
-        while not who.startswith(".") and f"stage {stage} (" not in output:
-            line = process.stdout.readline()
-            assert line, output
-            output += line
         if not who.startswith("."):
-            time.sleep(dice.uniform(0, SECONDS[stage]))
+            said, seconds = MOMENTS[stage]
+            while said not in output:
+                line = process.stdout.readline()
+                assert line, output
+                output += line
+            time.sleep(dice.uniform(0, seconds))
             (os.killpg if who == "everybody" else os.kill)(process.pid, signal.SIGKILL)
         output += process.stdout.read()            # to the end of the last process that writes
-        assert process.wait() == -signal.SIGKILL, output
-        left = ended_soon(lambda: at_work(self.place), 30)
+        status = process.wait()
+        left = ended_soon(lambda: at_work(self.place))
         assert not left, f"killing {who} in stage {stage} left {left} at work\n{output}"
-        return output
+        assert status in (0, -signal.SIGKILL), output
+        return status != 0
 
     def finish(self, last: int = 8) -> str:
         process = self.start(last)

@@ -8,6 +8,7 @@ TRAINERS = {"encoder": "output/Audio_to_Image/log/trial_speech_encoder",
             "generator": "output/StackGAN_v2/trial_speech_encoder"}
 # What comes in several versions during a stage, each of them whole.
 SEVERAL = (*TRAINERS.values(), "data/birds/.downloaded.json")
+UNFINISHED = '{"order": "unfinished"}'              # what a feature file is described by while it is written
 
 
 class Trial:
@@ -70,7 +71,8 @@ class Trial:
         assert not killed.left, f"{told}: {len(killed.left)} processes outlived it"
         for file, held in compare.contents(self.place).items():
             if not file.startswith(SEVERAL):
-                assert held in (before.get(file), self.after[name].get(file)), f"{told}: {file} is of neither run"
+                assert held in (before.get(file), self.after[name].get(file), UNFINISHED), (
+                    f"{told}: {file} is of neither run")
         again = self.run(name)
         assert again.status == 0, (told, again.output)
         self.compare(name, told)
