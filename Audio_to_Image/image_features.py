@@ -204,7 +204,7 @@ class _Shards:
     def _load(self, number: int) -> np.ndarray | None:
         try:
             rows = np.load(self._path(number), allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+        except Exception:                          # missing; or damaged, which can raise anything at all
             return None
         span = self.span(number)
         return rows if rows.shape == (span.stop - span.start, *self.row_shape) else None

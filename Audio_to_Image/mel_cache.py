@@ -247,7 +247,7 @@ def _read_index(folder: Path) -> dict:
     content = read_note(index)
     try:
         held = np.load(values, mmap_mode="r")
-    except (ValueError, OSError, EOFError):
+    except Exception:                              # a damaged header can raise anything at all
         return {}
     if content.get("settings") != SETTINGS or held.dtype != np.int16 or held.shape != (content.get("values"),):
         return {}

@@ -27,6 +27,14 @@ def make(folder) -> list[Original]:
     return [*sounds(), *pictures(), *pickles(), *checkpoints(folder), *texts(), *networks(), *archives(), *matlab()]
 
 
+def make_cached(folder) -> None:
+    """Two sounds and two pictures in `folder`, for the caches of readers.py."""
+    import soundfile
+    for n in range(2):
+        soundfile.write(folder / f"{n}.wav", np.sin(np.arange(16000 * (n + 1)) / 20), 16000)
+        Image.fromarray(np.full((20, 30 + n, 3), 80 * n, np.uint8)).save(folder / f"{n}.png")
+
+
 def sounds():
     import soundfile
     time = np.arange(6000) / 8000

@@ -49,3 +49,19 @@ def test_wrong_extensions(worker, whole, tmp_path, count):
                 worker.read(one.kinds[0], path)
                 tried += 1
     count("damaged", tried)
+
+
+@pytest.mark.parametrize("kind, names", [("mels", ("log_mels.npy", "log_mels.json", ".log_mels.partial.jsonl")),
+                                         ("images", ("images_16.npy", "images_16.json"))])
+def test_damaged_caches_are_made_again(kind, names, worker, tmp_path, seeds, count):
+    """Caches lie in a data set's folder, which may come from another machine, or a disk that failed."""
+    originals.make_cached(tmp_path)
+    assert worker.read(kind, tmp_path / names[0]) is None
+    whole = {name: (tmp_path / name).read_bytes() if (tmp_path / name).exists() else b'{"end": 1, "records": {}}\n'
+             for name in names}
+    for seed in seeds(0.02):
+        for name in names:
+            for what, data in variants(whole[name], 24, random.Random(f"{seed} {name}")):
+                (tmp_path / name).write_bytes(data)
+                assert worker.read(kind, tmp_path / name) is None, f"{name}, {what}, seed {seed}"
+                count("damaged")
