@@ -3,12 +3,14 @@
 Everything random is a pure function of (seed, iteration): a resumed run draws what an uninterrupted one would have drawn,
 and any number of ranks shares one global batch.
 """
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from common.cli import UserError
+from common.devices import send
 
 
 class SpeechFeatures:
@@ -37,7 +39,7 @@ class Order:
 
     def __init__(self, images: int, seed: int):
         self.images, self.seed = images, seed
-        self._epoch, self._order = None, None
+        self._last = None, None                    # one value, since the thread of `Ahead` reads it too
 
     def indices(self, first: int, count: int) -> torch.Tensor:
         """Positions first … first + count − 1 of the stream, int64 `[count]`."""
@@ -46,10 +48,11 @@ class Order:
                           for epoch in range(first // self.images, (first + count - 1) // self.images + 1)])
 
     def _permutation(self, epoch: int) -> torch.Tensor:
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = torch.randperm(self.images, generator=_generator(self.seed, 1, epoch))
-        return self._order
+        known, order = self._last
+        if epoch != known:
+            order = torch.randperm(self.images, generator=_generator(self.seed, 1, epoch))
+            self._last = epoch, order
+        return order
 
 
 def _generator(*key: int) -> torch.Generator:
@@ -121,13 +124,26 @@ class Batches:
         offsets, flips = torch.rand(2, n, 2, generator=generator), torch.rand(2, n, generator=generator) < 0.5
         caption = torch.rand(n, generator=generator)
         noise = torch.randn(n, self.z_dim + self.embedding_dim, generator=generator)[self.mine]
-        cut = [self.cache.batch(index[self.mine], offsets[i, self.mine], flips[i, self.mine], self.sizes)
+        cut = [self.cache.batch(index[self.mine], offsets[i, self.mine], flips[i, self.mine], self.sizes, self.device)
                for i, index in enumerate((real, wrong)[:1 + self.wrong_pictures])]
-        z, eps = noise.to(self.device, non_blocking=True).split((self.z_dim, self.embedding_dim), 1)
+        z, eps = send(noise, self.device).split((self.z_dim, self.embedding_dim), 1)
         real = real[self.mine]
-        return Batch(real=self._move(cut[0]), wrong=self._move(cut[1]) if self.wrong_pictures else [],
-                     speech=self.features.pick(real, caption[self.mine]).to(self.device),
-                     labels=self.labels[real].to(self.device), z=z, eps=eps)
+        return Batch(real=cut[0], wrong=cut[1] if self.wrong_pictures else [],
+                     speech=send(self.features.pick(real, caption[self.mine]), self.device),
+                     labels=send(self.labels[real], self.device), z=z, eps=eps)
 
-    def _move(self, pictures):
-        return [picture.to(self.device, non_blocking=True) for picture in pictures]
+
+class Ahead:
+    """`batches`, but a thread makes the next one while the device works on this one. The batches are the same."""
+
+    def __init__(self, batches: Batches):
+        self.batches, self._pool, self._next = batches, ThreadPoolExecutor(1), (None, None)
+
+    def __getattr__(self, name):
+        return getattr(self.batches, name)
+
+    def __call__(self, iteration: int) -> Batch:
+        number, future = self._next
+        batch = future.result() if number == iteration else self.batches(iteration)
+        self._next = iteration + 1, self._pool.submit(self.batches, iteration + 1)
+        return batch

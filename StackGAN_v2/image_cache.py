@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from PIL import Image
 from tqdm import tqdm
 
+from common import ranks
 from common.cli import UserError
+from common.devices import send
 from common.files import atomic_path, read_note, write_json
 from common.images import open_rgb
-from common.parallel import in_chunks, parallel_map
+from common.parallel import free_memory, in_chunks, parallel_map
 
 _FORMAT = 2                                        # raise it when the stored pixels change
 _MARGIN = 76 / 64                                  # the random crop has this much room
@@ -93,24 +95,26 @@ class ImageCache:
             setattr(self, name, getattr(self, name).to(device))
         return self
 
-    def batch(self, indices, offsets, mirror, sizes: list[int]) -> list[torch.Tensor]:
+    def batch(self, indices, offsets, mirror, sizes: list[int], target=None) -> list[torch.Tensor]:
         """Cut `[N, 3, s, s]` pictures in [−1, 1] for every size in `sizes`, the largest one from the stored pixels.
 
+        They are cut where the pixels are, and sent as bytes to the device `target`, if given, to be made smaller there.
         indices int64 `[N]`; offsets float `[N, 2]` in [0, 1): place of the crop (down, across); mirror bool `[N]`.
         """
         largest = max(sizes)
         device = self.pixels.device
-        indices = indices.to(device)
+        indices, offsets, mirror = send(indices, device), send(offsets, device), send(mirror, device)
         height, width, start = self.height[indices], self.width[indices], self.start[indices]
         assert offsets.shape == (len(indices), 2) and mirror.shape == indices.shape
         room = torch.stack((height, width), 1) - largest + 1
-        corner = (offsets.to(device) * room).long()
+        corner = (offsets * room).long()
         step = torch.arange(largest, device=device)
-        across = torch.where(mirror.to(device)[:, None], largest - 1 - step, step) + corner[:, 1:]
+        across = torch.where(mirror[:, None], largest - 1 - step, step) + corner[:, 1:]
         rows = start[:, None] + (corner[:, :1] + step) * width[:, None]
         index = rows[:, :, None] + across[:, None, :]
         # indexing a memory-mapped tensor touches the pages that are asked for and no others
-        full = self.pixels[index.reshape(-1)].view(len(indices), largest, largest, 3).permute(0, 3, 1, 2).float()
+        full = send(self.pixels[index.reshape(-1)], target or device)
+        full = full.view(len(indices), largest, largest, 3).permute(0, 3, 1, 2).float()
         return [_scaled(full if size == largest else
                         F.interpolate(full, size=(size, size), mode="bilinear", antialias=True).round_().clamp_(0, 255))
                 for size in sizes]
@@ -118,6 +122,27 @@ class ImageCache:
 
 def _scaled(pixels):
     return pixels / 127.5 - 1
+
+
+def settle(cache: ImageCache, wanted: str, device) -> str:
+    """Bring the pictures to the GPU ('gpu'), into memory ('ram') or leave them on disk; → where they are, in words.
+
+    'auto' asks for the first of these. What takes more than half of what is free goes to the next one, and the words say so.
+    """
+    size, why = cache.pixels.numel(), ""
+    for place in ("gpu", "ram")[wanted == "ram":] if wanted != "disk" else ():
+        if place == "gpu" and device.type != "cuda":
+            why = "no GPU" if wanted == "gpu" else ""
+            continue
+        free = torch.cuda.mem_get_info(device)[0] if place == "gpu" else free_memory() // ranks.ranks_here()
+        if size < free / 2:
+            if place == "gpu":
+                cache.to(device)
+            else:
+                cache.pixels = cache.pixels.clone()
+            return {"gpu": "GPU memory", "ram": "memory"}[place] + (f" ({why})" if why else "")
+        why = f"{size / 2 ** 30:.1f} GiB, and {'the GPU' if place == 'gpu' else 'memory'} has {free / 2 ** 30:.1f} GiB free"
+    return "a memory-mapped file" + (f" ({why})" if why else "")
 
 
 def build(split, folder, size: int, jobs: int | None = None, progress: bool = True) -> ImageCache:

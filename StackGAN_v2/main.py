@@ -8,6 +8,10 @@ if __name__ == "__main__":                         # run as a file: import from 
 from common import cli  # noqa: E402
 
 
+def batch_size(text: str):
+    return text if text == "auto" else cli.positive_int(text)
+
+
 def parse():
     parser = cli.Parser(__doc__)
     add = parser.add_argument
@@ -37,11 +41,21 @@ def parse():
         "fixed test sentences and link the best as best.pth: KID through EfficientNet-lite0, which sees 224 pixels, or "
         "128 (faster)")
     add("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="where to compute")
-    add("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="arithmetic of matrix products; auto: bf16 "
-        "where the device has it")
-    add("--compile", action="store_true", help="compile the networks (faster on GPUs after a minute or two)")
-    add("--cache", default="auto", choices=("auto", "gpu", "ram", "disk"), help="where the prepared pictures live")
-    add("--batch_size", type=cli.positive_int, default=64, metavar="N", help="painting: pictures at a time")
+    add("--precision", default="auto", choices=("auto", "fp32", "tf32", "bf16"), help="arithmetic of matrix products; "
+        "auto: bf16 where the device has it; fp32: all of float32; tf32: float32 with short products (GPUs)")
+    add("--compile", action="store_true", default=None, help="compile the networks: faster after a minute or two "
+        "(default: for training on a GPU)")
+    add("--no_compile", dest="compile", action="store_false", help="do not")
+    add("--memory_format", default="channels_last", choices=("channels_last", "contiguous"), help="order of a tensor's "
+        "numbers in memory: the results are the same")
+    add("--no_rewrites", dest="rewrites", action="store_false", help="compute convolutions step by step as the papers "
+        "write them, not in cheaper ways with equal results")
+    add("--sync_bn", action="store_true", help="training: batch norm over all processes, so that N of them equal one")
+    add("--cache", default="auto", choices=("auto", "gpu", "ram", "disk"), help="where the prepared pictures live; what "
+        "takes more than half of what is free goes to the next place")
+    add("--batch_size", type=batch_size, default="auto", metavar="auto|N", help="painting: pictures at a time; auto: what "
+        "a quarter of the free memory holds, at most 64, on a GPU 256")
+    add("--format", default="png", choices=("png", "jpg"), help="painting: kind of the picture files; evaluation reads png")
     add("--all_sizes", action="store_true", help="painting: write the pictures of every stage, not only the last")
     add("--limit", type=cli.natural, default=0, metavar="N", help="painting: only the first N sentences; 0: cfg "
         "TEST.SAMPLE_NUM")

@@ -9,6 +9,7 @@ from torch import nn
 
 from common import checkpoint
 from common.cli import UserError
+from StackGAN_v2.convolution import SMALL, Conv, conv2d, on_plain_cpu, rewriting
 
 
 class GLU(nn.Module):
@@ -20,25 +21,32 @@ class GLU(nn.Module):
 
 
 def conv3x3(channels_in: int, channels_out: int) -> nn.Conv2d:
-    return nn.Conv2d(channels_in, channels_out, 3, 1, 1, bias=False)
+    return Conv(channels_in, channels_out, 3, 1, 1, bias=False)
 
 
 class UpConv(nn.Conv2d):
     """Nearest ×2 upsampling and a 3×3 convolution in one: `[N, i, H, W] → [N, o, 2H, 2W]`, weight `[o, i, 3, 3]`.
 
     Every pixel of the small map reaches 4×4 pixels of the large one, through sums of the kernel's rows and columns: a
-    transposed convolution of stride 2, with 16 products where upsampling first takes 36.
+    transposed convolution of stride 2, with 16 products where upsampling first takes 36. On a CPU the smallest maps are
+    quicker in two steps, as then laying out the kernel would take longer than the products.
     """
 
     def __init__(self, channels_in: int, channels_out: int):
         super().__init__(channels_in, channels_out, 3, bias=False)
 
     def forward(self, x):
+        if not rewriting() or 4 * x[0, 0].numel() <= SMALL and on_plain_cpu(x):
+            return conv2d(F.interpolate(x, scale_factor=2.0), self.weight, self.bias, padding=1)
+        return F.conv_transpose2d(x, self.kernel(), self.bias, stride=2, padding=1)
+
+    def kernel(self):
+        """The weight of the transposed convolution, `[i, o, 4, 4]`."""
         kernel = self.weight.transpose(0, 1)
         for dim in (2, 3):
             near, middle, far = kernel.unbind(dim)
             kernel = torch.stack((far, middle + far, near + middle, near), dim)
-        return F.conv_transpose2d(x, kernel, stride=2, padding=1)
+        return kernel
 
 
 def up_block(channels_in: int, channels_out: int) -> nn.Sequential:
@@ -60,12 +68,16 @@ class JointConv(nn.Conv2d):
     def forward(self, joined):
         c, h = joined
         assert c.shape == (len(h), self.condition_dim) and min(h.shape[2:]) >= 3, (c.shape, h.shape)
+        if not rewriting():
+            c = c.to(h.dtype)[:, :, None, None].expand(-1, -1, *h.shape[2:])
+            return F.conv2d(torch.cat((c, h), 1), self.weight, self.bias, padding=1)
         of_c, of_h = self.weight.split((self.condition_dim, self.in_channels - self.condition_dim), 1)
-        cases = F.conv2d(c.to(h.dtype)[:, :, None, None].expand(-1, -1, 3, 3), of_c, padding=1)            # [N, o, 3, 3]
+        c = c.to(h.dtype)[:, :, None, None].expand(-1, -1, 3, 3)
+        cases = F.conv2d(c, of_c, self.bias, padding=1)                                                    # [N, o, 3, 3]
         for dim in (2, 3):
             first, inner, last = cases.split(1, dim)
             cases = torch.cat((first, inner.expand(*_with(inner.shape, dim, h.shape[dim] - 2)), last), dim)
-        return F.conv2d(h, of_h, padding=1) + cases
+        return conv2d(h, of_h, padding=1) + cases
 
 
 def _with(shape, dim: int, length: int) -> list[int]:
@@ -191,7 +203,7 @@ class Generator(nn.Module):
 
 
 def _down(channels_in: int, channels_out: int) -> list[nn.Module]:
-    return [nn.Conv2d(channels_in, channels_out, 4, 2, 1, bias=False), nn.BatchNorm2d(channels_out),
+    return [Conv(channels_in, channels_out, 4, 2, 1, bias=False), nn.BatchNorm2d(channels_out),
             nn.LeakyReLU(0.2, inplace=True)]
 
 
@@ -213,7 +225,7 @@ class Discriminator(nn.Module):
         self.image_size = image_size
         downs = _log2(image_size // 4)
         widths = [df_dim << i for i in range(downs)]
-        layers = [nn.Conv2d(3, df_dim, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, inplace=True)]
+        layers = [Conv(3, df_dim, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, inplace=True)]
         for i in range(1, min(downs, 4)):
             layers += _down(widths[i - 1], widths[i])
         self.img_code_s16 = nn.Sequential(*layers)
@@ -271,21 +283,6 @@ def init_weights(module: nn.Module) -> None:
         return
     if module.bias is not None:
         nn.init.zeros_(module.bias)
-
-
-@torch.no_grad()
-def init_condition(ca_net: ConditioningAugmentation, speech: torch.Tensor) -> None:
-    """Data-dependent start (Krähenbühl et al. 2016): over `speech` `[M, text_dim]`, what enters the gates has mean 0 and
-    variance 1, so that mu is spread out from the first step however small the embeddings' differences are; the standard
-    deviation of the augmentation starts near 0.2 instead of 1.
-    """
-    fc, n = ca_net.fc, ca_net.embedding_dim
-    values = speech.to(fc.weight) @ fc.weight.T
-    spread = values.std(0).clamp(min=1e-6)
-    fc.weight /= spread[:, None]
-    fc.bias.copy_(-values.mean(0) / spread)
-    fc.weight[n:2 * n] *= 0.1                      # log-variance: a · sigmoid(b) with a near −6, b near 0
-    fc.bias[n:2 * n] = 0.1 * fc.bias[n:2 * n] - 6
 
 
 def generator_settings(state: dict) -> dict:

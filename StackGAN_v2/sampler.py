@@ -1,4 +1,4 @@
-"""From embeddings to picture files: one picture for every sentence of a split, resumable, in memory of one batch."""
+"""From embeddings to picture files: one picture for every sentence of a split, resumable, in memory of two batches."""
 import concurrent.futures
 import re
 import shutil
@@ -12,6 +12,8 @@ from tqdm import tqdm
 from common import checkpoint
 from common.devices import autocast
 from common.files import atomic_path, read_note, write_json
+from common.parallel import free_memory
+from StackGAN_v2.folding import folded
 
 
 def noise(generator, *key: int) -> torch.Tensor:
@@ -47,8 +49,11 @@ def grid(pictures: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
 
 
 def save_picture(path, pixels: np.ndarray) -> None:
+    """Write uint8 `[H, W, 3]`, in the form that the name's ending says."""
+    jpeg = Path(path).suffix == ".jpg"
+    options = {"quality": 95, "subsampling": 0} if jpeg else {"compress_level": 1}
     with atomic_path(path) as temporary:
-        Image.fromarray(pixels).save(temporary)
+        Image.fromarray(pixels).save(temporary, "JPEG" if jpeg else "PNG", **options)
 
 
 def samples_folder(net_g) -> Path:
@@ -58,29 +63,50 @@ def samples_folder(net_g) -> Path:
     return net_g.parent / f"iteration{number.group(1) if number else '_' + net_g.stem}" / "single_samples" / "valid"
 
 
-def picture_name(split, item, size: int, sentence: int) -> str:
+def picture_name(split, item, size: int, sentence: int, form: str = "png") -> str:
     """The published name of a picture: `<class>/<image file>_<size>_sentence<k>_0.png`."""
-    return f"{item.image.relative_to(split.image_root)}_{size}_sentence{sentence}_0.png"
+    return f"{item.image.relative_to(split.image_root)}_{size}_sentence{sentence}_0.{form}"
 
 
-def paint_split(generator, split, rows, folder, *, seed: int, batch_size: int, precision: str, all_sizes: bool,
-                limit: int, workers: int = 2, progress: bool = True) -> tuple[int, int]:
+def fitting_batch(generator) -> int:
+    """Pictures at a time of which a quarter of the device's free memory holds the layers: at most 64, on a GPU 256."""
+    device = next(generator.parameters()).device
+    channels = 2 * (generator.gf_dim >> (generator.branch_num - 1))      # of the last and largest map
+    picture = 4 * channels * generator.sizes[-1] ** 2 * 6                # bytes; six such maps are more than ever live
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+    return max(1, min(free // 4 // picture, 256 if device.type == "cuda" else 64))
+
+
+def paint_split(generator, split, rows, folder, *, seed: int, batch_size: int | str, precision: str, all_sizes: bool,
+                limit: int, fold: bool = True, compiled: bool = False, form: str = "png", workers: int = 2,
+                progress: bool = True) -> tuple[int, int]:
     """Paint one picture for every sentence into `folder`; returns (pictures written, pictures there already).
 
-    rows: a float32 array `[captions, d]` an item. Pictures of an interrupted run are kept; those of another generator,
-    other embeddings or another seed are removed first.
+    rows: a float32 array `[captions, d]` an item; batch_size: or 'auto'; fold: with the batch norms multiplied into the
+    convolutions; form: png or jpg. Pictures of an interrupted run are kept; those of another generator, other embeddings or
+    another seed are removed first. A sentence's noise is its own, so its picture depends on seed, item and sentence
+    alone: exactly for equal batches, up to one level of 255 for other ones, whose products are summed in another order.
     """
     folder = Path(folder)
     made_with = {"generator": checkpoint.digest(generator.state_dict()), "seed": seed, "order": split.digest(),
                  "speech": checkpoint.digest({str(i): torch.from_numpy(row) for i, row in enumerate(rows)})}
     note = folder.parent / "samples.json"
-    if folder.exists() and read_note(note) != made_with:
+    before = dict(read_note(note) or {}) if folder.exists() else {}
+    batch_before = before.pop("batch", None)
+    if folder.exists() and before != made_with:
         shutil.rmtree(folder)
-    write_json(note, made_with)
+        batch_before = None
+    if batch_size == "auto":                       # an interrupted run goes on with its own batches: see `paint_split`
+        batch_size = batch_before if isinstance(batch_before, int) else fitting_batch(generator)
+    write_json(note, {**made_with, "batch": batch_size})
     sizes = list(enumerate(generator.sizes))[0 if all_sizes else -1:]
     sentences = [(i, k) for i, row in enumerate(rows) for k in range(len(row))][:limit or None]
     last = generator.sizes[-1]
-    missing = {(i, k) for i, k in sentences if not (folder / picture_name(split, split.items[i], last, k)).is_file()}
+    missing = {(i, k) for i, k in sentences
+               if not (folder / picture_name(split, split.items[i], last, k, form)).is_file()}
+    painter = folded(generator) if fold else generator
+    if compiled:
+        painter.compile()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool, \
             tqdm(total=len(missing), desc="pictures", unit="img", disable=not progress) as bar:
         written = []
@@ -90,11 +116,11 @@ def paint_split(generator, split, rows, folder, *, seed: int, batch_size: int, p
             if missing.isdisjoint(batch):
                 continue
             speech = torch.from_numpy(np.stack([rows[i][k] for i, k in batch]))
-            pictures = paint(generator, speech, torch.stack([noise(generator, seed, i, k) for i, k in batch]), precision)
+            pictures = paint(painter, speech, torch.stack([noise(generator, seed, i, k) for i, k in batch]), precision)
             for future in written:                 # at most one batch waits for the disk
                 future.result()
             # the largest size comes last, since it is the one that says that a sentence is done
-            written = [pool.submit(_save_sizes, [(folder / picture_name(split, split.items[i], size, k),
+            written = [pool.submit(_save_sizes, [(folder / picture_name(split, split.items[i], size, k, form),
                                                   pictures[branch][row]) for branch, size in sizes])
                        for row, (i, k) in enumerate(batch) if (i, k) in missing]
             bar.update(len(written))

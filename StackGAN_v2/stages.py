@@ -7,12 +7,12 @@ import torch
 
 from common import ROOT, checkpoint, ranks, resume
 from common.cli import UserError
-from common.devices import pick_device, pick_precision, seed_everything
+from common.devices import pick_device, pick_precision, seed_everything, set_up_arithmetic
 from common.features import feature_path, load_features
 from common.runs import Run, StopSignal
 from common.splits import load_split
-from StackGAN_v2 import balance, image_cache, matching, sampler, trainer
-from StackGAN_v2.datasets import Batches, SpeechFeatures
+from StackGAN_v2 import balance, convolution, image_cache, matching, sampler, trainer
+from StackGAN_v2.datasets import Ahead, Batches, SpeechFeatures
 from StackGAN_v2.keeping import Keeper
 from StackGAN_v2.model import load_generator
 
@@ -22,21 +22,22 @@ EXTRACTION = "Audio_to_Image/extract_audio_feature.py"
 
 def train(args, cfg, data_dir) -> int:
     """Train as `cfg` says; returns the exit status (128 + signal after a clean stop)."""
-    device = pick_device(args.device)
-    precision = pick_precision(args.precision, device)
+    device, precision = _arithmetic(args)
     ranks.start(device)
     seed_everything(args.manualSeed)
     torch.backends.cudnn.benchmark = True          # all batches have the same shape
     split = load_split(data_dir, "train")
     rows = _speech(data_dir, split, args.audio_switch)
-    networks = trainer.Networks(cfg, rows[0].shape[1], device)
+    networks = trainer.Networks(cfg, rows[0].shape[1], device, args.sync_bn, _memory_format(args))
     folder = ROOT / "output" / "StackGAN_v2" / (args.output_dir or Path(args.cfg).stem)
     sizes = networks.generator.sizes
     cache = _cache(split, data_dir, sizes[-1])
-    place = _place(cache, args.cache, device)
+    place = image_cache.settle(cache, args.cache, device)
     batches = Batches(cache, SpeechFeatures(rows), split.labels, sizes, cfg.TRAIN.BATCH_SIZE, cfg.GAN.Z_DIM,
                       cfg.GAN.EMBEDDING_DIM, args.manualSeed, device, ranks.rank(), ranks.world_size(),
                       wrong_pictures=cfg.TRAIN.WRONG == "image")
+    if device.type == "cuda" and cache.pixels.device.type == "cpu":
+        batches = Ahead(batches)
     last = trainer.total_iterations(cfg, len(split.items))
     last = min(last, args.max_steps) if args.max_steps else last
     # what a resumed run must share with the first one for the continuation to be exact
@@ -44,7 +45,7 @@ def train(args, cfg, data_dir) -> int:
                 "text_dim": rows[0].shape[1], "base size": cfg.TREE.BASE_SIZE, "stages": cfg.TREE.BRANCH_NUM}
     run = Run(folder, {**_plain(vars(args)), "cfg": _plain(cfg), "precision": precision, "device": str(device),
                        "processes": ranks.world_size(), "iterations": last}, ranks.is_main())
-    course = {"precision": precision, **_flat(cfg.TRAIN, "TRAIN.")}
+    course = {"precision": precision, "processes": ranks.world_size(), "sync_bn": args.sync_bn, **_flat(cfg.TRAIN, "TRAIN.")}
     found = resume.find(args.resume, folder)
     first = trainer.restore(*found, networks, settings) if found else 0
     if not found:
@@ -57,7 +58,8 @@ def train(args, cfg, data_dir) -> int:
             f"{precision}, pictures in {place}" + (_going_on(*found, course) if found else ""))
     sheet = _sample_sheet(data_dir, args, cfg, networks.average, folder)
     matcher = _matcher(cfg, folder / "Model" / "matcher.pth", split, batches) if cfg.TRAIN.COEFF.MATCHING else None
-    stepper = trainer.Stepper(networks, cfg, device, precision, args.compile, matcher)
+    compiled = device.type == "cuda" if args.compile is None else args.compile
+    stepper = trainer.Stepper(networks, cfg, device, precision, compiled, matcher)
 
     def names(iteration):
         return [str(split.items[i].image) for i in batches.images(iteration)[0]]
@@ -85,7 +87,7 @@ def paint(args, cfg, data_dir) -> int:
     net_g = args.eval_net_g or cfg.TRAIN.NET_G
     if not net_g:
         raise UserError("--eval_net_g is missing: give the generator's file, netG_<iteration>.pth")
-    device = pick_device(args.device)
+    device, precision = _arithmetic(args)
     generator = load_generator(net_g, device)
     split = load_split(data_dir, "test")
     rows = _speech(data_dir, split, args.audio_switch)
@@ -94,11 +96,24 @@ def paint(args, cfg, data_dir) -> int:
                         f"{args.audio_switch} has {rows[0].shape[1]}; use the features that it was trained on")
     folder = sampler.samples_folder(net_g)
     written, kept = sampler.paint_split(
-        generator.to(memory_format=torch.channels_last), split, rows, folder, seed=args.manualSeed,
-        batch_size=args.batch_size, precision=pick_precision(args.precision, device), all_sizes=args.all_sizes,
-        limit=args.limit or cfg.TEST.SAMPLE_NUM)
+        generator.to(memory_format=_memory_format(args)), split, rows, folder, seed=args.manualSeed,
+        batch_size=args.batch_size, precision=precision, all_sizes=args.all_sizes, limit=args.limit or cfg.TEST.SAMPLE_NUM,
+        fold=args.rewrites, compiled=bool(args.compile), form=args.format, workers=cfg.WORKERS)
     print(f"{written:,} pictures written, {kept:,} were there: {folder}")
     return 0
+
+
+def _arithmetic(args):
+    """Set this process up as the options say; → device, precision."""
+    device = pick_device(args.device)
+    precision = pick_precision(args.precision, device)
+    set_up_arithmetic(device, precision)
+    convolution.rewrite(args.rewrites)
+    return device, precision
+
+
+def _memory_format(args):
+    return torch.channels_last if args.memory_format == "channels_last" else torch.contiguous_format
 
 
 def _speech(data_dir, split, switch) -> list[np.ndarray]:
@@ -106,28 +121,12 @@ def _speech(data_dir, split, switch) -> list[np.ndarray]:
 
 
 def _cache(split, data_dir, size):
-    """Rank 0 makes the cache while the others wait, then all of them open it."""
-    if ranks.is_main():
-        image_cache.build(split, Path(data_dir) / split.name, size)
-    ranks.barrier()
+    """Rank 0 makes the cache while the others wait, then one rank of each machine that does not see it; all open it."""
+    for mine in (ranks.is_main(), ranks.local_rank() == 0):
+        if mine:
+            image_cache.build(split, Path(data_dir) / split.name, size)
+        ranks.barrier()
     return image_cache.build(split, Path(data_dir) / split.name, size, progress=False)
-
-
-def _place(cache, wanted: str, device) -> str:
-    """Move the pictures to the GPU or into memory, by what is free if `wanted` is 'auto'; returns where they are."""
-    size = cache.pixels.numel()
-    if wanted in ("auto", "gpu") and device.type == "cuda" and size < 0.5 * torch.cuda.mem_get_info(device)[0]:
-        cache.to(device)
-        return "GPU memory"
-    if wanted in ("auto", "gpu", "ram") and size < 0.5 * _free_memory():
-        cache.pixels = cache.pixels.clone()
-        return "memory"
-    return "a memory-mapped file"
-
-
-def _free_memory() -> int:
-    with open("/proc/meminfo") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
 
 
 def _going_on(content, path, course: dict) -> str:

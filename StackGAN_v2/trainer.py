@@ -9,6 +9,7 @@ from common import checkpoint, ranks
 from common.cli import UserError
 from common.devices import autocast
 from common.files import link
+from common.sync_bn import synchronize_batch_norm
 from StackGAN_v2 import losses
 from StackGAN_v2.conditioning import init_condition
 from StackGAN_v2.matching import matching_loss
@@ -16,19 +17,27 @@ from StackGAN_v2.model import Discriminator, Generator, init_weights
 
 _ADVICE = "resume.pth is from before: go on with lower learning rates, or with --precision fp32"
 
+_ASK_EVERY = 16
+
 
 class Networks:
-    """Generator, its exponential moving average, one discriminator a size, and their optimisers."""
+    """Generator, its exponential moving average, one discriminator a size, and their optimisers.
 
-    def __init__(self, cfg, text_dim: int, device):
+    sync_bn: batch norm over all ranks, so that N ranks with B pictures each equal one with N·B.
+    """
+
+    def __init__(self, cfg, text_dim: int, device, sync_bn: bool = False, memory_format=torch.channels_last):
         gan, train = cfg.GAN, cfg.TRAIN
         self.generator = Generator(cfg.TREE.BRANCH_NUM, cfg.TREE.BASE_SIZE, gan.GF_DIM, gan.Z_DIM, gan.EMBEDDING_DIM,
                                    text_dim, gan.R_NUM)
         self.discriminators = [Discriminator(size, gan.DF_DIM, gan.EMBEDDING_DIM) for size in self.generator.sizes]
         # channels_last: 2 × the speed on GPUs with bf16, a little on CPUs; the mathematics is the same
+        self.memory_format = memory_format
         for network in self.all():
-            network.apply(init_weights).to(device, memory_format=torch.channels_last)
+            network.apply(init_weights).to(device, memory_format=memory_format)
             ranks.broadcast_module(network)
+            if sync_bn:
+                synchronize_batch_norm(network)
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.optimiser_g = self._adam(self.generator, train.GENERATOR_LR, train)
         self.optimisers_d = [self._adam(d, train.DISCRIMINATOR_LR, train) for d in self.discriminators]
@@ -62,46 +71,56 @@ class Stepper:
     def __init__(self, networks: Networks, cfg, device, precision: str, compile_networks: bool = False, matcher=None):
         self.networks, self.train, self.device, self.precision = networks, cfg.TRAIN, device, precision
         self.matcher = matcher
-        wrap = torch.compile if compile_networks else lambda network: network
-        self.generator = wrap(networks.generator)
-        self.discriminators = [wrap(d) for d in networks.discriminators]
+        compiled = torch.compile if compile_networks else lambda part: part
+        self.generator = compiled(networks.generator)
+        self.encode, self.judge = ([compiled(getattr(d, name)) for d in networks.discriminators]
+                                   for name in ("encode", "judge"))
 
     def __call__(self, batch, iteration: int) -> dict[str, torch.Tensor]:
         with autocast(self.device, self.precision):
             images, mu, logvar = self.generator(batch.z, batch.speech, batch.eps)
         images = [image.float() for image in images]
         terms = {}
-        for i in range(len(self.discriminators)):
+        for i in range(len(images)):
             terms |= self._step_discriminator(i, batch, images[i].detach(), mu.detach(), iteration)
         terms |= self._step_generator(images, mu, logvar, batch)
         self.networks.update_average(self.train.EMA)
         return terms
 
-    def _judge(self, i, image, condition):
-        with autocast(self.device, self.precision):
-            return self.discriminators[i](image.contiguous(memory_format=torch.channels_last), condition)
+    def _judge(self, i, image, *conditions, eager: bool = False):
+        """→ (cond_logits for each condition), uncond_logits, code: as `Discriminator.forward` gives them.
 
-    def _judge_real_and_wrong(self, i, batch, real, condition, mu):
+        eager: not compiled, since the gradient of a gradient is asked for, which compiled parts do not have.
+        """
+        network = self.networks.discriminators[i]
+        encode, judge = (network.encode, network.judge) if eager else (self.encode[i], self.judge[i])
+        with autocast(self.device, self.precision):
+            code = encode(image.contiguous(memory_format=self.networks.memory_format))
+            uncond = network.uncond_logits(code).flatten().float()
+            return tuple(judge(code, condition) for condition in conditions), uncond, code.flatten(1).float()
+
+    def _judge_real_and_wrong(self, i, batch, real, condition, mu, eager: bool = False):
         """(cond, uncond) logits of real pictures with their speech, and of wrong pairs.
 
-        With TRAIN.WRONG 'speech' a wrong pair is a real picture with the speech of its neighbour in the batch (DF-GAN):
-        the picture's code serves twice, a third of the discriminator's work is saved.
+        With TRAIN.WRONG 'speech' a wrong pair is a real picture with the speech of its neighbour in the batch of all
+        ranks (DF-GAN): the picture's code serves twice, a third of the discriminator's work is saved.
         """
         if self.train.WRONG == "image":
-            return self._judge(i, real, condition)[:2], self._judge(i, batch.wrong[i], mu)[:2]
-        network = self.networks.discriminators[i]
-        with autocast(self.device, self.precision):
-            code = network.encode(real.contiguous(memory_format=torch.channels_last))
-            uncond = network.uncond_logits(code).flatten().float()
-            return (network.judge(code, condition), uncond), (network.judge(code, mu.roll(1, 0)), uncond)
+            pairs = (self._judge(i, real, condition, eager=eager), self._judge(i, batch.wrong[i], mu))
+            return tuple((cond, uncond) for (cond,), uncond, _ in pairs)
+        first = ranks.rank() * len(mu)
+        neighbour = ranks.gather_rows(mu).roll(1, 0)[first:first + len(mu)]
+        (own, other), uncond, _ = self._judge(i, real, condition, neighbour, eager=eager)
+        return (own, uncond), (other, uncond)
 
     def _step_discriminator(self, i, batch, fake, mu, iteration):
         coeff, every = self.train.COEFF, self.train.MA_PENALTY_EVERY
         penalise = coeff.MA_PENALTY > 0 and iteration % every == 0
         image = batch.real[i].requires_grad_(penalise)
         condition = mu.clone().requires_grad_(penalise)
-        real, wrong = self._judge_real_and_wrong(i, batch, image, condition, mu)
-        loss = losses.d_loss(real, wrong, self._judge(i, fake, mu)[:2], self.train.ADVERSARIAL, coeff.UNCOND_LOSS)
+        real, wrong = self._judge_real_and_wrong(i, batch, image, condition, mu, eager=penalise)
+        (cond,), uncond, _ = self._judge(i, fake, mu)
+        loss = losses.d_loss(real, wrong, (cond, uncond), self.train.ADVERSARIAL, coeff.UNCOND_LOSS)
         terms = {f"D{i}": loss.detach()}
         if penalise:
             penalty = coeff.MA_PENALTY * losses.matching_aware_penalty(real[0], image, condition)
@@ -117,10 +136,10 @@ class Stepper:
         terms = {"KL": coeff.KL * losses.kl_loss(mu, logvar)}
         mu = mu.detach() if self.train.DETACH_CONDITION else mu
         for i, image in enumerate(images):
-            cond, uncond, code = self._judge(i, image, mu)
+            (cond,), uncond, code = self._judge(i, image, mu)
             terms[f"G{i}"] = losses.g_loss((cond, uncond), self.train.ADVERSARIAL, coeff.UNCOND_LOSS)
             if coeff.CAL_LOSS > 0:
-                terms[f"CAL{i}"] = losses.class_aware_loss(code, batch.labels)
+                terms[f"CAL{i}"] = losses.class_aware_loss(ranks.gather_rows(code), ranks.gather_rows(batch.labels))
             if coeff.COLOR_LOSS > 0 and i:
                 terms[f"color{i}"] = coeff.COLOR_LOSS * losses.color_loss(image, images[i - 1])
         if coeff.MATCHING > 0:
@@ -230,7 +249,9 @@ def fit(stepper, batches, first: int, last: int, *, tick: int, snapshot: int, ru
     while iteration < last:
         pending.append(stepper(batches(iteration), iteration))
         iteration += 1
-        stopping = ranks.any_rank(stop.received is not None, stepper.device)
+        # asking the other ranks makes the host wait for its GPU, so it is done now and then
+        asked = ranks.world_size() == 1 or stepper.device.type == "cpu" or iteration % _ASK_EVERY == 0 or iteration == last
+        stopping = asked and ranks.any_rank(stop.received is not None, stepper.device)
         due = iteration % snapshot == 0
         if iteration % tick == 0 or iteration == last or due or stopping:
             values = _averages(pending, iteration, names)

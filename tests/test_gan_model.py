@@ -13,8 +13,9 @@ from common.cli import UserError
 from golden_recipe import array, fill_state_dict, summary
 from StackGAN_v2 import losses
 from StackGAN_v2.config import load_config
-from StackGAN_v2.model import (Discriminator, Generator, JointConv, UpConv, generator_settings, init_condition,
-                                init_weights, load_generator)
+from StackGAN_v2.conditioning import init_condition
+from StackGAN_v2.model import (Discriminator, Generator, JointConv, UpConv, generator_settings, init_weights,
+                                load_generator)
 from StackGAN_v2.trainer import Networks, Stepper
 from StackGAN_v2.datasets import Batch
 

@@ -1,0 +1,33 @@
+"""A trained generator made ready to paint: batch norms multiplied into the layers before them, kernels laid out once."""
+import copy
+
+import torch
+from torch import nn
+
+from StackGAN_v2.model import Generator, UpConv
+
+
+@torch.no_grad()
+def folded(generator: Generator) -> Generator:
+    """A copy in evaluation mode that computes the same pictures, up to float32's rounding, with fewer passes over memory.
+
+    A batch norm in evaluation mode is a fixed scale and shift a channel: w·(k ∗ x) + b = (w·k) ∗ x + b. The kernel that
+    an `UpConv` derives from its weight at every call is derived here, once.
+    """
+    generator = copy.deepcopy(generator).eval().requires_grad_(False)
+    for chain in [module for module in generator.modules() if isinstance(module, nn.Sequential)]:
+        for place, (layer, norm) in enumerate(zip(chain, list(chain)[1:])):
+            if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+                scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+                layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.dim() - 1)))
+                layer.bias = nn.Parameter(norm.bias - norm.running_mean * scale, requires_grad=False)
+                chain[place + 1] = nn.Identity()
+                if isinstance(layer, UpConv):
+                    chain[place] = _transposed(layer)
+    return generator
+
+
+def _transposed(layer: UpConv) -> nn.ConvTranspose2d:
+    whole = nn.ConvTranspose2d(layer.in_channels, layer.out_channels, 4, stride=2, padding=1)
+    whole.weight, whole.bias = nn.Parameter(layer.kernel().contiguous(), requires_grad=False), layer.bias
+    return whole.to(layer.weight.device, memory_format=torch.channels_last)

@@ -1,0 +1,98 @@
+"""The generator's trainer on several processes: two of them with half the batch do what one does with all of it."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+if __name__ == "__main__":                          # as one rank
+    sys.path.insert(0, str(ROOT))
+
+from common import ranks  # noqa: E402
+from common.devices import seed_everything  # noqa: E402
+from StackGAN_v2.config import load_config  # noqa: E402
+from StackGAN_v2.datasets import Ahead, Batches, SpeechFeatures  # noqa: E402
+from StackGAN_v2.trainer import Networks, Stepper  # noqa: E402
+
+CPU, SIZES, BATCH, WIDTH = torch.device("cpu"), [16, 32], 6, 9
+LABELS = [0, 1, 0, 2, 1, 2, 0]
+SETTINGS = ["TREE.BRANCH_NUM=2", "TREE.BASE_SIZE=16", "GAN.GF_DIM=4", "GAN.DF_DIM=4", "GAN.Z_DIM=5", "GAN.EMBEDDING_DIM=6",
+            "TRAIN.COEFF.UNCOND_LOSS=1", "TRAIN.COEFF.CAL_LOSS=1", "TRAIN.COEFF.COLOR_LOSS=1"]
+
+
+class Pictures:
+    """What a batch needs of an image cache."""
+
+    def __init__(self):
+        self.images = torch.rand(len(LABELS), 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+    def __len__(self):
+        return len(LABELS)
+
+    def batch(self, indices, offsets, mirror, sizes, target=None):
+        assert len(indices) == len(offsets) == len(mirror)
+        return [torch.nn.functional.interpolate(self.images[indices], size=(size, size)) for size in sizes]
+
+
+def make_batches():
+    rows = [row.numpy() for row in torch.randn(len(LABELS), 2, WIDTH, generator=torch.Generator().manual_seed(2))]
+    return Batches(Pictures(), SpeechFeatures(rows), LABELS, SIZES, BATCH, 5, 6, 3, CPU, ranks.rank(), ranks.world_size())
+
+
+def rank_main(output: str, wrong: str, sync_bn: str) -> None:
+    """Two steps of this process's share; every rank keeps its weights, statistics and gradients."""
+    ranks.start(CPU)
+    seed_everything(ranks.rank())                   # only rank 0's weights may count
+    cfg = load_config(settings=[*SETTINGS, f"TRAIN.WRONG={wrong}"])
+    networks = Networks(cfg, WIDTH, CPU, sync_bn=sync_bn == "yes")
+    # not Adam, whose first step is ±lr, however small a gradient
+    networks.optimiser_g, *networks.optimisers_d = [torch.optim.SGD(n.parameters(), 0.01) for n in networks.all()]
+    step, batches = Stepper(networks, cfg, CPU, "fp32"), make_batches()
+    for iteration in range(2):
+        step(batches(iteration), iteration)
+    content = {}
+    for i, network in enumerate((*networks.all(), networks.average)):
+        content |= {f"{i} {name}": value for name, value in network.state_dict().items()}
+        content |= {f"{i} gradient {name}": value.grad for name, value in network.named_parameters() if value.grad is not None}
+    torch.save(content, f"{output}.{ranks.rank()}")
+    ranks.finish()
+
+
+def run_ranks(count: int, output, wrong: str, sync_bn: bool) -> list[dict]:
+    """What each of `count` ranks kept."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1",
+                   "MASTER_PORT": str(20000 + os.getpid() % 20000)}
+    processes = [subprocess.Popen([sys.executable, __file__, str(output), wrong, "yes" if sync_bn else "no"],
+                                  env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(count)]
+    assert [process.wait(300) for process in processes] == [0] * count
+    return [torch.load(f"{output}.{rank}", weights_only=True) for rank in range(count)]
+
+
+@pytest.mark.parametrize("wrong", ["image", "speech"])
+def test_two_processes_equal_one_with_synchronized_batch_norm(tmp_path, wrong):
+    (one,), (two, _) = (run_ranks(count, tmp_path / str(count), wrong, True) for count in (1, 2))
+    assert one.keys() == two.keys() and any("gradient" in name for name in one)
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=2e-6, msg=lambda text: f"{name}: {text}")
+
+
+def test_without_it_the_processes_have_equal_weights_and_statistics_of_their_own(tmp_path):
+    """Each rank normalises by its own pictures, as the published code does on several GPUs."""
+    first, second = run_ranks(2, tmp_path / "2", "image", False)
+    differ = {name for name in first if not torch.equal(first[name], second[name])}
+    assert differ and all("running_" in name for name in differ), differ
+
+
+def test_a_batch_made_ahead_is_the_same():
+    plain, ahead = make_batches(), Ahead(make_batches())
+    for iteration in (0, 1, 2, 9, 10):              # a jump, as after a resume, included
+        for one, other in zip(vars(plain(iteration)).values(), vars(ahead(iteration)).values()):
+            torch.testing.assert_close(other, one, rtol=0, atol=0)
+    assert ahead.epoch(7) == plain.epoch(7)
+
+
+if __name__ == "__main__":
+    rank_main(*sys.argv[1:])
