@@ -15,6 +15,10 @@ data_root=data               # where data sets live
 output_root=output           # where runs live: change it with data_root to keep a trial apart
 tag=                         # name of the runs (default: the set's)
 nproc=1                      # processes (GPUs) of this machine for the encoder and the generator
+nnodes="${NNODES:-1}"        # machines for them: the same command on each, with folders that all of them see
+node_rank="${NODE_RANK:-0}"  # number of this machine; machine 0 runs all stages, the others take part in 3 and 5
+master_addr="${MASTER_ADDR:-}"                  # address of machine 0
+master_port="${MASTER_PORT:-29500}"
 seed=0
 device=auto                  # auto, cpu, cuda
 engine=baidu                 # speech synthesis; none if the set has recordings
@@ -32,7 +36,7 @@ evaluate_options=
 download=                    # names for scripts/download.py, fetched before the set is made; "": what is there is used
 download_options=            # such as "--keep_archive" or "--registry FILE"
 prepare=                     # a Python command that makes the set in data/, if there is one
-choices="dataset stage stop_stage data_root output_root tag nproc seed device engine speech_options teacher teacher_options
+choices="dataset stage stop_stage data_root output_root tag nproc nnodes node_rank master_addr master_port seed device engine speech_options teacher teacher_options
   encoder_options extract_options gan_cfg gan_options paint_options evaluate_options
   download download_options prepare ${own_choices-}"
 
@@ -61,9 +65,13 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 [ -n "$dataset" ] || fail "--dataset is missing: the name of a folder below data/"
-for name in stage stop_stage nproc seed; do
+for name in stage stop_stage nproc nnodes node_rank master_port seed; do
     case "${!name}" in '' | *[!0-9]*) fail "--$name ${!name} is not a whole number" ;; esac
 done
+[ "$nnodes" -le 1 ] || [ -n "$master_addr" ] || fail "--master_addr is missing: the address of machine 0 of the $nnodes"
+[ "$node_rank" -lt "$nnodes" ] || fail "--node_rank $node_rank is not below --nnodes $nnodes"
+export NNODES="$nnodes"
+[ "$nnodes" -le 1 ] || export NODE_RANK="$node_rank" MASTER_ADDR="$master_addr" MASTER_PORT="$master_port"
 
 # ---- places --------------------------------------------------------------------------------------------------------
 python="$PWD/.venv/bin/python"
@@ -77,7 +85,7 @@ case "$generator" in /*) gan_name="$generator" ;; *) gan_name="$PWD/$generator" 
 mkdir -p "$recipe"
 
 # One run at a time. The lock is also held by the stage that is at work; if we are killed, it is told to stop.
-exec 9> "$recipe/.lock"
+exec 9> "$recipe/.lock${node_rank#0}"
 flock -n 9 || { echo "$program: waiting for another run in $recipe to end" >&2; flock 9; }
 export FOLLOW_PARENT="$$ SIGTERM"
 
@@ -90,6 +98,10 @@ run_stage() {   # number, name, command …
     local command; command="$(printf '%q ' "$@")"; command="${command#fetched }"       # fetching changes no result
     if [ -z "$renewed" ] && [ -z "$stage_given" ] && [ "$(cat "$mark" 2> /dev/null)" = "$command" ]; then
         echo "stage $number ($name): done before"
+        return 0
+    fi
+    if [ "$node_rank" -gt 0 ]; then        # marks and results are machine 0's
+        case $number in 3 | 5) echo "stage $number ($name), machine $node_rank"; "$@" || exit $? ;; esac
         return 0
     fi
     # an interrupted stage goes on; one that was done, or whose command or input has changed, starts anew
@@ -114,8 +126,11 @@ run_stage() {   # number, name, command …
 put() { printf '%s' "$1" > "$2.tmp" && mv "$2.tmp" "$2"; }     # text, file: whole or not at all
 
 launch() {      # script … : through torchrun when there are several processes
-    if [ "$nproc" -gt 1 ]; then
-        PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" "$python" -m common.launch --standalone --nproc_per_node "$nproc" "$@"
+    local where=(--standalone)
+    [ "$nnodes" -le 1 ] || where=(--nnodes "$nnodes" --node_rank "$node_rank" --master_addr "$master_addr"
+                                  --master_port "$master_port")
+    if [ "$nproc" -gt 1 ] || [ "$nnodes" -gt 1 ]; then
+        PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" "$python" -m common.launch "${where[@]}" --nproc_per_node "$nproc" "$@"
     else
         "$python" "$@"
     fi

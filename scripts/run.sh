@@ -3,6 +3,8 @@
 #
 #   bash scripts/run.sh --dataset birds                       all stages; those that are done are skipped
 #   bash scripts/run.sh --dataset birds --stage 3 --stop_stage 4
+#   bash scripts/run.sh --dataset birds --nproc 8 --nnodes 2 --node_rank 0 --master_addr HOST      and on the other machine
+#                                                                                                   --node_rank 1
 #
 #   0 data             download, draw or prepare the set, where a recipe can
 #   1 speech           synthesise the captions (sets that come with recordings have none to make)
