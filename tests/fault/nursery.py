@@ -36,7 +36,7 @@ _CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.
 @dataclass(frozen=True)
 class Ended:
     """status: as a shell sees it (137: killed); changes: one line for each change of a file that was begun;
-    left: processes of the session that outlived it by half a minute."""
+    left: processes of the session that outlived it by a minute."""
     status: int
     output: str
     changes: list[str]
@@ -75,7 +75,7 @@ class Nursery:
         return Ended(**reply, left=ended_soon(lambda: of_session(session)))
 
 
-def ended_soon(find, seconds: float = 30) -> list[int]:
+def ended_soon(find, seconds: float = 60) -> list[int]:
     """What `find()` still finds after that time, which is then ended; [] as soon as it finds nothing."""
     end = time.monotonic() + seconds
     while (left := find()) and time.monotonic() < end:

@@ -13,7 +13,7 @@ TEACHER = "--view_size 32 --jobs 1"
 ENCODER = ("--jel_flag --l1_flag --distill_flag --bidirectional --max_frames 192 --batch_size 2 --epoch 2 --eval_every 1 "
            "--save_every 1 --log_every 1 --keep 1 --jobs 1")
 GENERATOR = ("--max_steps 4 --tick 1 --set TRAIN.BATCH_SIZE=2 --set TRAIN.SNAPSHOT_INTERVAL=2 --set GAN.GF_DIM=4 "
-             "--set GAN.DF_DIM=4 --set GAN.EMBEDDING_DIM=8 --set GAN.Z_DIM=4 --keep 1")
+             "--set GAN.DF_DIM=4 --set GAN.EMBEDDING_DIM=8 --set GAN.Z_DIM=4 --set TRAIN.MATCHER_STEPS=2 --keep 1")
 PAINT = "--all_sizes --limit 12 --batch_size 5"
 NUMBERS = "--metrics kid,class --lite0_size 32 --quiet"
 CFG = "StackGAN_v2/cfg/toybirds_3stages.yml"
