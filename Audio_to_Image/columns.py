@@ -1,11 +1,11 @@
 """The encoder's convolutions over only those columns of a padded batch that differ.
 
-A clip of 5 s fills a quarter of its map of 2048 frames. Behind its last frame, as far as the convolutions see, all columns
-are equal, and equal in all clips; only the map's right end, which sees the zeros beyond, differs again, alike in all
-clips. So a batch is a list of columns `[M, C]`: those that a clip's sound reaches, clip after clip, and last one *tail*,
-the constant column and the right end. A convolution gathers the columns below each place of its kernel and is one
-matrix product; batch norm counts every column as often as it stands in the whole maps. Values, gradients and running
-statistics are those of the whole maps, to rounding.
+A clip of 5 s fills a quarter of its map of 2048 frames. Behind its last frame, as far as the convolutions see, all
+columns are equal, and equal in all clips; only the map's right end, which sees the zeros beyond, differs again, alike
+in all clips. So a batch is a list of columns `[M, C]`: those that a clip's sound reaches, clip after clip, and last
+one *tail*, the constant column and the right end. A convolution gathers the columns below each place of its kernel
+and is one matrix product; batch norm counts every column as often as it stands in the whole maps. Values, gradients
+and running statistics are those of the whole maps, to rounding.
 """
 from dataclasses import dataclass
 
@@ -42,7 +42,7 @@ class _Layout:
         return cls(np.where(fits, n_frames, frames), fits, frames, _TAIL)
 
     def behind(self, kernel: int, stride: int) -> "_Layout":
-        """Of the output of a layer, padded by kernel // 2 on both sides: an output counts as reached from its middle on."""
+        """Of the output of a layer that pads by kernel // 2 on both sides."""
         reached = -(-(self.widths + kernel // 2) // stride)
         return _Layout(np.where(self.ended, reached, self.frames // stride), self.ended, self.frames // stride,
                        self.tail // stride)
@@ -86,7 +86,7 @@ class _Layout:
 
 
 def convolve_columns(layers: nn.Sequential, x: torch.Tensor, n_frames) -> torch.Tensor:
-    """`layers(x[:, None])` for the encoder's `Conv`, where `x` `[N, bands, T]` is 0 from frame `n_frames[i]` on in clip i.
+    """The encoder's `Conv` over `x` `[N, bands, T]`, which is 0 from frame `n_frames[i]` on in clip i.
 
     Returns `[N, C, 1, T/64]`. In training the running statistics of the batch norms move as they would.
     """
@@ -108,7 +108,8 @@ def convolve_columns(layers: nn.Sequential, x: torch.Tensor, n_frames) -> torch.
             columns = torch.maximum(torch.maximum(parts[0], parts[1]), parts[2])
         else:
             conv, norm, _ = layer
-            columns = F.linear(seen.view(-1, kernel * columns.shape[1]), conv.weight[:, :, 0].transpose(1, 2).flatten(1))
+            kernels = conv.weight[:, :, 0].transpose(1, 2).flatten(1)
+            columns = F.linear(seen.view(-1, kernels.shape[1]), kernels)
             columns = counted_norm(columns, norm, layout.counts().to(x), len(x) * layout.frames).relu_()
     every = layout.find(*np.indices((len(x), layout.frames))).ravel()
     maps = columns.index_select(0, torch.from_numpy(every).to(x.device, non_blocking=True))

@@ -72,7 +72,7 @@ def ours(name, material, off="", **settings) -> measure.Way:
 
 
 def plain(name, material, feed=None) -> measure.Way:
-    """Contiguous float32 over whole maps, the first convolution as a tall kernel, an Adam that goes tensor by tensor."""
+    """Contiguous float32 over whole maps, the first convolution as a tall kernel, Adam tensor by tensor."""
     import torch
     from Audio_to_Image.speech_encoder import FRAMES_PER_POSITION
     from Audio_to_Image.trainer import loss_terms
@@ -116,8 +116,8 @@ def main(argv=None) -> int:
     missing, on_gpu = measure.have("librosa", "soundfile"), device.type == "cuda"
     ways = [plain("plain", material), ours("ours", material, precision=precision, compile=False)]
     # what a device chooses by itself is one switch, and the other choice is measured too
-    ways += [ours("ours, columns" if on_gpu else "ours, whole maps", material, precision=precision, whole_maps=not on_gpu,
-                  off="whole maps" if on_gpu else "columns")]
+    other, off = ("ours, columns", "whole maps") if on_gpu else ("ours, whole maps", "columns")
+    ways += [ours(other, material, off, precision=precision, whole_maps=not on_gpu)]
     if precision == "bf16":
         ways += [ours("ours, fp32", material, "bf16", precision="fp32")]
     if on_gpu and not args.quick:
@@ -128,8 +128,8 @@ def main(argv=None) -> int:
             ways += [plain("plain, with loading", material, feed)]
         rows = measure.compare(ways, device, args)
     measure.report("encoder step", "clip", rows, args, device, precision,
-                   [f"plain, with loading: {missing}"] if missing else [], batch=args.batch_size, frames=material.set.clips.max_frames,
-                   frames_mean=550, mels_on=material.set.clips.where)
+                   [f"plain, with loading: {missing}"] if missing else [], batch=args.batch_size,
+                   frames=material.set.clips.max_frames, frames_mean=550, mels_on=material.set.clips.where)
     return 0
 
 

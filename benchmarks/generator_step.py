@@ -1,4 +1,4 @@
-"""Training iterations of the generator and its discriminators: as published, ours, and ours without each of its switches."""
+"""Training iterations of the generator and its discriminators: as published, ours, and ours without each switch."""
 import sys
 import tempfile
 from pathlib import Path

@@ -21,8 +21,8 @@ from common.cli import Parser, positive_int
 class Way:
     """work(data) does `items` items; feed() gets the data of one call, and the time in it is time spent waiting.
 
-    flops: those of one call of `work`, matrix products alone; precision: that of its products; off: the switch that this
-    way leaves out of "ours".
+    flops: those of one call of `work`, matrix products alone; precision: that of its products; off: the switch that
+    this way leaves out of "ours".
     """
     name: str
     work: Callable
@@ -85,7 +85,7 @@ def compare(ways: list[Way], device, args) -> list[dict]:
 
 
 def flops_of(call) -> float:
-    """Operations of the matrix products and convolutions in call(), both directions; those of cuDNN's LSTM are not seen."""
+    """Operations of the matrix products and convolutions in call(); those of cuDNN's LSTM are not seen."""
     from torch.utils.flop_counter import FlopCounterMode
     with FlopCounterMode(display=False) as counter:
         call()
@@ -107,7 +107,7 @@ def matrix_peak(device, precision: str, quick: bool = False) -> float:
 
 
 def report(stage: str, unit: str, rows: list[dict], args, device, precision: str, skipped=(), **settings) -> dict:
-    """Print the table and, if it was asked for, write the JSON. skipped: one sentence for every way that could not run."""
+    """Print the table and, if asked, write the JSON. skipped: one sentence for every way that could not run."""
     import torch
     result = {"stage": stage, "unit": unit, "rows": rows, "skipped": list(skipped), "device": device_name(device),
               "cpu": cpu_name(), "cores": cores(), "threads": torch.get_num_threads(),
@@ -116,11 +116,13 @@ def report(stage: str, unit: str, rows: list[dict], args, device, precision: str
               "settings": {"repeats": args.repeats, **settings}}
     print(f"\n{stage} on {result['device']}, {result['cpu']} ({result['threads']} threads), torch {result['torch']}, "
           f"{precision}, " + ", ".join(f"{key} {value}" for key, value in settings.items()))
-    print(f"{'':34}{unit + '/s':>14}{'× plain':>9}{'waiting':>9}{'host MB':>9}{'GPU MB':>8}{'GFLOP/s':>10}{'of peak':>9}")
+    print(f"{'':34}{unit + '/s':>14}{'× plain':>9}{'waiting':>9}{'host MB':>9}{'GPU MB':>8}{'GFLOP/s':>10}"
+          f"{'of peak':>9}")
     for row in rows:
+        gain = f"   {row['switch']}: × {row['gain']:.2f}" if row["switch"] else ""
         print(f"{row['name']:34}{row['items_per_s']:14.4g}{_or_dash(row, 'ratio', '9.2f')}{row['waiting']:9.1%}"
               f"{row['host_mb']:9.0f}{row['device_mb']:8.0f}{_or_dash(row, 'flop_per_s', '10.1f', 1e-9)}"
-              f"{_or_dash(row, 'of_peak', '9.0%')}" + (f"   {row['switch']}: × {row['gain']:.2f}" if row["switch"] else ""))
+              f"{_or_dash(row, 'of_peak', '9.0%')}{gain}")
     for sentence in result["skipped"]:
         print(f"skipped: {sentence}")
     if args.json:

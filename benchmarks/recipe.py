@@ -38,9 +38,9 @@ def file_of(folder: Path, script: str, options: list[str]) -> Path:
 
 
 def result_of(folder: Path, script: str, options: list[str], common: list[str]) -> dict:
-    """The stage's JSON, measured now if it is not there."""
+    """The stage's JSON, measured now if it is not there, or there from a --quick run alone."""
     path = file_of(folder, script, options)
-    if not path.is_file():
+    if not path.is_file() or (measure.read(path).get("quick") and "--quick" not in common):
         importlib.import_module(f"benchmarks.{script}").main([*options, *common, "--json", str(path)])
     return measure.read(path)
 
@@ -68,7 +68,8 @@ def table(results: list[tuple[str, int, dict]]) -> tuple[list[str], dict]:
             whole[side] &= found is not None
         cells = [f"{found[0]:.2f}" if found else "not measured" for found in both.values()]
         ratio = f"{both['plain'][0] / both['ours'][0]:.1f}" if all(both.values()) else ""
-        lines.append(f"| {stage} | {items:,} | {' | '.join(cells)} | {ratio} | {both['ours'][1] if both['ours'] else ''} |")
+        way = both["ours"][1] if both["ours"] else ""
+        lines.append(f"| {stage} | {items:,} | {' | '.join(cells)} | {ratio} | {way} |")
     cells = [f"{'' if whole[side] else 'at least '}{value:.1f}" for side, value in sums.items()]
     lines.append(f"| all | | {' | '.join(cells)} | {sums['plain'] / sums['ours']:.1f} | |")
     return lines, sums

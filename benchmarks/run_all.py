@@ -18,7 +18,8 @@ BENCHMARKS = [(script, options) for _, script, options, _ in recipe.STAGES] + [
 
 def stage_table(results: list[dict]) -> list[str]:
     """One line a way of every benchmark, as Markdown."""
-    lines = ["| stage | way | items/s | × plain | waiting | host MB | GPU MB | of peak | switch: gain |", "|" + "---|" * 9]
+    lines = ["| stage | way | items/s | × plain | waiting | host MB | GPU MB | of peak | switch: gain |",
+             "|" + "---|" * 9]
     for result in results:
         for row in result["rows"]:
             lines.append(f"| {result['stage']} | {row['name']} | {row['items_per_s']:.4g} {result['unit']}s "
@@ -35,7 +36,8 @@ def _cell(row, key, form) -> str:
 
 def main(argv=None) -> int:
     parser = measure.parser(__doc__)
-    parser.add_argument("--results", metavar="DIR", help="folder to write (default: the device's in benchmarks/results)")
+    parser.add_argument("--results", metavar="DIR", help="folder to write (default: the device's in "
+                                                         "benchmarks/results)")
     args = parser.parse_args(argv)
     device, _ = measure.start(args)
     folder = Path(args.results) if args.results else recipe.results_folder(device)

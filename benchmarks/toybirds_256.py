@@ -92,11 +92,12 @@ def main(argv=None) -> int:
     folder = ROOT / "output/StackGAN_v2" / run
     train(settings, [*common, "--output_dir", run], args.minutes, args.quick)
     net_g = (folder / "Model/latest.pth").resolve()
-    subprocess.run(command("main.py", *common, *settings, "--set", "TRAIN.FLAG=False", "--eval_net_g", net_g), check=True)
+    painting = ["--set", "TRAIN.FLAG=False", "--eval_net_g", net_g]
+    subprocess.run(command("main.py", *common, *settings, *painting), check=True)
     samples = next((folder / "Model").glob("iteration*/single_samples"))
     status = 0 if args.quick else subprocess.run(command(
-        "evaluate.py", "--images", samples / "valid", "--data_dir", data, "--metrics", "attributes", "--output", results,
-        "--quiet")).returncode
+        "evaluate.py", "--images", samples / "valid", "--data_dir", data, "--metrics", "attributes", "--output",
+        results, "--quiet")).returncode
     from PIL import Image
     results.mkdir(parents=True, exist_ok=True)
     largest = max((folder / "Image").glob("*.png"), key=lambda path: tuple(map(int, path.stem.split("_"))))

@@ -42,7 +42,8 @@ def test_a_stage_measures_both_sides(stage, tmp_path, bare, capsys):
 
 
 def row(name, rate, **more):
-    return {"name": name, "items_per_s": rate, "waiting": 0.25, "host_mb": 100.4, "device_mb": 0.0, "switch": "", **more}
+    return {"name": name, "items_per_s": rate, "waiting": 0.25, "host_mb": 100.4, "device_mb": 0.0, "switch": "",
+            **more}
 
 
 def test_the_recipe_adds_up(tmp_path, capsys):
@@ -61,8 +62,8 @@ def test_the_recipe_adds_up(tmp_path, capsys):
 
 
 def test_the_table_shows_every_way_and_what_was_not_measured():
-    lines = run_all.stage_table([{"stage": "teacher", "unit": "picture", "skipped": ["no sound"],
-                                  "rows": [row("plain", 2.0, ratio=1.0), row("ours, fp32", 3.0, switch="bf16", gain=1.5)]}])
+    rows = [row("plain", 2.0, ratio=1.0), row("ours, fp32", 3.0, switch="bf16", gain=1.5)]
+    lines = run_all.stage_table([{"stage": "teacher", "unit": "picture", "skipped": ["no sound"], "rows": rows}])
     assert "| teacher | plain | 2 pictures | 1.00 | 25% | 100 |" in lines[2] and lines[3].endswith("| bf16: 1.50 |")
     assert "not measured: no sound" in lines[4]
     assert len({line.count("|") for line in lines}) == 1
