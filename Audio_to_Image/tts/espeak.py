@@ -59,6 +59,7 @@ class Espeak(Engine):
             warnings.simplefilter("ignore", DeprecationWarning)     # on forking a process with threads
             child = os.fork()
         if child == 0:
+            os.close(reader)                       # else it would wait for ever for itself to read, were we killed
             self._speak_and_exit(text, voice, speed, seed, writer)
         os.close(writer)
         with open(reader, "rb") as pipe:
