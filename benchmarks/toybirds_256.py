@@ -102,8 +102,8 @@ def main(argv=None) -> int:
     results.mkdir(parents=True, exist_ok=True)
     largest = max((folder / "Image").glob("*.png"), key=lambda path: tuple(map(int, path.stem.split("_"))))
     Image.open(largest).convert("RGB").save(results / "grid.jpg", quality=85)
-    shutil.copy(folder / "log.txt", results / "log.txt")
-    print(f"{results}: grid.jpg of {largest.stem.split('_')[-1]} iterations, log.txt and the numbers")
+    shutil.copy(folder / "stats.jsonl", results / "stats.jsonl")
+    print(f"{results}: grid.jpg of {largest.stem.split('_')[-1]} iterations, stats.jsonl{'' if args.quick else ' and the numbers'}")
     return status
 
 
