@@ -103,7 +103,8 @@ def main(argv=None) -> int:
     largest = max((folder / "Image").glob("*.png"), key=lambda path: tuple(map(int, path.stem.split("_"))))
     Image.open(largest).convert("RGB").save(results / "grid.jpg", quality=85)
     shutil.copy(folder / "stats.jsonl", results / "stats.jsonl")
-    print(f"{results}: grid.jpg of {largest.stem.split('_')[-1]} iterations, stats.jsonl{'' if args.quick else ' and the numbers'}")
+    print(f"{results}: grid.jpg of {largest.stem.split('_')[-1]} iterations, stats.jsonl"
+          + ("" if args.quick else " and the numbers"))
     return status
 
 
