@@ -1,4 +1,4 @@
-"""A trained generator made ready to paint: batch norms multiplied into the layers before them, kernels laid out once."""
+"""A trained generator made ready to paint: batch norms become part of other layers, kernels are laid out once."""
 import copy
 
 import torch
