@@ -36,7 +36,7 @@ def parse(argv=None):
         help="processes that compute missing log-mels (default: all cores)")
     add("--device", default="auto", metavar="D",
         help="auto, cpu, cuda or cuda:<number>; auto takes a GPU if there is one")
-    add("--precision", choices=("auto", "fp32", "bf16"), default="fp32",
+    add("--precision", choices=("auto", "fp32", "tf32", "bf16"), default="fp32",
         help="auto: bf16 where the device multiplies it")
     return parser.parse_args(argv)
 
@@ -51,6 +51,7 @@ def main() -> int:
     split = splits.load_split(folder, options.split)
     device = devices.pick_device(options.device)
     precision = devices.pick_precision(options.precision, device)
+    devices.set_up_arithmetic(device, precision)
     encoder, meta = load_encoder(options.model, device)
     teacher = options.teacher or meta["teacher"]
     if not teacher:

@@ -33,7 +33,7 @@ def parse(argv=None):
         help="processes that compute missing log-mels (default: all cores)")
     add("--device", default="auto", metavar="D",
         help="auto, cpu, cuda or cuda:<number>; auto takes a GPU if there is one")
-    add("--precision", choices=("auto", "fp32", "bf16"), default="fp32",
+    add("--precision", choices=("auto", "fp32", "tf32", "bf16"), default="fp32",
         help="auto: bf16 where the device multiplies it")
     return parser.parse_args(argv)
 
@@ -76,6 +76,7 @@ def main() -> int:
     loaded = [splits.load_split(folder, name) for name in options.splits]
     device = devices.pick_device(options.device)
     precision = devices.pick_precision(options.precision, device)
+    devices.set_up_arithmetic(device, precision)
     encoder, meta = load_encoder(options.model, device)
     check_claims(options, meta)
     for split in loaded:

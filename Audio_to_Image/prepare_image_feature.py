@@ -38,7 +38,7 @@ def parse(argv=None):
     parser.add_argument("--jobs", type=positive_int, default=len(os.sched_getaffinity(0)), metavar="N",
                         help="pictures worked on at once: decoded and resized, and on the CPU also seen by the network")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<number>")
-    parser.add_argument("--precision", choices=("fp32", "bf16", "auto"), default="fp32",
+    parser.add_argument("--precision", choices=("auto", "fp32", "tf32", "bf16"), default="fp32",
                         help="arithmetic of the network; auto is bf16 where the device multiplies it natively")
     parser.add_argument("--overwrite", action="store_true",
                         help="make features again that are there, published ones included")
@@ -64,13 +64,12 @@ def main(argv=None) -> int:
 
     device = devices.pick_device(options.device)
     precision = devices.pick_precision(options.precision, device)
+    devices.set_up_arithmetic(device, precision)
     folder = data_dir(options.dataset, options.data_root)
     splits = [load_split(folder, name.strip()) for name in options.splits.split(",")]
     whole_pictures = device.type == "cpu" and options.backend == "torch"
     if whole_pictures and options.jobs > 1:
         torch.set_num_threads(1)                   # one picture a thread scales better than two threads on one picture
-    if precision == "fp32" and device.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = False    # else convolutions keep 10 bits of the 23
 
     weights = options.weights or downloaded_weights(options.teacher, options.data_root)
     teacher, failed = None, []

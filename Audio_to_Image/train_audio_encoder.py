@@ -99,7 +99,7 @@ def _snapshot_options(add) -> None:
 def _machine_options(add) -> None:
     add("--device", default="auto", metavar="D",
         help="auto, cpu, cuda or cuda:<number>; auto takes a GPU if there is one")
-    add("--precision", choices=("auto", "fp32", "bf16"), default="auto",
+    add("--precision", choices=("auto", "fp32", "tf32", "bf16"), default="auto",
         help="auto: bf16 where the device multiplies it")
     add("--compile", action="store_true", help="compile the convolutions with torch.compile")
     add("--no_compile", dest="compile", action="store_false", help="do not (the default)")
@@ -129,6 +129,7 @@ def main() -> int:
     split = {name: splits.load_split(folder, name) for name in ("train", "test")}
     device = devices.pick_device(options.device)
     precision = devices.pick_precision(options.precision, device)
+    devices.set_up_arithmetic(device, precision)
     resolved = {**vars(options), "device": str(device), "precision": precision, "processes": ranks.world_size()}
     if options.dry_run:
         if ranks.is_main():

@@ -17,7 +17,8 @@ from common.files import atomic_path, read_note, write_json
 from common.images import FORMATS, open_rgb
 from StackGAN_v2.image_cache import bounding_boxes, prepare
 
-_NAME = re.compile(r"(?P<image>.+)_(?P<size>\d+)_sentence(?P<sentence>\d+)_(?P<copy>\d+)\.png")  # sampler.picture_name
+# the names of sampler.picture_name
+_NAME = re.compile(r"(?P<image>.+)_(?P<size>\d+)_sentence(?P<sentence>\d+)_(?P<copy>\d+)\.(png|jpg)")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _VERSION = 1                                       # raise when equal pictures would be prepared otherwise
 SHOWN = 5                                          # faults that a message tells one by one
