@@ -13,8 +13,8 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(width: int, height: int, colours: int, *extra: bytes, claim: int = 0) -> bytes:
-    """A whole PNG of zeros; `colours` is PNG's colour type: 0 grey, 6 with transparency. extra: further chunks; claim: the
-    height that its header gives."""
+    """A whole PNG of zeros; `colours` is PNG's colour type: 0 grey, 6 with transparency. extra: further chunks;
+    claim: the height that its header gives."""
     packer = zlib.compressobj(1)
     row = bytes(1 + width * {0: 1, 6: 4}[colours])
     rows = [packer.compress(row) for _ in range(height)] + [packer.flush()]
@@ -89,7 +89,8 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 YAML = {"laughs": LAUGHS, "laughs as a value": LAUGHS + "WORKERS: *n\n", "itself": "WORKERS: &a [*a]\n",
         "merged": "a: &a {x: 1}\nb: {<<: [" + ", ".join(["*a"] * 1000) + "]}\n", "nested": "[" * 20_000,
         "nested keys": "? " * 20_000, "python": "WORKERS: !!python/object/apply:os.system ['true']\n",
-        "tag": "WORKERS: !!binary xx\n", "decimal": f"WORKERS: {'9' * 5000}\n", "hexadecimal": f"WORKERS: 0x{'f' * 9000}\n",
+        "tag": "WORKERS: !!binary xx\n", "decimal": f"WORKERS: {'9' * 5000}\n",
+        "hexadecimal": f"WORKERS: 0x{'f' * 9000}\n",
         "sexagesimal": "WORKERS: " + "59:" * 3000 + "59\n", "infinite": "TRAIN: {GENERATOR_LR: .inf}\n",
         "not a number": "TRAIN: {EMA: .nan}\n", "long": "#" + "x" * (1 << 22) + "\n", "unhashable": "? [a]\n: 1\n",
         "huge key": f"{'k' * 100_000}: 1\n", "no text": "\x00\x01", "date": "WORKERS: 2001-99-99\n",
@@ -98,8 +99,9 @@ YAML = {"laughs": LAUGHS, "laughs as a value": LAUGHS + "WORKERS: *n\n", "itself
 
 def split(**changes) -> str:
     item = {"image": "001.Auk/1.jpg", "class": "001.Auk", "text": ["one"], "audio": ["p/1.wav"]}
-    content = {"image_base_path": "x", "audio_base_path": "y"} | {k: v for k, v in changes.items() if k.endswith("path")}
-    return json.dumps(content | {"data": [item | {k: v for k, v in changes.items() if not k.endswith("path")}]})
+    bases = {key: value for key, value in changes.items() if key.endswith("path")}
+    item |= {key: value for key, value in changes.items() if key not in bases}
+    return json.dumps({"image_base_path": "x", "audio_base_path": "y", **bases, "data": [item]})
 
 
 JSON = {"climbs": split(image="../../etc/passwd"), "climbs inside": split(image="a/../../b.jpg"),
@@ -108,9 +110,11 @@ JSON = {"climbs": split(image="../../etc/passwd"), "climbs inside": split(image=
         "places absolute": split(asr_text="x", audio=["wavs//etc/passwd"]), "null": split(image="a\0.jpg"),
         "half a letter": split(image="\ud800.jpg"), "half a letter spoken": split(text=["\udfff"]),
         "half a letter of a class": split(**{"class": "\ud800"}), "terminal": split(image="\x1b[2J.jpg"),
-        "line": split(image="a\nb.jpg"), "long": split(image="a" * 300 + ".jpg"), "longer": split(image="a/" * 3000 + "b"),
+        "line": split(image="a\nb.jpg"), "long": split(image="a" * 300 + ".jpg"),
+        "longer": split(image="a/" * 3000 + "b"),
         "long class": split(**{"class": "9" * 5000}), "class of many": split(**{"class": ["a"]}),
-        "folder itself": split(image="."), "empty": split(image=""), "number": split(image=3), "base": split(image_base_path=3),
+        "folder itself": split(image="."), "empty": split(image=""), "number": split(image=3),
+        "base": split(image_base_path=3),
         "long base": split(image_base_path="b" * 5000), "base of a terminal": split(image_base_path="\x1b[2J"),
         "nested": "[" * 200_000, "nested objects": '{"a":' * 200_000, "huge number": '{"data": ' + "9" * 5000 + "}",
         "item of a million": '{"data": [' + "[" * 900 + "]" * 900 + "]}"}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-# What may differ between two runs of one command: when, how fast, how called, and from which state of their sources' clocks;
-# and an archive that had come whole when its download was killed does not say from where.
+# What may differ between two runs of one command: when, how fast, how called, and from which state of their sources'
+# clocks; and an archive that had come whole when its download was killed does not say from where.
 VARYING = {"date", "seconds", "clips_per_s", "iterations_per_s", "command", "state", "key", "revision", "source"}
 LEFT_OUT = re.compile(r"(^|/)(log\.txt|events/.*|[^/]*\.lock|\.log_mels\.partial.*|\.begun_\d)$")
 TEMPORARY = re.compile(r"\.tmp|\.part\b|\.partial\b|\.unpacking-|\.preparing\.|(^|/)\.downloads/")

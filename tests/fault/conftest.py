@@ -1,25 +1,24 @@
-"""Faults made on purpose. What was tried is counted, and told in one paragraph at the end of the tests."""
+"""Faults made on purpose. What was tried is counted, and told at the end of the tests by the conftest.py above."""
 import os
 import random
+import shutil
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import hypothesis
 import pytest
 
-TOLD = {"damaged": "damaged files read or refused in one sentence", "hostile": "hostile files that ran nothing",
-        "write errors": "write errors that cost nothing", "examples": "random cases of properties",
-        "kills": "kills survived"}
-_counts, _failed = Counter(), []
-
 
 @pytest.fixture
-def count():
-    """count(kind, number=1): to be called once that many faults of a kind in TOLD have been stood."""
+def count(request):
+    """count(kind, number=1): to be called once that many faults of a kind in the tests' TOLD have been stood."""
+    counted = Counter()
+
     def add(kind: str, number: int = 1) -> None:
-        assert kind in TOLD, kind
-        _counts[kind] += number
-    return add
+        counted[kind] += number
+    yield add
+    request.node.user_properties += [("fault", pair) for pair in counted.items()]
 
 
 @pytest.fixture
@@ -47,6 +46,39 @@ def worker(tmp_path_factory):
         worker.close()
 
 
+@pytest.fixture(scope="session")
+def nursery():
+    from nursery import Nursery
+    with Nursery() as nursery:
+        yield nursery
+
+
+@pytest.fixture(scope="session")
+def trial(tmp_path_factory, nursery):
+    """The stages of a recipe, each left alone once: what the killed ones and those on a full disk are held against."""
+    from trial import Trial
+    folder = tmp_path_factory.mktemp("trial")
+    yield Trial(folder, nursery)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def first_recipe(request, tmp_path_factory):
+    """run.sh, killed again and again beside the other tests, which leave one of two cores idle: the future of
+    `recipes.killed` with seed 0; None if its test was not chosen."""
+    if not any("test_recipe_kills" in item.nodeid for item in request.session.items):
+        yield None
+        return
+    import recipes
+    place = tmp_path_factory.mktemp("recipe") / "another place"
+    with ThreadPoolExecutor(1) as executor:
+        future = executor.submit(recipes.killed, place, 0)
+        yield future
+        while not future.done():                   # the tests were broken off
+            recipes.ended_soon(lambda: recipes.at_work(place), 0)
+            time.sleep(0.1)
+
+
 def pytest_configure(config):
     os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", os.path.join("/tmp", f"hypothesis.{os.getuid()}"))
     minutes = config.getoption("--fault_minutes", 0)
@@ -54,15 +86,3 @@ def pytest_configure(config):
         "fault", derandomize=not minutes, deadline=None, database=None, max_examples=int(60 * max(1, 4 * minutes)),
         suppress_health_check=list(hypothesis.HealthCheck))
     hypothesis.settings.load_profile("fault")
-
-
-def pytest_runtest_logreport(report):
-    if report.failed and "fault/" in report.nodeid:
-        _failed.append(report.nodeid)
-
-
-def pytest_terminal_summary(terminalreporter):
-    if _counts:
-        told = ", ".join(f"{_counts[kind]:,} {words}" for kind, words in TOLD.items() if _counts[kind])
-        end = f"{len(_failed)} tests failed" if _failed else "nothing lost"
-        terminalreporter.write_line(f"fault: {told}; {end}")

@@ -71,7 +71,8 @@ def executing(canary: str) -> dict[str, bytes]:
         "object array": pickle.dumps(objects, 4), "object array of python 2": pickle.dumps(objects, 2),
         "after an array": pickle.dumps([plain, Reduced(canary)], 4),
         "key of a dict": pickle.dumps({"features": plain, "x": {"y": [Reduced(canary)]}}, 5),
-        "pickle in a pickle": b"cpickle\nloads\n(c_codecs\nencode\n(V" + _text(mkdir + b"(" + path + b"tR.") + b"\nVlatin1\ntRtR.",
+        "pickle in a pickle": b"cpickle\nloads\n(c_codecs\nencode\n(V" + _text(mkdir + b"(" + path + b"tR.")
+                              + b"\nVlatin1\ntRtR.",
     }
     for code, name in ((b"\x82" + bytes([EXTENSION]), "ext1"), (b"\x83" + struct.pack("<H", EXTENSION), "ext2"),
                        (b"\x84" + struct.pack("<i", EXTENSION), "ext4")):
@@ -84,7 +85,7 @@ def _text(data: bytes) -> bytes:
 
 
 def refused(canary: str) -> dict[str, bytes]:
-    """Name → a pickle that must be refused although it may run nothing: bombs, and what plain values have no need of."""
+    """Name → a pickle that must be refused although it may run nothing: bombs, and what plain values do not need."""
     huge = (1 << 40).to_bytes(8, "little")
     array = pickle.dumps(np.zeros(3, np.float32), 2).replace(b"numpy._core", b"numpy.core")
     head, tail = array.split(b"K\x03\x85", 1)
@@ -93,20 +94,23 @@ def refused(canary: str) -> dict[str, bytes]:
     return {
         "text persistent id": b"P" + canary.encode() + b"\n.", "persistent id": b"\x80\x02K\x01Q.",
         "bytes of a terabyte": b"\x80\x04\x8e" + huge, "text of a terabyte": b"\x80\x04\x8d" + huge,
-        "byte array of a terabyte": b"\x80\x05\x96" + huge, "frame of an exabyte": b"\x80\x04\x95" + (1 << 60).to_bytes(8, "little"),
+        "byte array of a terabyte": b"\x80\x05\x96" + huge,
+        "frame of an exabyte": b"\x80\x04\x95" + (1 << 60).to_bytes(8, "little"),
         "long of 2 GB": b"\x80\x02\x8b\xff\xff\xff\x7f", "negative length": b"\x80\x02\x8b\xff\xff\xff\xff",
         "memo of 4 billion": b"\x80\x02K\x01r\xff\xff\xff\xffh\x00.",
         "decimal of a million digits": b"I" + b"9" * 1_000_000 + b"\n.",
         "array of a terabyte": head + b"\x8a\x06" + (1 << 40).to_bytes(6, "little") + b"\x85" + tail,
         "array made by its class": b"cnumpy\nndarray\n(\x8a\x05" + (10 ** 10).to_bytes(5, "little") + b"\x85tR.",
-        "array of nothings": array.replace(b"f4", b"S0").replace(b"K\x03\x85", b"\x8a\x06" + (1 << 40).to_bytes(6, "little") + b"\x85"),
+        "array of nothings": array.replace(b"f4", b"S0").replace(b"K\x03\x85",
+                                          b"\x8a\x06" + (1 << 40).to_bytes(6, "little") + b"\x85"),
         "list in itself": b"\x80\x02]q\x00h\x00a.", "dict in itself": b"\x80\x02}q\x00K\x01h\x00s.",
         "laughs": laughs, "lists nested": b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".",
         "tuples nested": b"\x80\x02)" + b"\x85" * 200_000 + b".",
         "tuples nested as a key": b"\x80\x02})" + b"\x85" * 300_000 + b"K\x01s.",
         "sets": b"\x80\x04\x8f(K\x01\x90.", "frozen set": b"\x80\x04(K\x01\x91.",
         "kind of an array": b"cnumpy\ndtype\n(V" + b"f4," * 100_000 + b"\ntR.",
-        "records": pickle.dumps(np.zeros(3, [("a", "f4"), ("b", "O")]), 4), "dates": pickle.dumps(np.zeros(3, "M8[s]"), 4),
+        "records": pickle.dumps(np.zeros(3, [("a", "f4"), ("b", "O")]), 4),
+        "dates": pickle.dumps(np.zeros(3, "M8[s]"), 4),
         "object of an array": pickle.dumps(np.zeros(3, object), 4).replace(b"O8", b"f8"),
         "class for an array": b"cnumpy\nndarray\n.", "another encoding": b"c_codecs\nencode\n(Vx\nVunicode_escape\ntR.",
         "one array a thousand times": pickle.dumps([np.zeros(1000)] * 1000, 4),

@@ -22,11 +22,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIMIT = 120                                        # seconds that any command may take
-MODULES = """numpy PIL.Image PIL.PngImagePlugin PIL.JpegImagePlugin scipy.linalg soundfile soxr librosa.filters tqdm yaml torch
-    torchvision torch._dynamo torch.utils.tensorboard Audio_to_Image.trainer Audio_to_Image.image_features
-    Audio_to_Image.mel_cache Audio_to_Image.tts.clips Audio_to_Image.tts.espeak StackGAN_v2.config StackGAN_v2.stages StackGAN_v2.measure
-    StackGAN_v2.extractors scripts.toybirds.dataset scripts.downloads.place scripts.preparing.birds
-    scripts.preparing.splitfiles scripts.reporting.gather scripts.reporting.heard scripts.reporting.numbers""".split()
+MODULES = """numpy PIL.Image PIL.PngImagePlugin PIL.JpegImagePlugin scipy.linalg soundfile soxr librosa.filters tqdm
+    yaml torch torchvision torch._dynamo torch.utils.tensorboard Audio_to_Image.trainer Audio_to_Image.image_features
+    Audio_to_Image.mel_cache Audio_to_Image.tts.clips Audio_to_Image.tts.espeak StackGAN_v2.config
+    StackGAN_v2.stages StackGAN_v2.measure StackGAN_v2.extractors scripts.toybirds.dataset scripts.downloads.place
+    scripts.preparing.birds scripts.preparing.splitfiles scripts.reporting.gather scripts.reporting.heard
+    scripts.reporting.numbers""".split()
 # What is kept in steps of minutes of work is here kept in steps of a few files.
 SMALLER = {("Audio_to_Image.mel_cache", "_JOURNAL_EVERY"): 5, ("Audio_to_Image.image_features", "SHARD"): 3}
 _NEED_ROOM = {"open", "os.mkdir", "os.symlink", "os.link"}

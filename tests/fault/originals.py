@@ -40,8 +40,8 @@ def sounds():
     time = np.arange(6000) / 8000
     wave = (0.3 * np.sin(2 * np.pi * (200 + 300 * time) * time)).astype(np.float32)
     for name, options in (("a.wav", {}), ("float.wav", {"subtype": "FLOAT"}), ("adpcm.wav", {"subtype": "IMA_ADPCM"}),
-                          ("a.ogg", {}), ("a.opus", {"format": "OGG", "subtype": "OPUS"}), ("a.flac", {}), ("a.mp3", {}),
-                          ("a.aiff", {})):
+                          ("a.ogg", {}), ("a.opus", {"format": "OGG", "subtype": "OPUS"}), ("a.flac", {}),
+                          ("a.mp3", {}), ("a.aiff", {})):
         buffer = io.BytesIO()
         soundfile.write(buffer, wave, 8000, **{"format": name[2:].upper() if name[1] == "." else "WAV", **options})
         yield Original(name, ("sound",), buffer.getvalue())
@@ -60,8 +60,8 @@ def pictures():
             ("packed.tif", smooth.convert("RGB"), {"compression": "tiff_lzw"}), ("a.webp", smooth, {}),
             ("a.bmp", smooth.convert("RGB"), {}), ("a.ppm", smooth.convert("RGB"), {}), ("a.jp2", smooth, {})):
         buffer = io.BytesIO()
-        image.save(buffer, {"jpg": "JPEG", "tif": "TIFF", "jp2": "JPEG2000"}.get(name.split(".")[1], name.split(".")[1]),
-                   **options)
+        suffix = name.split(".")[1]
+        image.save(buffer, {"jpg": "JPEG", "tif": "TIFF", "jp2": "JPEG2000"}.get(suffix, suffix), **options)
         yield Original(name, ("picture",), buffer.getvalue(), copies=16)
 
 
@@ -73,7 +73,8 @@ def pickles():
     for protocol, value in ((0, even), (2, uneven), (2, objects), (4, even), (4, uneven), (5, uneven)):
         kind = type(value).__name__ + ("_objects" if value is objects else "")
         yield Original(f"{kind}_{protocol}.pickle", ("features", "pickle"), pickle.dumps(value, protocol), copies=40)
-    yield Original("mixed.pickle", ("pickle",), pickle.dumps({"a": [1, 2.5, "x", b"y", None, 10 ** 40], 3: (True,)}, 4), 40)
+    yield Original("mixed.pickle", ("pickle",), pickle.dumps({"a": [1, 2.5, "x", b"y", None, 10 ** 40], 3: (True,)}, 4),
+                   40)
     python2 = pickle.dumps(uneven, 2).replace(b"numpy._core", b"numpy.core")
     yield Original("python2.pickle", ("features", "pickle"), python2, copies=40)
 
@@ -103,7 +104,8 @@ def _saved(value, **options) -> bytes:
 
 def texts():
     birds = {"image_base_path": "./data/x", "audio_base_path": "./data/x/a", "image_feature_path": "./data/x", "data": [
-        {"image": f"00{n}.Auk/{n}.jpg", "class": f"00{n}.Auk", "text": ["one", "zwei ü"], "audio": ["p/1.wav", "p/2.wav"]}
+        {"image": f"00{n}.Auk/{n}.jpg", "class": f"00{n}.Auk", "text": ["one", "zwei ü"],
+         "audio": ["p/1.wav", "p/2.wav"]}
         for n in (1, 2)]}
     places = {"image_base_path": "x", "audio_base_path": "y", "data": [
         {"image": "./kitchenette/k.jpg", "wav": "wavs/12/u.wav", "asr_text": "a kitchen", "uttid": "1"}]}
@@ -122,13 +124,16 @@ def texts():
 
 def networks():
     rng = np.random.default_rng(2)
-    weights = {name: (rng.normal(size=(2, 3, 1, 1)).astype(np.float32), np.zeros(2, np.float32)) for name in ("a", "b/c")}
+    weights = {name: (rng.normal(size=(2, 3, 1, 1)).astype(np.float32), np.zeros(2, np.float32))
+               for name in ("a", "b/c")}
     for encoding in ("new", "old"):
-        yield Original(f"{encoding}.caffemodel", ("caffemodel", "googlenet"), toy_caffemodel.caffemodel(weights, encoding), 80)
+        yield Original(f"{encoding}.caffemodel", ("caffemodel", "googlenet"),
+                       toy_caffemodel.caffemodel(weights, encoding), 80)
 
 
 def archives():
-    for name, data in (("a.tgz", toy_archives.make_tar(toy_archives.FILES)), ("a.zip", toy_archives.make_zip(toy_archives.FILES)),
+    for name, data in (("a.tgz", toy_archives.make_tar(toy_archives.FILES)),
+                       ("a.zip", toy_archives.make_zip(toy_archives.FILES)),
                        ("a.tar", toy_archives.make_tar(toy_archives.FILES, "w")),
                        ("a.tar.xz", toy_archives.make_tar(toy_archives.FILES, "w:xz")),
                        ("a.tar.bz2", toy_archives.make_tar(toy_archives.FILES, "w:bz2"))):

@@ -7,12 +7,16 @@ import subprocess
 import time
 from pathlib import Path
 
+import compare
 import stages
 from nursery import ROOT, at_work, ended_soon
 
 # After what a stage has said, and how many seconds later at most, it is killed.
-MOMENTS = {0: ("stage 0", 0.5), 1: ("to speak with", 0.5), 2: ("stage 2", 1.5), 3: ("step      3", 0.2), 4: ("stage 4", 2),
-           5: ("iteration 2 of 4", 0.2), 6: ("stage 6", 2), 7: ("accuracy", 2), 8: ("stage 8", 2)}
+MOMENTS = {0: ("stage 0", 0.5), 1: ("to speak with", 0.5), 2: ("stage 2", 1.5), 3: ("step      3", 0.2),
+           4: ("stage 4", 2), 5: ("iteration 2 of 4", 0.2), 6: ("stage 6", 2), 7: ("accuracy", 2), 8: ("stage 8", 2)}
+# stage in which run.sh is killed → who dies: everybody, run.sh alone, or that just before it sets a mark
+DEATHS = {0: "everybody", 1: "run.sh", 2: ".done_2", 3: "everybody", 4: ".begun_4", 5: "run.sh", 6: "everybody",
+          7: "run.sh", 8: ".done_8"}
 # Put before the real one: what run.sh gives its marks their names with.
 MV = """#!/bin/sh
 if [ "${2##*/}" = "$DIE_BEFORE" ]; then kill -9 $PPID; fi
@@ -43,20 +47,18 @@ class Recipe:
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
                                 env=os.environ | variables)
 
-    def kill(self, stage: int, who: str, dice: random.Random) -> bool:
+    def kill(self, stage: int, who: str, after: float = 0) -> bool:
         """Start and kill it in `stage`: 'everybody', 'run.sh' alone, or that before it sets the mark `who`.
 
-        False if it had ended before. AssertionError for a process that goes on for long afterwards.
+        after: the share of the stage's longest wait that passes before. False if it had ended before.
+        AssertionError for a process that goes on for long afterwards.
         """
         process = self.start(stage, who if who.startswith(".") else "")
         output = ""
         if not who.startswith("."):
             said, seconds = MOMENTS[stage]
-            while said not in output:
-                line = process.stdout.readline()
-                assert line, output
-                output += line
-            time.sleep(dice.uniform(0, seconds))
+            output = _until(process, said)
+            time.sleep(after * seconds)
             (os.killpg if who == "everybody" else os.kill)(process.pid, signal.SIGKILL)
         output += process.stdout.read()            # to the end of the last process that writes
         status = process.wait()
@@ -65,8 +67,41 @@ class Recipe:
         assert status in (0, -signal.SIGKILL), output
         return status != 0
 
+    def begins(self, stage: int) -> str:
+        """What it says up to the beginning of `stage`, before which everybody is killed."""
+        process = self.start(stage)
+        output = _until(process, f"stage {stage} (")
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert not ended_soon(lambda: at_work(self.place))
+        return output
+
     def finish(self, last: int = 8) -> str:
         process = self.start(last)
         output, _ = process.communicate(timeout=600)
         assert process.returncode == 0, output
         return output
+
+
+def _until(process, said: str) -> str:
+    """What a process prints up to the line with `said`."""
+    output = ""
+    while said not in output:
+        line = process.stdout.readline()
+        assert line, output
+        output += line
+    return output
+
+
+def killed(place: Path, seed: int) -> tuple[Recipe, int]:
+    """A recipe that was killed in every stage and then finished, and how often it was killed."""
+    recipe, kills, dice = Recipe(place), 0, random.Random(seed)
+    for stage, who in DEATHS.items():
+        kills += recipe.kill(stage, who, dice.random())
+        compare.contents(place)                    # every file is whole
+        if stage == 0:
+            recipe.finish(0)
+            stages.few_captions(recipe.data)
+            stages.small_features(recipe.data)
+    assert "the page: " in recipe.finish()
+    return recipe, kills

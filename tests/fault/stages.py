@@ -10,8 +10,8 @@ SWITCH = "efficientnet_lite0"
 MAKE = "scripts/make_toybirds.py --classes 4 --test_classes 2 --images_per_class 2 --image_size 48 --jobs 1"
 SPEECH = "--jobs 1 --speed 1.6"
 TEACHER = "--view_size 32 --jobs 1"
-ENCODER = ("--jel_flag --l1_flag --distill_flag --bidirectional --max_frames 192 --batch_size 2 --epoch 2 --eval_every 1 "
-           "--save_every 1 --log_every 1 --keep 1 --jobs 1")
+ENCODER = ("--jel_flag --l1_flag --distill_flag --bidirectional --max_frames 192 --batch_size 2 --epoch 2 "
+           "--eval_every 1 --save_every 1 --log_every 1 --keep 1 --jobs 1")
 GENERATOR = ("--max_steps 4 --tick 1 --set TRAIN.BATCH_SIZE=2 --set TRAIN.SNAPSHOT_INTERVAL=2 --set GAN.GF_DIM=4 "
              "--set GAN.DF_DIM=4 --set GAN.EMBEDDING_DIM=8 --set GAN.Z_DIM=4 --set TRAIN.MATCHER_STEPS=2 --keep 1")
 PAINT = "--all_sizes --limit 12 --batch_size 5"
@@ -27,7 +27,7 @@ class Stage:
 
 
 def stages(place: Path) -> list[Stage]:
-    """All stages with `place`/data as the folder of data sets and `place`/output as that of runs, as run.sh starts them."""
+    """All stages, as run.sh starts them, with data sets in `place`/data and runs in `place`/output."""
     data, root = place / "data/toybirds", place / "data"
     encoder = place / "output/Audio_to_Image/log/trial_speech_encoder"
     generator = place / "output/StackGAN_v2/trial_speech_encoder"
@@ -40,8 +40,8 @@ def stages(place: Path) -> list[Stage]:
         Stage("speech", ["Audio_to_Image/text_to_speech.py", *common, "--engine", "espeak", *SPEECH.split()]),
         Stage("image features", ["Audio_to_Image/prepare_image_feature.py", *common, "--teacher", SWITCH, *cpu,
                                  *TEACHER.split()]),
-        Stage("encoder", ["Audio_to_Image/train_audio_encoder.py", *common, "--output_dir", encoder, "--teacher", SWITCH,
-                          *cpu, "--manualSeed", "0", *ENCODER.split()]),
+        Stage("encoder", ["Audio_to_Image/train_audio_encoder.py", *common, "--output_dir", encoder, "--teacher",
+                          SWITCH, *cpu, "--manualSeed", "0", *ENCODER.split()]),
         Stage("speech features", ["Audio_to_Image/extract_audio_feature.py", "--model", encoder / "latest.pth",
                                   "--audio_switch", SWITCH, *common, *cpu, "--jobs", "1"]),
         Stage("generator", [*gan, "--output_dir", generator, *gan_data, "--manualSeed", "0", *GENERATOR.split()]),

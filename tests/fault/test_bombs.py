@@ -47,6 +47,7 @@ def test_paths_stay_below_their_bases_also_through_links_of_the_user(tmp_path):
     (tmp_path / "images").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "train.json").write_text(bombs.split(image="a.jpg", image_base_path=str(tmp_path / "images")))
     assert load_split(tmp_path, "train").items[0].image.is_file()
-    (tmp_path / "train.json").write_text(bombs.split(image="../elsewhere/a.jpg", image_base_path=str(tmp_path / "images")))
+    climbs = bombs.split(image="../elsewhere/a.jpg", image_base_path=str(tmp_path / "images"))
+    (tmp_path / "train.json").write_text(climbs)
     with pytest.raises(UserError, match="leaves its base folder"):
         load_split(tmp_path, "train")

@@ -13,8 +13,9 @@ def whole(tmp_path_factory):
     return originals.make(tmp_path_factory.mktemp("originals"))
 
 
-KINDS = {"sound": "sound", "picture": "picture", "pickle": "features|pickle", "checkpoint": "checkpoint|encoder|generator",
-         "text": "split|json|places|registry|cfg|boxes", "network": "caffemodel|googlenet", "archive": "archive|labels"}
+KINDS = {"sound": "sound", "picture": "picture", "pickle": "features|pickle",
+         "checkpoint": "checkpoint|encoder|generator", "text": "split|json|places|registry|cfg|boxes",
+         "network": "caffemodel|googlenet", "archive": "archive|labels"}
 
 
 @pytest.mark.parametrize("group", KINDS)
@@ -22,7 +23,7 @@ def test_damage(group, worker, whole, tmp_path, seeds, count):
     """Each original is read first, to show that the limits leave room for whole files."""
     chosen = [(one, kind) for one in whole for kind in one.kinds if re.fullmatch(KINDS[group], kind)]
     tried = 0
-    for seed in seeds(0.05):
+    for seed in seeds(0.02):
         for one, kind in chosen:
             path = tmp_path / one.name
             path.write_bytes(one.data)
@@ -59,7 +60,7 @@ def test_damaged_caches_are_made_again(kind, names, worker, tmp_path, seeds, cou
     assert worker.read(kind, tmp_path / names[0]) is None
     whole = {name: (tmp_path / name).read_bytes() if (tmp_path / name).exists() else b'{"end": 1, "records": {}}\n'
              for name in names}
-    for seed in seeds(0.02):
+    for seed in seeds(0.01):
         for name in names:
             for what, data in variants(whole[name], 24, random.Random(f"{seed} {name}")):
                 (tmp_path / name).write_bytes(data)

@@ -1,4 +1,4 @@
-"""Files made to run code, to eat memory or to leave their folder: refused, or read for what they hold, and nothing else."""
+"""Files made to run code, to eat memory or to leave their folder: refused, or read for what they hold, and no more."""
 import copyreg
 import pickle
 
@@ -59,7 +59,7 @@ def test_checkpoints_run_nothing(tmp_path, worker, count):
 
 
 def test_arrays_beside_a_data_set_run_nothing(tmp_path, worker, count):
-    """Caches are .npy files, which can hold pickles: in a data set from a stranger's drive they, too, are a stranger's."""
+    """Caches are .npy files, which can hold pickles: those in a stranger's data set are a stranger's, too."""
     canary = tmp_path / "canary"
     array = np.empty(4, object)
     array[:] = [hostile.Reduced(str(canary))] * 4
@@ -75,7 +75,7 @@ def test_arrays_beside_a_data_set_run_nothing(tmp_path, worker, count):
 def test_python_2_pickles_are_still_read(tmp_path, worker):
     rows = [np.arange(8, dtype=np.float32).reshape(2, 4) + i for i in range(3)]
     for protocol in range(3):
-        data = pickle.dumps(rows, protocol).replace(b"numpy._core", b"numpy.core").replace(b"numpy._core", b"numpy.core")
+        data = pickle.dumps(rows, protocol).replace(b"numpy._core", b"numpy.core")
         assert worker.read("features", _written(tmp_path / "f.pickle", data)) is None
     # [numpy.array([[1.5, -2]], '<f4')] as Python 2.7 and NumPy 1.16 wrote it, cPickle protocol 2 and pickle protocol 0
     binary = (b"\x80\x02]q\x01cnumpy.core.multiarray\n_reconstruct\nq\x02cnumpy\nndarray\nq\x03K\x00\x85U\x01b\x87Rq\x04(K\x01"

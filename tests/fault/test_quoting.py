@@ -1,4 +1,4 @@
-"""Folders whose names have spaces, quotes, dollars and letters of other alphabets: the shell scripts hand them on whole."""
+"""Folders whose names have spaces, quotes, dollars and letters of other alphabets: shell scripts hand them on whole."""
 import os
 import subprocess
 from pathlib import Path

@@ -20,6 +20,7 @@ class Trial:
         self.stages = {stage.name: stage for stage in listed(self.place)}
         self.ended, self.after, self.seen, self.sizes = {}, {}, {}, {}
         (self.place / "output/trial").mkdir(parents=True)
+        (self.place / "output/trial/stages.jsonl").write_text('{"stage": 0, "name": "data", "seconds": 1.0}\n')
 
     def run(self, name, jobs=1, **kill):
         words = self.stages[name].words
