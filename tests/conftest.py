@@ -1,6 +1,8 @@
-"""Tests run on few cores beside other work: waiting threads must not burn them."""
+"""Tests run on few cores beside other work: waiting threads must not burn them, and each core runs tests of its own."""
 import os
 from collections import Counter
+
+import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 TOLD = {"kills": "kills survived", "damaged": "damaged files read or refused in one sentence",
@@ -12,6 +14,13 @@ _counts, _failed = Counter(), []
 def pytest_addoption(parser):
     parser.addoption("--fault_minutes", type=float, default=0, metavar="M",
                      help="tests/fault: go on with new seeds for M minutes, half of them killing (default: a fixed seed)")
+
+
+def pytest_collection_modifyitems(items):
+    """Tests of one file, or of tests/fault, share what is dear to make: one process runs them (`--dist loadgroup`)."""
+    for item in items:
+        group = "fault" if "fault" in item.path.parts else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_runtest_logreport(report):
