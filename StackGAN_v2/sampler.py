@@ -1,5 +1,6 @@
 """From embeddings to picture files: one picture for every sentence of a split, resumable, in memory of two batches."""
 import concurrent.futures
+import io
 import re
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ from tqdm import tqdm
 
 from common import checkpoint
 from common.devices import autocast
-from common.files import atomic_path, read_note, write_json
+from common.files import read_note, write_bytes, write_json
 from common.parallel import free_memory
 from StackGAN_v2.folding import folded
 
@@ -52,8 +53,9 @@ def save_picture(path, pixels: np.ndarray) -> None:
     """Write uint8 `[H, W, 3]`, in the form that the name's ending says."""
     jpeg = Path(path).suffix == ".jpg"
     options = {"quality": 95, "subsampling": 0} if jpeg else {"compress_level": 1}
-    with atomic_path(path) as temporary:
-        Image.fromarray(pixels).save(temporary, "JPEG" if jpeg else "PNG", **options)
+    buffer = io.BytesIO()                          # of a file, Pillow does not see that only a part has found room
+    Image.fromarray(pixels).save(buffer, "JPEG" if jpeg else "PNG", **options)
+    write_bytes(path, buffer.getvalue())
 
 
 def samples_folder(net_g) -> Path:

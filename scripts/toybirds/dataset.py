@@ -1,4 +1,5 @@
 """Writes the set in the layout of CUB-200-2011 and of Reed's captions, resumably and with any number of processes."""
+import io
 import multiprocessing
 import signal
 from dataclasses import asdict, dataclass
@@ -9,7 +10,7 @@ from PIL import Image
 
 from common import ROOT
 from common.cli import UserError
-from common.files import atomic_path, read_json, write_json, write_text
+from common.files import read_json, write_bytes, write_json, write_text
 from scripts.toybirds.captions import Caption, describe
 from scripts.toybirds.drawing import draw_picture
 from scripts.toybirds.species import ATTRIBUTES, Species, invent_species
@@ -122,9 +123,10 @@ def _make_example(task: tuple[Example, Path]) -> Made:
     else:
         picture = draw_picture(example.species.traits, example.settings.image_size, [*key, 2])
         box = picture.box
-        with atomic_path(image_path) as temporary:
-            # The box travels in the file's comment, so that a resumed run need not draw the bird again to know it.
-            picture.image.save(temporary, quality=JPEG_QUALITY, comment=_box_text(box))
+        # The box travels in the file's comment, so that a resumed run need not draw the bird again to know it.
+        buffer = io.BytesIO()                      # of a file, Pillow does not see that only a part has found room
+        picture.image.save(buffer, "JPEG", quality=JPEG_QUALITY, comment=_box_text(box))
+        write_bytes(image_path, buffer.getvalue())
     if not text_path.exists():
         write_text(text_path, "".join(caption.text + "\n" for caption in captions))
     return Made(box, captions)

@@ -16,7 +16,7 @@ import stages
 ROOT = Path(__file__).resolve().parents[2]
 # stage → errors when a file or folder is made, drawn by chance; and when a file has reached a size, as shares of that
 # of the largest
-ERRORS = {"data": (1, (0.5,)), "speech": (1, (0.3,)), "image features": (1, (0.9,)), "encoder": (2, (0.0001, 0.9)),
+ERRORS = {"data": (1, (0.5, 0.97)), "speech": (1, (0.3,)), "image features": (1, (0.9,)), "encoder": (2, (0.0001, 0.9)),
           "speech features": (1, (0.5,)), "generator": (2, (0.0001, 0.9)), "pictures": (1, (0.3,)),
           "speech numbers": (0, (0,)), "picture numbers": (1, (0.5,)), "report": (1, (0.2,))}
 _NEED_ROOM = ("open ", "os.mkdir ", "os.symlink ")
