@@ -139,8 +139,9 @@ def _attend(words, watch, change, after, at_bytes, alone, full) -> dict:
     while True:
         passed = time.monotonic() - began
         if passed > (LIMIT if after is None or killed else after):
-            (os.kill if alone else os.killpg)(child, signal.SIGKILL)
-            killed = True
+            with contextlib.suppress(ProcessLookupError):      # its session has not begun: in the next turn
+                (os.kill if alone else os.killpg)(child, signal.SIGKILL)
+                killed = True
         ready = select.select([handle, *texts], [], [], 0.01 if after is not None and not killed else 0.5)[0]
         for pipe in ready:
             if pipe != handle:
