@@ -143,3 +143,10 @@ def test_a_killed_rank_ends_the_training(trial, count):
 def environment(process: int) -> dict[bytes, bytes]:
     lines = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
     return dict(line.split(b"=", 1) for line in lines if b"=" in line)
+
+
+def test_a_child_may_die_before_its_session_has_begun(nursery, tmp_path):
+    """The process that forks once died of it: there was no such group yet."""
+    words = ["scripts/make_toybirds.py", "--classes", "40", "--output_dir", tmp_path / "birds"]
+    assert nursery.run(words, tmp_path, after=0.0).status == 137
+    assert nursery.run(["scripts/report.py", "--help"], tmp_path).status == 0
