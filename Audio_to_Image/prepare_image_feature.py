@@ -10,7 +10,7 @@ from pathlib import Path
 if __name__ == "__main__":                         # run as a file: import from the project, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from common.cli import Parser, UserError, positive_int, run  # noqa: E402
+from common.cli import Parser, positive_int, run  # noqa: E402
 
 TEACHERS = ("googlenet_caffe", "efficientnet_lite0")
 

@@ -1,7 +1,6 @@
 """A number for each snapshot of a run, measured beside the training: which one is the best."""
 import os
 
-import numpy as np
 import torch
 
 from StackGAN_v2 import metrics, sampler
@@ -22,9 +21,7 @@ class Kid:
 
     def __init__(self, name: str, data_dir, split, rows, generator, seed: int, device):
         self.name, self.extractor = name, Lite0Extractor(device, NAMES[name])
-        chosen = np.linspace(0, len(rows) - 1, min(SENTENCES, len(rows))).astype(int)
-        self.speech = torch.from_numpy(np.stack([rows[i][0] for i in chosen]))
-        self.noises = torch.stack([sampler.noise(generator, seed, int(i), 0) for i in chosen])
+        self.speech, self.noises = sampler.fixed_sentences(generator, rows, SENTENCES, seed)
         real = real_features(RealPictures(split, generator.sizes[-1]), self.extractor, data_dir / split.name, _BATCH,
                              os.cpu_count() or 1, lambda batches, *unused: batches)
         self.real = real[:]

@@ -23,6 +23,13 @@ def noise(generator, *key: int) -> torch.Tensor:
     return torch.randn(generator.z_dim + generator.embedding_dim, generator=torch.Generator().manual_seed(seed))
 
 
+def fixed_sentences(generator, rows: list[np.ndarray], most: int, seed: int):
+    """First sentences of at most `most` items, evenly spread: → speech `[N, d]`, noises `[N, z_dim + embedding_dim]`."""
+    chosen = np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)
+    return (torch.from_numpy(np.stack([rows[i][0] for i in chosen])),
+            torch.stack([noise(generator, seed, int(i), 0) for i in chosen]))
+
+
 @torch.no_grad()
 def paint(generator, speech: torch.Tensor, noises: torch.Tensor, precision: str = "fp32") -> list[np.ndarray]:
     """speech `[N, d]`, noises `[N, z_dim + embedding_dim]` → one uint8 `[N, s, s, 3]` a branch."""

@@ -164,9 +164,7 @@ def _sample_sheet(data_dir, args, cfg, generator, folder):
     except UserError:                              # no test side: the training side serves as well to watch progress
         split = load_split(data_dir, "train")
         rows = _speech(data_dir, split, args.audio_switch)
-    chosen = np.linspace(0, len(rows) - 1, min(GRID_SENTENCES, len(rows))).astype(int)
-    speech = torch.from_numpy(np.stack([rows[i][0] for i in chosen]))
-    noises = torch.stack([sampler.noise(generator, args.manualSeed, int(i), 0) for i in chosen])
+    speech, noises = sampler.fixed_sentences(generator, rows, GRID_SENTENCES, args.manualSeed)
 
     def paint_sheet(iteration: int) -> None:
         if ranks.is_main():

@@ -16,8 +16,7 @@ from StackGAN_v2.matching import matching_loss
 from StackGAN_v2.model import Discriminator, Generator, init_weights
 
 _ADVICE = "resume.pth is from before: go on with lower learning rates, or with --precision fp32"
-
-_ASK_EVERY = 16
+_ASK_EVERY = 16             # iterations between two questions to the other ranks of a GPU run whether to stop
 
 
 class Networks:

@@ -35,14 +35,7 @@ def _cell(row, key, form) -> str:
 
 
 def main(argv=None) -> int:
-    parser = measure.parser(__doc__)
-    parser.add_argument("--results", metavar="DIR", help="folder to write (default: the device's in "
-                                                         "benchmarks/results)")
-    args = parser.parse_args(argv)
-    device, _ = measure.start(args)
-    folder = Path(args.results) if args.results else recipe.results_folder(device)
-    common = ["--device", args.device, "--precision", args.precision, "--repeats", str(args.repeats)]
-    common += ["--quick"] if args.quick else []
+    _, _, folder, common = recipe.started(__doc__, argv)
     failed = []
     for script, options in BENCHMARKS:
         command = [sys.executable, str(Path(__file__).with_name(f"{script}.py")), *options, *common,

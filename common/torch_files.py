@@ -9,8 +9,6 @@ import pickletools
 import zipfile
 from pathlib import Path
 
-import torch
-
 _DEEPEST = 100                      # tuples in tuples; torch's own go to 4
 _PICKLES = 5                        # in a file from before torch 1.6: magic, version, system, content, keys
 

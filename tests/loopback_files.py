@@ -1,6 +1,8 @@
 """A file server on loopback that keeps to HTTP, ranges and all, or breaks off, stalls and fails when told to."""
+import contextlib
 import hashlib
 import http.server
+import threading
 import time
 
 
@@ -49,3 +51,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         end = start + server.drop_after.pop(0) if server.drop_after else len(body)
         self.wfile.write(body[start:end])
+
+
+@contextlib.contextmanager
+def serving():
+    """A server at work, for a fixture."""
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import namedtuple
 from dataclasses import replace
@@ -23,7 +22,7 @@ from scripts.downloads import place
 from scripts.downloads.fetch import Patience
 from scripts.downloads.registry import Entry
 from scripts.downloads.unpack import BadArchive
-from loopback_files import Server
+from loopback_files import serving
 from toy_archives import FILES, contents, make_tar
 
 QUICK = Patience(timeout=20, retries=2, pause=0.01)
@@ -35,13 +34,8 @@ Usage = namedtuple("Usage", "total used free")
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving() as server:
+        yield server
 
 
 def entry_of(server, body: bytes, path="/set.tgz", **changes) -> Entry:

@@ -358,28 +358,6 @@ def test_batches_keep_the_order_and_stop_at_a_fault():
         list(picture_sets.batches(load, 9, 3, 2))
 
 
-def test_a_finetuned_inception_of_any_number_of_classes(tmp_path):
-    from torchvision.models import Inception3
-    torch.manual_seed(0)
-    network = Inception3(5, aux_logits=False, transform_input=False, init_weights=False).eval()
-    torch.save({"module." + key: value for key, value in network.state_dict().items()}, tmp_path / "birds.pth")
-    extractor = extractors.FinetunedInception(tmp_path / "birds.pth")
-    assert extractor.classes == 5 and extractor.name.startswith("finetuned5_")
-    pictures = torch.randint(0, 256, (2, 3, 299, 299), dtype=torch.uint8)
-    with torch.inference_mode():
-        torch.testing.assert_close(extractor(pictures)[1], network(pictures.float() / 127.5 - 1), rtol=1e-4, atol=1e-4)
-    torch.save({"conv": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match="is no torchvision Inception-v3"):
-        extractors.FinetunedInception(tmp_path / "other.pth")
-
-
-def test_lite0_logits_are_the_networks_own():
-    extractor = extractors.Lite0Extractor(view=64)
-    features, logits = extractor(torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8))
-    assert extractor.name == "lite0at64" and features.shape == (2, 1280) and logits.shape == (2, 1000)
-    torch.testing.assert_close(logits, features @ extractor.weight.T + extractor.bias)
-
-
 def test_metric_names_agree():
     assert evaluate.METRICS == measure.METRICS and tuple(records.RECORDS) == measure.METRICS
 

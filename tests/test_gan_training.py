@@ -1,4 +1,4 @@
-"""Batches, caches and the training loop of the generator: exact continuation, published crops, files left behind."""
+"""The training loop of the generator: exact continuation, faults that are told, files left behind."""
 import json
 import signal
 import subprocess
@@ -9,49 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from gan_set import make_set
 
 from common import checkpoint, resume
 from common.background import Background
 from common.cli import UserError
-from common.features import feature_path, save_features
 from common.splits import load_split
-from StackGAN_v2 import balance, image_cache, judges, keeping, losses, sampler
+from StackGAN_v2 import balance, judges, keeping, losses, sampler
 from StackGAN_v2.config import load_config
-from StackGAN_v2.datasets import Order, OtherClass, SpeechFeatures
 from StackGAN_v2.metrics import squared_mmd
-from StackGAN_v2.model import load_generator
 from StackGAN_v2.trainer import Networks, Stepper
 
 ROOT = Path(__file__).resolve().parent.parent
-CFG = """
-DATASET_NAME: tiny
-TREE: {BRANCH_NUM: 3, BASE_SIZE: 16}
-TRAIN: {BATCH_SIZE: 4, MAX_EPOCH: 50, SNAPSHOT_INTERVAL: 3, EMA: 0.5, COEFF: {UNCOND_LOSS: 1, CAL_LOSS: 1, COLOR_LOSS: 1}}
-GAN: {DF_DIM: 4, GF_DIM: 8, Z_DIM: 5, EMBEDDING_DIM: 6}
-"""
-
-
-def make_set(root: Path, items: int = 7) -> Path:
-    """A set in the birds' form: pictures of several shapes, bounding boxes, uneven numbers of captions."""
-    rng, folder = np.random.default_rng(0), root / "tiny"
-    (folder / "CUB/images/1").mkdir(parents=True)
-    names = [f"1/{name}_{i}.png" for name in ("train", "test") for i in range(items)]
-    boxes = []
-    for number, name in enumerate(names):
-        size = (90 + 5 * number, 80)
-        Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), np.uint8)).save(folder / "CUB/images" / name)
-        boxes.append(f"{number + 1} {20 + number}.0 10.0 40.0 30.0")
-    (folder / "CUB/images.txt").write_text("".join(f"{i + 1} {name}\n" for i, name in enumerate(names)))
-    (folder / "CUB/bounding_boxes.txt").write_text("\n".join(boxes))
-    for offset, name in ((0, "train"), (items, "test")):
-        data = [{"image": image, "class": f"{i % 3 + 1:03d}.kind", "text": ["words"] * (1 + i % 2)}
-                for i, image in enumerate(names[offset:offset + items])]
-        (folder / f"{name}.json").write_text(json.dumps({"image_base_path": str(folder / "CUB"), "data": data}))
-        rows = [rng.standard_normal((1 + i % 2, 9)) for i in range(items)]
-        save_features(feature_path(folder, name, "audio", "stub"), rows, load_split(folder, name))
-    (root / "tiny.yml").write_text(CFG)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -67,73 +36,6 @@ def run_main(folder, *words, status=0):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", argv)
         assert (main.main() or 0) == status
-
-
-def test_the_stream_of_images_visits_every_one_before_any_again():
-    order = Order(5, seed=3)
-    whole = order.indices(0, 20)
-    assert all(sorted(whole[i:i + 5].tolist()) == list(range(5)) for i in range(0, 20, 5))
-    assert len({tuple(whole[i:i + 5].tolist()) for i in range(0, 20, 5)}) > 1
-    pieces = torch.cat([Order(5, seed=3).indices(first, count) for first, count in ((0, 3), (3, 11), (14, 6))])
-    assert torch.equal(pieces, whole)
-    assert not torch.equal(Order(5, seed=4).indices(0, 20), whole)
-
-
-def test_wrong_pictures_are_of_another_class_and_equally_likely():
-    labels = [2, 0, 2, 1, 0, 2]
-    images = torch.arange(6).repeat_interleave(600)
-    drawn = OtherClass(labels).draw(images, torch.linspace(0, 1 - 1e-7, 600).repeat(6))
-    for image, label in enumerate(labels):
-        others = [i for i, other in enumerate(labels) if other != label]
-        counts = torch.bincount(drawn[images == image], minlength=6)
-        assert counts[others].tolist() == pytest.approx([600 / len(others)] * len(others), abs=2)
-        assert int(counts.sum()) == int(counts[others].sum())
-    with pytest.raises(UserError, match="single class"):
-        OtherClass([1, 1])
-
-
-def test_a_caption_is_picked_from_its_own_image():
-    rows = [np.full((count, 2), 10.0 * i, np.float32) + np.arange(count)[:, None] for i, count in enumerate((3, 1, 2))]
-    features = SpeechFeatures([row.astype(np.float32) for row in rows])
-    picked = features.pick(torch.tensor([0, 0, 0, 1, 2, 2]), torch.tensor([0.0, 0.5, 0.9999999, 0.9, 0.4, 0.6]))
-    assert picked[:, 0].tolist() == [0, 1, 2, 10, 20, 21]
-
-
-def test_crop_box_by_hand():
-    assert image_cache.crop_box((200, 100), (80, 40, 40, 20)) == (70, 20, 130, 80)      # centre (100, 50), half 30
-    assert image_cache.crop_box((200, 100), (0, 0, 40, 20)) == (0, 0, 50, 40)           # clipped at the corner
-
-
-def test_cached_batches_equal_the_pillow_path(folder):
-    """Crop, mirror and the smaller sizes on the device against Pillow, one picture at a time."""
-    split = load_split(folder, "train")
-    cache = image_cache.build(split, folder / "train", 64, jobs=1, progress=False)
-    offsets = torch.tensor([[0.0, 0.999], [0.5, 0.3], [0.7, 0.0]])
-    mirror, indices, sizes = torch.tensor([False, True, False]), torch.tensor([0, 3, 6]), [16, 32, 64]
-    batch = cache.batch(indices, offsets, mirror, sizes)
-    boxes = image_cache.bounding_boxes(split)
-    for n, index in enumerate(indices.tolist()):
-        item = split.items[index]
-        stored = Image.fromarray(image_cache.prepare(item.image, boxes[item.key], 76))
-        assert min(stored.size) == 76
-        top, left = (int(offsets[n, i] * (stored.size[1 - i] - 63)) for i in (0, 1))
-        crop = stored.crop((left, top, left + 64, top + 64))
-        crop = crop.transpose(Image.FLIP_LEFT_RIGHT) if mirror[n] else crop
-        for size, pictures in zip(sizes, batch):
-            expected = np.asarray(crop.resize((size, size), Image.BILINEAR), np.float32)
-            found = (pictures[n].permute(1, 2, 0).numpy() + 1) * 127.5
-            assert np.abs(found - expected).max() <= (1e-4 if size == 64 else 1.001)
-
-
-def test_the_cache_is_rebuilt_when_a_picture_changes(folder):
-    split = load_split(folder, "test")
-    build = lambda: image_cache.build(split, folder / "test", 64, jobs=1, progress=False)      # noqa: E731
-    first = build().pixels.clone()
-    Image.new("RGB", (100, 80), "red").save(split.items[0].image)
-    assert not torch.equal(build().pixels, first)
-    (folder / "test" / "images_64.npy").write_bytes(b"cut")
-    (folder / "test" / "images_64.json").unlink()
-    assert len(build()) == len(split.items)
 
 
 def assert_equal_runs(first, second) -> None:

@@ -5,7 +5,6 @@ import math
 import resource
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ import original_archives
 from common import ROOT
 from common.features import feature_path, load_features
 from common.splits import load_split
-from loopback_files import Server
+from loopback_files import serving
 from scripts.downloads.registry import BUILT_IN
 from test_recipe import TINY, bash
 from toy_caffemodel import caffemodel, random_weights
@@ -39,13 +38,8 @@ PICTURE = {"birds": "023.Brandt_Cormorant/Brandt_Cormorant_0002_2001.jpg_64_sent
 
 @pytest.fixture(scope="module")
 def server():
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

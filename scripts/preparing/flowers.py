@@ -3,7 +3,7 @@ import re
 from pathlib import Path
 
 from common.cli import UserError
-from scripts.preparing import reed, sources
+from scripts.preparing import reed
 from scripts.preparing.sources import Listing
 from scripts.preparing.splitfiles import Built, Expected, Rules, project_path
 

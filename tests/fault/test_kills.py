@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import zlib
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 import compare
 import original_archives
 import stages
-from loopback_files import Server
+from loopback_files import serving
 from nursery import ROOT, at_work, ended_soon
 from test_real_sets import registry_of
 from trial import TRAINERS, Trial
@@ -67,13 +66,8 @@ def test_a_killed_stage_finishes_as_if_left_alone(name, trial, count, seeds):
 
 @pytest.fixture(scope="module")
 def server():
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
