@@ -9,15 +9,16 @@ from torch import nn
 
 from common import checkpoint
 from common.cli import UserError
-from StackGAN_v2.convolution import SMALL, Conv, conv2d, on_plain_cpu, rewriting
+from StackGAN_v2.convolution import Conv, conv2d, conv_up, rewriting
 
 
 class GLU(nn.Module):
     """Gated linear unit over channels: `[N, 2C, …] → [N, C, …]`, a · sigmoid(b)."""
 
     def forward(self, x):
-        a, b = x.chunk(2, dim=1)
-        return a * torch.sigmoid(b)
+        if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):    # else its gradient leaves that order
+            return F.glu(x.permute(0, 2, 3, 1), dim=3).permute(0, 3, 1, 2)
+        return F.glu(x, dim=1)
 
 
 def conv3x3(channels_in: int, channels_out: int) -> nn.Conv2d:
@@ -28,17 +29,16 @@ class UpConv(nn.Conv2d):
     """Nearest ×2 upsampling and a 3×3 convolution in one: `[N, i, H, W] → [N, o, 2H, 2W]`, weight `[o, i, 3, 3]`.
 
     Every pixel of the small map reaches 4×4 pixels of the large one, through sums of the kernel's rows and columns: a
-    transposed convolution of stride 2, with 16 products where upsampling first takes 36. On a CPU the smallest maps are
-    quicker in two steps, as then laying out the kernel would take longer than the products.
+    transposed convolution of stride 2, with 16 products where upsampling first takes 36.
     """
 
     def __init__(self, channels_in: int, channels_out: int):
         super().__init__(channels_in, channels_out, 3, bias=False)
 
     def forward(self, x):
-        if not rewriting() or 4 * x[0, 0].numel() <= SMALL and on_plain_cpu(x):
-            return conv2d(F.interpolate(x, scale_factor=2.0), self.weight, self.bias, padding=1)
-        return F.conv_transpose2d(x, self.kernel(), self.bias, stride=2, padding=1)
+        if not rewriting():
+            return F.conv2d(F.interpolate(x, scale_factor=2.0), self.weight, self.bias, padding=1)
+        return conv_up(x, self.kernel(), self.bias)
 
     def kernel(self):
         """The weight of the transposed convolution, `[i, o, 4, 4]`."""
@@ -73,7 +73,7 @@ class JointConv(nn.Conv2d):
             return F.conv2d(torch.cat((c, h), 1), self.weight, self.bias, padding=1)
         of_c, of_h = self.weight.split((self.condition_dim, self.in_channels - self.condition_dim), 1)
         c = c.to(h.dtype)[:, :, None, None].expand(-1, -1, 3, 3)
-        cases = F.conv2d(c, of_c, self.bias, padding=1)                                                    # [N, o, 3, 3]
+        cases = conv2d(c, of_c, self.bias, padding=1)                                                      # [N, o, 3, 3]
         for dim in (2, 3):
             first, inner, last = cases.split(1, dim)
             cases = torch.cat((first, inner.expand(*_with(inner.shape, dim, h.shape[dim] - 2)), last), dim)
@@ -211,6 +211,17 @@ def _same(channels_in: int, channels_out: int) -> list[nn.Module]:
     return [conv3x3(channels_in, channels_out), nn.BatchNorm2d(channels_out), nn.LeakyReLU(0.2, inplace=True)]
 
 
+class WholeMap(nn.Conv2d):
+    """A convolution whose kernel covers the map, as the linear layer that it is: `[N, C, k, k] → [N, o, 1, 1]`.
+
+    oneDNN 3.12 computes wrong numbers for it in bf16 and channels_last, with 16 and 24 channels.
+    """
+
+    def forward(self, x):
+        assert x.shape[2:] == self.weight.shape[2:], (x.shape, self.weight.shape)
+        return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None]
+
+
 class Discriminator(nn.Module):
     """Judges pictures of one size: is it real, and does it belong to the condition?
 
@@ -240,8 +251,8 @@ class Discriminator(nn.Module):
             self._add("img_code_s64_2", _same(widths[4], widths[3]))
         self.code_dim = widths[min(downs, 4) - 1]
         self.jointConv = nn.Sequential(JointConv(embedding_dim, self.code_dim, self.code_dim), *_same(1, self.code_dim)[1:])
-        self.logits = nn.Sequential(nn.Conv2d(self.code_dim, 1, 4, 4))
-        self.uncond_logits = nn.Sequential(nn.Conv2d(self.code_dim, 1, 4, 4))
+        self.logits = nn.Sequential(WholeMap(self.code_dim, 1, 4, 4))
+        self.uncond_logits = nn.Sequential(WholeMap(self.code_dim, 1, 4, 4))
 
     def _add(self, name: str, layers: list[nn.Module]) -> None:
         setattr(self, name, nn.Sequential(*layers))
@@ -255,18 +266,29 @@ class Discriminator(nn.Module):
         code = self.encode(image)
         return self.judge(code, c), self.uncond_logits(code).flatten().float(), code.flatten(1).float()
 
-    def encode(self, image):
-        """image `[N, 3, s, s]` → code `[N, C, 4, 4]`."""
+    def encode(self, image, groups: int = 1):
+        """image `[N, 3, s, s]` → code `[N, C, 4, 4]`. groups: that many batches of equal size, one after the other, each
+        normalised alone.
+        """
         size = self.image_size
         assert image.shape[1:] == (3, size, size), f"image is {tuple(image.shape)}, not [N, 3, {size}, {size}]"
-        code = self.img_code_s16(image)
+        code = _in_groups(self.img_code_s16, image, groups)
         for name in self.tail:
-            code = getattr(self, name)(code)
+            code = _in_groups(getattr(self, name), code, groups)
         return code
 
-    def judge(self, code, c):
-        """code `[N, C, 4, 4]`, c `[N, embedding_dim]` → cond_logits `[N]`."""
-        return self.logits(self.jointConv((c, code))).flatten().float()
+    def judge(self, code, c, groups: int = 1):
+        """code `[N, C, 4, 4]`, c `[N, embedding_dim]` → cond_logits `[N]`; groups as in `encode`."""
+        joint, *rest = self.jointConv
+        return self.logits(_in_groups(rest, joint((c, code)), groups)).flatten().float()
+
+
+def _in_groups(layers, x, groups: int):
+    """x through `layers`, all groups at once where it makes no difference, one after the other through batch norms."""
+    for layer in layers:
+        apart = groups > 1 and isinstance(layer, nn.modules.batchnorm._BatchNorm)
+        x = torch.cat([layer(group) for group in x.chunk(groups)]) if apart else layer(x)
+    return x
 
 
 def _log2(n: int) -> int:

@@ -113,7 +113,7 @@ def paint_split(generator, split, rows, folder, *, seed: int, batch_size: int | 
     last = generator.sizes[-1]
     missing = {(i, k) for i, k in sentences
                if not (folder / picture_name(split, split.items[i], last, k, form)).is_file()}
-    painter = folded(generator) if fold else generator
+    painter = folded(generator, precision) if fold else generator
     if compiled:
         painter.compile()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool, \

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from common import checkpoint, ranks
+from common.adam import Adam
 from common.cli import UserError
 from common.devices import autocast
 from common.files import link
@@ -43,7 +44,7 @@ class Networks:
 
     @staticmethod
     def _adam(network, lr, train):
-        return torch.optim.Adam(network.parameters(), lr, betas=tuple(train.BETAS), fused=True)
+        return Adam(network.parameters(), lr, betas=tuple(train.BETAS))
 
     def all(self) -> list[torch.nn.Module]:
         return [self.generator, *self.discriminators]
@@ -70,7 +71,7 @@ class Stepper:
     def __init__(self, networks: Networks, cfg, device, precision: str, compile_networks: bool = False, matcher=None):
         self.networks, self.train, self.device, self.precision = networks, cfg.TRAIN, device, precision
         self.matcher = matcher
-        compiled = torch.compile if compile_networks else lambda part: part
+        compiled = _compiled if compile_networks else lambda part: part
         self.generator = compiled(networks.generator)
         self.encode, self.judge = ([compiled(getattr(d, name)) for d in networks.discriminators]
                                    for name in ("encode", "judge"))
@@ -86,40 +87,56 @@ class Stepper:
         self.networks.update_average(self.train.EMA)
         return terms
 
-    def _judge(self, i, image, *conditions, eager: bool = False):
-        """→ (cond_logits for each condition), uncond_logits, code: as `Discriminator.forward` gives them.
+    def _judge(self, i, pictures, pairs, eager: bool = False):
+        """Discriminator i on batches of pictures, each normalised alone, and on pairs (number of a batch, condition).
 
+        → cond_logits `[N]` of every pair, uncond_logits `[N]` of every batch, code `[batches·N, …]`. One pass over all of
+        them reads the weights once, and computes their gradients once.
         eager: not compiled, since the gradient of a gradient is asked for, which compiled parts do not have.
         """
         network = self.networks.discriminators[i]
         encode, judge = (network.encode, network.judge) if eager else (self.encode[i], self.judge[i])
         with autocast(self.device, self.precision):
-            code = encode(image.contiguous(memory_format=self.networks.memory_format))
+            pictures, n = torch.cat(pictures), len(pictures)
+            code = encode(pictures.contiguous(memory_format=self.networks.memory_format), n)
             uncond = network.uncond_logits(code).flatten().float()
-            return tuple(judge(code, condition) for condition in conditions), uncond, code.flatten(1).float()
+            places, conditions = zip(*pairs)
+            whole = places == tuple(range(n))
+            codes = code if whole else torch.cat([code.chunk(n)[place] for place in places])
+            cond = judge(codes, torch.cat(conditions), len(pairs))
+            return cond.chunk(len(pairs)), uncond.chunk(n), code.flatten(1).float()
 
-    def _judge_real_and_wrong(self, i, batch, real, condition, mu, eager: bool = False):
-        """(cond, uncond) logits of real pictures with their speech, and of wrong pairs.
+    def _judge_all(self, i, real, wrong, fake, condition, mu, penalise: bool):
+        """(cond, uncond) logits of real pictures with their speech, of wrong pairs and of fakes.
 
-        With TRAIN.WRONG 'speech' a wrong pair is a real picture with the speech of its neighbour in the batch of all
-        ranks (DF-GAN): the picture's code serves twice, a third of the discriminator's work is saved.
+        wrong: pictures; with none (TRAIN.WRONG 'speech') a wrong pair is a real picture with the speech of its neighbour in
+        the batch of all ranks (DF-GAN): the picture's code serves twice, a third of the discriminator's work is saved.
         """
-        if self.train.WRONG == "image":
-            pairs = (self._judge(i, real, condition, eager=eager), self._judge(i, batch.wrong[i], mu))
-            return tuple((cond, uncond) for (cond,), uncond, _ in pairs)
+        pictures, pairs = [real, fake], [(0, condition), (0, self._neighbours(mu)), (1, mu)]
+        if wrong is not None:
+            pictures, pairs = [real, wrong, fake], [(0, condition), (1, mu), (2, mu)]
+        if penalise:                               # the gradient at the real pictures wants a graph of theirs alone
+            of_real = [pair for pair in pairs if pair[0] == 0]
+            parts = [self._judge(i, pictures[:1], of_real, eager=True),
+                     self._judge(i, pictures[1:], [(place - 1, c) for place, c in pairs if place])]
+            cond, uncond = ([logits for part in parts for logits in part[kind]] for kind in (0, 1))
+        else:
+            cond, uncond, _ = self._judge(i, pictures, pairs)
+        return [(logits, uncond[place]) for logits, (place, _) in zip(cond, pairs)]
+
+    @staticmethod
+    def _neighbours(mu):
         first = ranks.rank() * len(mu)
-        neighbour = ranks.gather_rows(mu).roll(1, 0)[first:first + len(mu)]
-        (own, other), uncond, _ = self._judge(i, real, condition, neighbour, eager=eager)
-        return (own, uncond), (other, uncond)
+        return ranks.gather_rows(mu).roll(1, 0)[first:first + len(mu)]
 
     def _step_discriminator(self, i, batch, fake, mu, iteration):
         coeff, every = self.train.COEFF, self.train.MA_PENALTY_EVERY
         penalise = coeff.MA_PENALTY > 0 and iteration % every == 0
         image = batch.real[i].requires_grad_(penalise)
         condition = mu.clone().requires_grad_(penalise)
-        real, wrong = self._judge_real_and_wrong(i, batch, image, condition, mu, eager=penalise)
-        (cond,), uncond, _ = self._judge(i, fake, mu)
-        loss = losses.d_loss(real, wrong, (cond, uncond), self.train.ADVERSARIAL, coeff.UNCOND_LOSS)
+        wrong = batch.wrong[i] if self.train.WRONG == "image" else None
+        real, wrong, fake = self._judge_all(i, image, wrong, fake, condition, mu, penalise)
+        loss = losses.d_loss(real, wrong, fake, self.train.ADVERSARIAL, coeff.UNCOND_LOSS)
         terms = {f"D{i}": loss.detach()}
         if penalise:
             penalty = coeff.MA_PENALTY * losses.matching_aware_penalty(real[0], image, condition)
@@ -135,7 +152,7 @@ class Stepper:
         terms = {"KL": coeff.KL * losses.kl_loss(mu, logvar)}
         mu = mu.detach() if self.train.DETACH_CONDITION else mu
         for i, image in enumerate(images):
-            (cond,), uncond, code = self._judge(i, image, mu)
+            (cond,), (uncond,), code = self._judge(i, [image], [(0, mu)])
             terms[f"G{i}"] = losses.g_loss((cond, uncond), self.train.ADVERSARIAL, coeff.UNCOND_LOSS)
             if coeff.CAL_LOSS > 0:
                 terms[f"CAL{i}"] = losses.class_aware_loss(ranks.gather_rows(code), ranks.gather_rows(batch.labels))
@@ -161,6 +178,12 @@ class Stepper:
         loss.backward()
         ranks.average_gradients(network)
         optimiser.step()
+
+
+def _compiled(part):
+    """Compiled for the shapes that come, each of them its own: three discriminators in up to three groupings."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)       # of a line of code, not a network
+    return torch.compile(part, dynamic=False)
 
 
 def total_iterations(cfg, images: int) -> int:

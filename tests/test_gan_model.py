@@ -1,4 +1,5 @@
 """StackGAN-v2's networks and losses: published outputs, hand-worked values, and what a file alone can rebuild."""
+import copy
 import json
 import math
 from pathlib import Path
@@ -13,11 +14,11 @@ from common.cli import UserError
 from golden_recipe import array, fill_state_dict, summary
 from StackGAN_v2 import losses
 from StackGAN_v2.config import load_config
+from StackGAN_v2.datasets import Batch
 from StackGAN_v2.conditioning import init_condition
-from StackGAN_v2.model import (Discriminator, Generator, JointConv, UpConv, generator_settings, init_weights,
+from StackGAN_v2.model import (Discriminator, Generator, JointConv, UpConv, WholeMap, generator_settings, init_weights,
                                 load_generator)
 from StackGAN_v2.trainer import Networks, Stepper
-from StackGAN_v2.datasets import Batch
 
 GOLDEN = Path(__file__).parent / "golden"
 SIZES = (64, 128, 256)
@@ -170,19 +171,37 @@ def test_conditions_start_with_unit_spread():
     assert (mu.std(0) > 20 * before).all() and -4 < float(logvar.mean()) < -2
 
 
+@pytest.mark.parametrize("penalise", [False, True])
 @pytest.mark.parametrize("wrong", ["image", "speech"])
-def test_wrong_pairs(wrong):
-    """'speech' judges real pictures with the neighbour's condition: the same numbers as a pass of its own would give."""
+def test_one_pass_equals_one_for_each_kind(wrong, penalise):
+    """Real, wrong and fake pictures together: the numbers and running statistics of separate passes, one after the other."""
+    torch.manual_seed(0)
     cfg = load_config(settings=["TREE.BASE_SIZE=16", "GAN.GF_DIM=8", "GAN.DF_DIM=4", "TREE.BRANCH_NUM=1",
                                 f"TRAIN.WRONG={wrong}"])
     networks = Networks(cfg, 9, torch.device("cpu"))
-    discriminator, mu = networks.discriminators[0].eval(), torch.randn(3, 128)
-    batch = Batch([torch.randn(3, 3, 16, 16)], [torch.randn(3, 3, 16, 16)], None, None, None, None)
-    with torch.no_grad():
-        real, found = Stepper(networks, cfg, torch.device("cpu"), "fp32")._judge_real_and_wrong(0, batch, batch.real[0], mu, mu)
-        plain = discriminator(batch.real[0], mu.roll(1, 0)) if wrong == "speech" else discriminator(batch.wrong[0], mu)
-        torch.testing.assert_close(found, plain[:2])
-        torch.testing.assert_close(real, discriminator(batch.real[0], mu)[:2])
+    together, apart = networks.discriminators[0], copy.deepcopy(networks.discriminators[0])
+    real, other, fake = torch.randn(3, 5, 3, 16, 16)
+    mu = torch.randn(5, 128)
+    found = Stepper(networks, cfg, torch.device("cpu"), "fp32")._judge_all(
+        0, real, other if wrong == "image" else None, fake, mu, mu, penalise)
+    code = apart.encode(real)
+    plain = [(apart.judge(code, mu), apart.uncond_logits(code).flatten())]
+    plain.append(apart(other, mu)[:2] if wrong == "image" else (apart.judge(code, mu.roll(1, 0)), plain[0][1]))
+    plain.append(apart(fake, mu)[:2])
+    torch.testing.assert_close(found, plain)
+    torch.testing.assert_close(dict(together.named_buffers()), dict(apart.named_buffers()))
+    assert (plain[0][0] - plain[1][0]).abs().min() > 1e-4
+
+
+@pytest.mark.parametrize("channels", [16, 24, 64])
+def test_verdicts_in_bf16(channels):
+    """oneDNN's own convolution in bf16 is off by more than the whole value where the kernel covers the map."""
+    torch.manual_seed(0)
+    layer = WholeMap(channels, 1, 4, 4).to(memory_format=torch.channels_last)
+    x = torch.randn(6, channels, 4, 4).to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(layer(x).float(), F.conv2d(x.double(), layer.weight.double(),
+                                   layer.bias.double()).float(), atol=0.02, rtol=0.02)
 
 
 @pytest.mark.parametrize("branch_num, base_size, gf_dim", [(3, 16, 8), (2, 32, 4), (1, 64, 4)])

@@ -28,14 +28,20 @@ def no_rewrites():
 
 def step_terms(memory_format=torch.channels_last, precision="fp32", compiled=False):
     """The losses of a plain step and of ours, on equal weights and pictures."""
+    stepper, batch, plain = a_step(precision, compiled, memory_format)
+    ours = stepper(batch, 1)
+    return {name: (float(value), float(ours[name])) for name, value in plain.items()}
+
+
+def a_step(precision, compiled, memory_format=torch.channels_last):
+    """A stepper, a batch, and the losses of a plain step with the same weights."""
     torch.manual_seed(0)
     cfg = load_config(settings=SETTINGS)
     networks = Networks(cfg, 9, CPU, memory_format=memory_format)
     plain = PlainNetworks(cfg, networks)
     real, wrong = ([torch.rand(N, 3, size, size) * 2 - 1 for size in networks.generator.sizes] for _ in range(2))
     batch = Batch(real, wrong, torch.randn(N, 9), torch.tensor([0, 1, 0, 2, 1, 3]), torch.randn(N, 5), torch.randn(N, 6))
-    ours = Stepper(networks, cfg, CPU, precision, compiled)(batch, 1)
-    return {name: (float(value), float(ours[name])) for name, value in plain_step(plain, batch, cfg).items()}
+    return Stepper(networks, cfg, CPU, precision, compiled), batch, plain_step(plain, batch, cfg)
 
 
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
@@ -56,9 +62,31 @@ def test_a_step_in_bf16_is_near():
 
 def test_compiled_parts_are_the_discriminators_too(monkeypatch):
     seen = []
-    monkeypatch.setattr(torch, "compile", lambda part: seen.append(getattr(part, "__name__", "generator")) or part)
+    monkeypatch.setattr(torch, "compile", lambda part, **how: seen.append((getattr(part, "__name__", "generator"), how)) or part)
     step_terms(compiled=True)
-    assert seen == ["generator", *["encode"] * 3, *["judge"] * 3]
+    assert seen == [(name, {"dynamic": False}) for name in ("generator", *["encode"] * 3, *["judge"] * 3)]
+
+
+def test_compiled_once_for_each_discriminator_and_grouping():
+    """Six graphs of one line of code, none of them left uncompiled, none of them made again in the next step."""
+    torch._dynamo.reset()
+    before, graphs = torch.compile, []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+    torch.compile = lambda part, **how: before(part, backend=count, **how)
+    try:
+        stepper, batch, plain = a_step("fp32", compiled=True)
+        ours = stepper(batch, 1)
+        made = len(graphs)
+        stepper(batch, 2)
+    finally:
+        torch.compile = before
+        torch._dynamo.reset()
+    assert made == len(graphs) == 1 + 2 * 3 + 2 * 3
+    for name, value in plain.items():
+        assert float(ours[name]) == pytest.approx(float(value), rel=1e-5), name
 
 
 @pytest.mark.parametrize("size, kernel, stride, padding", [(8, 4, 2, 1), (5, 3, 1, 1), (12, 3, 1, 1), (4, 4, 4, 0)])
@@ -73,6 +101,37 @@ def test_convolutions_and_two_orders_of_gradients(size, kernel, stride, padding)
         assert torch.autograd.gradgradcheck(lambda *both: convolution.conv2d(*both, None, stride, padding), (x, weight))
 
 
+@pytest.mark.parametrize("size", [3, 4, 6])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.double, 1e-12), (torch.bfloat16, 0.02)])
+def test_small_maps_doubled_by_products(size, dtype, tolerance):
+    """`conv_up`, its two gradients and its bias against the transposed convolution that it stands for."""
+    torch.manual_seed(0)
+    x, kernel, bias = (torch.randn(*shape, dtype=torch.double) for shape in ((3, 5, size, size), (5, 7, 4, 4), (7,)))
+    x = x.to(memory_format=torch.channels_last)
+    rows = []
+    for working, up in ((torch.double, lambda *given: torch.nn.functional.conv_transpose2d(*given, stride=2, padding=1)),
+                        (dtype, convolution.conv_up)):
+        given = [value.detach().to(working).requires_grad_() for value in (x, kernel, bias)]
+        y = up(*given)
+        y.double().sin().sum().backward()
+        rows.append([y.double(), *(value.grad.double() for value in given)])
+    for expected, found in zip(*rows):
+        assert (found - expected).norm() < tolerance * expected.norm()
+
+
+def test_autocast_reaches_what_is_convolved_by_hand():
+    torch.manual_seed(0)
+    layer = convolution.Conv(64, 32, 4, 2, 1, bias=False).to(memory_format=torch.channels_last)
+    for side in (8, 32):                           # by patches, and by torch
+        x = torch.randn(4, 64, side, side).to(memory_format=torch.channels_last)
+        expected = torch.nn.functional.conv2d(x.double(), layer.weight.double(), stride=2, padding=1)
+        with torch.autocast("cpu", torch.bfloat16):
+            y = layer(x)
+        y.float().square().sum().backward()
+        assert y.dtype == torch.bfloat16 and (y - expected).norm() < 0.01 * expected.norm()
+        assert layer.weight.grad.dtype == torch.float32
+
+
 def test_a_folded_generator_paints_the_same(no_rewrites):
     torch.manual_seed(0)
     settings = (2, 16, 8, 5, 6, 9)
@@ -83,10 +142,13 @@ def test_a_folded_generator_paints_the_same(no_rewrites):
     plain.load_state_dict(generator.state_dict())
     convolution.rewrite(True)
     ready, state = folded(generator), {key: value.clone() for key, value in generator.state_dict().items()}
+    half = folded(generator, "bf16")
     assert not any("running" in name for name, _ in ready.named_buffers())
     speech, noises = torch.randn(3, 9), torch.randn(3, 11)
     for found, expected in zip(sampler.paint(ready, speech, noises), plain_paint(plain, speech, noises)):
         assert abs(found.astype(int) - expected).max() <= 1 and expected.std() > 1
+    for found, expected in zip(sampler.paint(half, speech, noises, "bf16"), sampler.paint(ready, speech, noises, "bf16")):
+        assert abs(found.astype(int) - expected).max() <= 1
     assert all(torch.equal(value, state[key]) for key, value in generator.state_dict().items())
 
 
