@@ -1,4 +1,5 @@
 """Training steps of the speech encoder: as published, ours, and ours without each of its switches."""
+import functools
 import sys
 import tempfile
 from collections import deque
@@ -59,7 +60,10 @@ def trainer(material, **settings):
                    Settings(batch_size=material.batch, **settings), None)
 
 
-def ours(name, material, off="", **settings) -> measure.Way:
+def ours(material, off="", keep=True, **settings) -> measure.Way:
+    """keep: freed memory, as the commands do."""
+    if keep:
+        measure.as_ours(material.device, settings["precision"])
     job = trainer(material, **settings)
 
     def step(batch):
@@ -68,10 +72,10 @@ def ours(name, material, off="", **settings) -> measure.Way:
     data = material.make(0)
     step(data)                                     # compiles, if it is to be compiled
     flops = measure.flops_of(lambda: step(data)) if not settings.get("compile") else 0.0
-    return measure.Way(name, step, material.batch, material.feed(), flops, settings["precision"], off)
+    return measure.Way(step, material.batch, material.feed(), flops, settings["precision"], off)
 
 
-def plain(name, material, feed=None) -> measure.Way:
+def plain(material, feed=None) -> measure.Way:
     """Contiguous float32 over whole maps, the first convolution as a tall kernel, Adam tensor by tensor."""
     import torch
     from Audio_to_Image.speech_encoder import FRAMES_PER_POSITION
@@ -89,7 +93,7 @@ def plain(name, material, feed=None) -> measure.Way:
         return float(total.detach())               # the published loop prints it
     batch = material.make(0)
     flops = measure.flops_of(lambda: step(batch))
-    return measure.Way(name, step, material.batch, feed or (lambda: batch), flops)
+    return measure.Way(step, material.batch, feed or (lambda: batch), flops)
 
 
 def plain_feed(material, paths):
@@ -106,30 +110,36 @@ def plain_feed(material, paths):
 
 
 def main(argv=None) -> int:
-    parser = measure.parser(__doc__)
+    parser = measure.parser(__doc__, __file__)
     parser.add_argument("--batch_size", type=cli.positive_int, default=64, metavar="N", help="clips a step")
     args = parser.parse_args(argv)
-    device, precision = measure.start(args)
+    device, precision = measure.start(args, argv)
     from benchmarks.material import write_sounds
     args.batch_size = 2 if args.quick else args.batch_size
-    material = Material(4 * args.batch_size, args.batch_size, device, **dict(width=16) if args.quick else {})
     missing, on_gpu = measure.have("librosa", "soundfile"), device.type == "cuda"
-    ways = [plain("plain", material), ours("ours", material, precision=precision, compile=False)]
+    made = functools.cache(lambda: Material(4 * args.batch_size, args.batch_size, device,
+                                            **dict(width=16) if args.quick else {}))
+
+    def our(**settings):
+        return lambda: ours(made(), **{"precision": precision, "compile": False, **settings})
+
     # what a device chooses by itself is one switch, and the other choice is measured too
     other, off = ("ours, columns", "whole maps") if on_gpu else ("ours, whole maps", "columns")
-    ways += [ours(other, material, off, precision=precision, whole_maps=not on_gpu)]
+    ways = {"plain": lambda: plain(made()), "ours": our(), other: our(off=off, whole_maps=not on_gpu)}
     if precision == "bf16":
-        ways += [ours("ours, fp32", material, "bf16", precision="fp32")]
+        ways["ours, fp32"] = our(off="bf16", precision="fp32")
+    if not on_gpu:
+        ways["ours, memory given back"] = our(off="kept memory", keep=False)
     if on_gpu and not args.quick:
-        ways += [ours("ours, compiled", material, "no compilation", precision=precision, compile=True)]
+        ways["ours, compiled"] = our(off="no compilation", compile=True)
     with tempfile.TemporaryDirectory() as folder:
         if not missing:
-            feed = plain_feed(material, write_sounds(folder, args.batch_size))
-            ways += [plain("plain, with loading", material, feed)]
+            ways["plain, with loading"] = lambda: plain(
+                made(), plain_feed(made(), write_sounds(folder, args.batch_size)))
         rows = measure.compare(ways, device, args)
     measure.report("encoder step", "clip", rows, args, device, precision,
-                   [f"plain, with loading: {missing}"] if missing else [], batch=args.batch_size,
-                   frames=material.set.clips.max_frames, frames_mean=550, mels_on=material.set.clips.where)
+                   [f"plain, with loading: {missing}"] if missing else [], batch=args.batch_size, frames=2048,
+                   frames_mean=550)
     return 0
 
 

@@ -1,4 +1,5 @@
 """Embedding spoken captions with a trained encoder: one clip at a time over whole maps, and ours in batches."""
+import functools
 import sys
 import tempfile
 from pathlib import Path
@@ -11,9 +12,8 @@ from common import cli  # noqa: E402
 
 
 def main(argv=None) -> int:
-    args = measure.parser(__doc__).parse_args(argv)
-    device, precision = measure.start(args)
-    import copy
+    args = measure.parser(__doc__, __file__).parse_args(argv)
+    device, precision = measure.start(args, argv)
     import torch
     from Audio_to_Image.datasets import embed_clips
     from Audio_to_Image.speech_encoder import FRAMES_PER_POSITION
@@ -22,35 +22,40 @@ def main(argv=None) -> int:
     from benchmarks.material import write_sounds
     on_gpu = device.type == "cuda"
     count, few, width = (2, 1, 16) if args.quick else (4096, 128, 1024) if on_gpu else (128, 16, 1024)
-    clips = Material(count, 2, device, width=width)
-    encoder = trainer(clips, precision=precision).network.eval()
-    simple = copy.deepcopy(encoder)
-    simple.whole_maps, simple.convolve = True, lambda x: simple.Conv(x[:, None])
-    clips, meta = clips.set.clips, {"max_frames": 2048}
     missing = measure.have("librosa", "soundfile")
 
-    @torch.inference_mode()
-    def embed_one(mels, frames):
-        simple(mels.to(device), [frames // FRAMES_PER_POSITION])[1].cpu()
+    @functools.cache
+    def job():
+        material = Material(count, 2, device, width=width)
+        return trainer(material, precision=precision).network.eval(), material.set.clips
 
-    def plain(_):
-        for clip in clips.usable[:few]:
-            embed_one(clips.mels([clip]), int(clips.n_frames[clip]))
+    def plain(paths=()):
+        """paths: sounds to read; without any, log-mels from memory."""
+        encoder, clips = job()
+        encoder.whole_maps, encoder.convolve = True, lambda x: encoder.Conv(x[:, None])
 
-    def ours(how):
-        return lambda _: embed_clips(encoder, meta, clips, 64, how).cpu()
+        @torch.inference_mode()
+        def embed_one(mels, frames):
+            encoder(mels.to(device), [frames // FRAMES_PER_POSITION])[1].cpu()
 
-    ways = [measure.Way("plain", plain, few), measure.Way("ours", ours(precision), count, precision=precision)]
+        def run(_):
+            for clip in clips.usable[:few]:
+                mels = torch.from_numpy(plain_log_mel(paths[clip])).float()[None] if paths else clips.mels([clip])
+                embed_one(mels, int(clips.n_frames[clip]))
+        return measure.Way(run, few)
+
+    def ours(precision, off=""):
+        measure.as_ours(device, precision)
+        encoder, clips = job()
+        return measure.Way(lambda _: embed_clips(encoder, {"max_frames": 2048}, clips, 64, precision).cpu(), count,
+                           precision=precision, off=off)
+
+    ways = {"plain": plain, "ours": lambda: ours(precision)}
     if precision == "bf16":
-        ways += [measure.Way("ours, fp32", ours("fp32"), count, off="bf16")]
+        ways["ours, fp32"] = lambda: ours("fp32", "bf16")
     with tempfile.TemporaryDirectory() as folder:
         if not missing:
-            paths = write_sounds(folder, few)
-
-            def with_loading(_):
-                for path, frames in zip(paths, clips.n_frames):
-                    embed_one(torch.from_numpy(plain_log_mel(path)).float()[None], int(frames))
-            ways += [measure.Way("plain, with loading", with_loading, few)]
+            ways["plain, with loading"] = lambda: plain(write_sounds(folder, few))
         rows = measure.compare(ways, device, args)
     measure.report("extraction", "clip", rows, args, device, precision,
                    [f"plain, with loading: {missing}"] if missing else [], frames=2048, frames_mean=550)

@@ -1,4 +1,5 @@
 """Training iterations of the generator and its discriminators: as published, ours, and ours without each switch."""
+import functools
 import sys
 import tempfile
 from pathlib import Path
@@ -43,22 +44,23 @@ def counted(step, data) -> float:
     return measure.flops_of(lambda: step(data))
 
 
-def ours(name, cfg, batches, device, precision, off="", compiled=False, rewrites=True) -> measure.Way:
+def ours(cfg, batches, device, precision, off="", compiled=False, rewrites=True, keep=True) -> measure.Way:
+    """keep: freed memory, as the commands do; rewrites: exact ones of convolutions."""
     import torch
-    from benchmarks.plain_gan import PlainNetworks
+    from StackGAN_v2 import convolution
     from StackGAN_v2.trainer import Networks, Stepper
+    if keep:
+        measure.as_ours(device, precision)
+    convolution.rewrite(rewrites)
     torch.manual_seed(0)
     networks = Networks(cfg, batches.features.width, device)
-    if not rewrites:
-        networks.generator = PlainNetworks(cfg, networks, device).generator.to(memory_format=torch.channels_last)
-        networks.optimiser_g = networks._adam(networks.generator, cfg.TRAIN.GENERATOR_LR, cfg.TRAIN)
     stepper, iteration = Stepper(networks, cfg, device, precision, compiled), iter(range(1 << 40))
     step = lambda data: stepper(data, 1)
     flops = counted(step, batches(0)) if not compiled else 0.0
-    return measure.Way(name, step, cfg.TRAIN.BATCH_SIZE, lambda: batches(next(iteration)), flops, precision, off)
+    return measure.Way(step, cfg.TRAIN.BATCH_SIZE, lambda: batches(next(iteration)), flops, precision, off)
 
 
-def plain(name, cfg, batches, device, feed=None) -> measure.Way:
+def plain(cfg, batches, device, feed=None) -> measure.Way:
     import torch
     from benchmarks.plain_gan import PlainNetworks, plain_step
     from StackGAN_v2.trainer import Networks
@@ -66,7 +68,7 @@ def plain(name, cfg, batches, device, feed=None) -> measure.Way:
     networks = PlainNetworks(cfg, Networks(cfg, batches.features.width, device), device)
     data = batches(0)
     step = lambda data: plain_step(networks, data, cfg)
-    return measure.Way(name, step, cfg.TRAIN.BATCH_SIZE, feed or (lambda: data), counted(step, data))
+    return measure.Way(step, cfg.TRAIN.BATCH_SIZE, feed or (lambda: data), counted(step, data))
 
 
 def plain_feed(split, batches):
@@ -89,27 +91,34 @@ def plain_feed(split, batches):
 
 
 def main(argv=None) -> int:
-    parser = measure.parser(__doc__)
+    parser = measure.parser(__doc__, __file__)
     parser.add_argument("--size", type=int, choices=BRANCHES, default=256, help="side of the largest pictures, pixels")
     parser.add_argument("--batch_size", type=cli.positive_int, metavar="N",
                         help="pictures an iteration (default: the published 24 on a GPU, 4 on a CPU)")
     args = parser.parse_args(argv)
-    device, precision = measure.start(args)
+    device, precision = measure.start(args, argv)
     on_gpu = device.type == "cuda"
     batch = 2 if args.quick else args.batch_size or (24 if on_gpu else 4)
     cfg = published(args.size, batch, args.quick)
     with tempfile.TemporaryDirectory() as folder:
-        batches, split = made_batches(folder, cfg, 2 if args.quick else 48, device)
-        ways = [plain("plain", cfg, batches, device), ours("ours", cfg, batches, device, precision),
-                ours("ours, plain operations", cfg, batches, device, precision, "exact rewrites", rewrites=False),
-                plain("plain, with loading", cfg, batches, device, plain_feed(split, batches))]
+        data = functools.cache(lambda: made_batches(folder, cfg, 2 if args.quick else 48, device))
+
+        def our(precision=precision, **switches):
+            return lambda: ours(cfg, data()[0], device, precision, **switches)
+
+        ways = {"plain": lambda: plain(cfg, data()[0], device),
+                "ours": our(),
+                "ours, plain operations": our(off="exact rewrites", rewrites=False),
+                "plain, with loading": lambda: plain(cfg, data()[0], device, plain_feed(data()[1], data()[0]))}
         if precision == "bf16":
-            ways += [ours("ours, fp32", cfg, batches, device, "fp32", "bf16")]
+            ways["ours, fp32"] = our("fp32", off="bf16")
+        if not on_gpu:
+            ways["ours, memory given back"] = our(off="kept memory", keep=False)
         if on_gpu and not args.quick:
-            ways += [ours("ours, compiled", cfg, batches, device, precision, "no compilation", compiled=True)]
+            ways["ours, compiled"] = our(off="no compilation", compiled=True)
         rows = measure.compare(ways, device, args)
     measure.report(f"generator step {args.size}", "picture", rows, args, device, precision, batch=batch,
-                   pixels=batches.sizes[-1])
+                   pixels=cfg.TREE.BASE_SIZE << (cfg.TREE.BRANCH_NUM - 1))
     return 0
 
 

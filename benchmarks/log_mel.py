@@ -1,4 +1,5 @@
-"""Log-mels of spoken captions: librosa one clip at a time, and ours in worker processes."""
+"""Log-mels of spoken captions: librosa one clip at a time, and ours in threads."""
+import functools
 import sys
 import tempfile
 from pathlib import Path
@@ -25,20 +26,27 @@ def plain_log_mel(path) -> np.ndarray:
     return np.pad(decibels, ((0, 0), (0, 2048 - decibels.shape[1])))
 
 
-def ways_from_files(paths, few):
-    """plain goes through `few` of the files in a turn, ours through all."""
+def ways_from_files(folder, made, times, few, device):
+    """plain goes through `few` of the files in a turn, ours through all of them `times` times."""
     from Audio_to_Image.audio import iter_log_mels, load_log_mel
     from Audio_to_Image.mel_cache import quantize
+    from benchmarks.material import write_sounds
+    paths = functools.cache(lambda: write_sounds(folder, made))
 
-    def ours(jobs):
-        for _, _, reason in iter_log_mels(paths, jobs, encode=quantize):
-            assert not reason, reason
+    def one_by_one(load):
+        return measure.Way(lambda _: [load(path) for path in paths()[:few]], few)
 
-    plain_log_mel(paths[0])
-    return [measure.Way("plain", lambda _: [plain_log_mel(path) for path in paths[:few]], few),
-            measure.Way("ours", lambda _: ours(None), len(paths)),
-            measure.Way("ours, in one process", lambda _: ours(1), len(paths), off="worker processes"),
-            measure.Way("ours, one by one from a file", lambda _: [load_log_mel(path) for path in paths[:few]], few)]
+    def ours(jobs=None, off=""):
+        measure.as_ours(device, "fp32")
+        everything = paths() * times
+
+        def run(_):
+            for _, _, reason in iter_log_mels(everything, jobs, encode=quantize):
+                assert not reason, reason
+        return measure.Way(run, len(everything), off=off)
+
+    return {"plain": lambda: one_by_one(plain_log_mel), "ours": ours, "ours, one thread": lambda: ours(1, "threads"),
+            "ours, one by one from a file": lambda: one_by_one(load_log_mel)}
 
 
 def way_from_samples(count):
@@ -49,20 +57,20 @@ def way_from_samples(count):
     bands = [(slice(low, low + 8), slice(4 * low, 4 * low + 200), np.ones((200, 8), np.float32))
              for low in range(0, 40, 8)]
     transform = lambda _: [audio.log_mel(sound, bands=bands) for sound in sounds]
-    return measure.Way("ours, transform alone", transform, count)
+    return measure.Way(transform, count)
 
 
 def main(argv=None) -> int:
-    args = measure.parser(__doc__).parse_args(argv)
-    device, _ = measure.start(args)
-    from benchmarks.material import write_sounds
+    args = measure.parser(__doc__, __file__).parse_args(argv)
+    device, _ = measure.start(args, argv)
     made, times, few = (3, 2, 2) if args.quick else (300, 20, 100)
     missing = measure.have("librosa", "soundfile")
     with tempfile.TemporaryDirectory() as folder:
         if missing:
-            ways, skipped = [way_from_samples(few)], [f"the plain side and reading files: {missing}"]
+            ways = {"ours, transform alone": lambda: way_from_samples(few)}
+            skipped = [f"the plain side and reading files: {missing}"]
         else:
-            ways, skipped = ways_from_files(write_sounds(folder, made) * times, few), []
+            ways, skipped = ways_from_files(folder, made, times, few, device), []
         rows = measure.compare(ways, device, args)
     measure.report("log-mel", "clip", rows, args, device, "fp32", skipped, clips=made * times, frames_mean=550)
     return 0

@@ -1,20 +1,25 @@
-"""What the benchmarks share: ways of doing one job measured in turns, what each needs, and the table and JSON of it.
+"""What the benchmarks share: ways of doing one job measured, what each needs, and the table and JSON of it.
 
 A *way* is the job done as the published code does it ("plain"), as the project does it ("ours"), or as the project does
-it with one switch turned off. All ways of a benchmark run in one process, in turns, so that they share the weather.
+it with one switch turned off. Every way has a process of its own, so that none works in memory that another has laid out,
+and its peak is its own. The processes run one after the other, all of them twice on a CPU, so that they share the weather.
 """
+import argparse
 import datetime
 import json
 import os
 import platform
 import resource
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Callable
 
-from common.cli import Parser, positive_int
+from common.cli import Parser, UserError, positive_int
 
 
 @dataclass
@@ -24,7 +29,6 @@ class Way:
     flops: those of one call of `work`, matrix products alone; precision: that of its products; off: the switch that
     this way leaves out of "ours".
     """
-    name: str
     work: Callable
     items: int
     feed: Callable = field(default=lambda: None)
@@ -33,43 +37,93 @@ class Way:
     off: str = ""
 
 
-def parser(description: str) -> Parser:
-    """The options that every benchmark has."""
+@dataclass
+class Measured:
+    """Turns of one way: seconds of each, and of its wait for data; peaks in MB; peak_rate: FLOP/s of a matrix product."""
+    seconds: list
+    waited: list
+    host_mb: float
+    device_mb: float
+    items: int
+    flops: float
+    precision: str
+    off: str
+    peak_rate: float
+
+
+def parser(description: str, script: str) -> Parser:
+    """The options that every benchmark has. script: its file, which is run again for each way."""
     made = Parser(description)
+    made.set_defaults(script=script)
     made.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:<number>")
     made.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
                       help="of our side; auto: bf16 where the device multiplies it. The plain side is fp32")
-    made.add_argument("--repeats", type=positive_int, default=5, metavar="N", help="turns; the median counts")
+    made.add_argument("--repeats", type=positive_int, default=6, metavar="N", help="turns; the median counts")
     made.add_argument("--json", metavar="FILE", help="write the results there too")
-    made.add_argument("--quick", action="store_true", help="tiny sizes and one turn: whether it runs, not how fast")
+    made.add_argument("--quick", action="store_true", help="tiny sizes and one turn, in this process: whether it runs, not "
+                                                           "how fast")
+    made.add_argument("--way", help=argparse.SUPPRESS)     # a process of compare(): measure this way, write it to --json
     return made
 
 
-def compare(ways: list[Way], device, args) -> list[dict]:
-    """Run all ways in turns, first unmeasured and then `args.repeats` times; one row of results a way."""
-    warm = 0 if args.quick else 2 if device.type == "cuda" else 1
-    seconds, waited, memory = ({way.name: [] for way in ways} for _ in range(3))
-    for turn in range(warm + args.repeats):
-        for way in ways:
-            _reset_peaks(device)
-            began = time.perf_counter()
-            data = way.feed()
-            fed = time.perf_counter()
-            way.work(data)
-            _wait(device)
-            done = time.perf_counter()
-            if turn >= warm:
-                seconds[way.name].append(done - began)
-                waited[way.name].append(fed - began)
-            memory[way.name].append(_peaks(device))
-    peaks = {precision: matrix_peak(device, precision, args.quick)
-             for precision in {way.precision for way in ways if way.flops}}
+def compare(ways: dict[str, Callable[[], Way]], device, args) -> list[dict]:
+    """Measure all ways, `args.repeats` turns each; one row of results a way. ways: name → what makes it."""
+    if args.way:
+        _write(Path(args.json), asdict(measured(ways[args.way](), device, args.repeats)))
+        raise SystemExit(0)
+    if args.quick:
+        return rows_of({name: [measured(make(), device, 1, warm=0, side=64)] for name, make in ways.items()})
+    rounds = 1 if device.type == "cuda" else 2
+    turns = -(-args.repeats // rounds)
+    found = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name in ways:
+            found[name].append(_in_own_process(name, turns, args))
+    return rows_of(found)
+
+
+def _in_own_process(name: str, turns: int, args) -> Measured:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "way.json"
+        status = subprocess.run([sys.executable, args.script, *args.argv, "--repeats", str(turns), "--json", str(path),
+                                 "--way", name]).returncode
+        if status:
+            raise UserError(f"{Path(args.script).name}: '{name}' ended with status {status}; see above")
+        return Measured(**read(path))
+
+
+def measured(way: Way, device, turns: int, warm: int | None = None, side: int | None = None) -> Measured:
+    """Run a way, first unmeasured and then `turns` times."""
+    warm = (5 if device.type == "cuda" else 1) if warm is None else warm
+    seconds, waited = [], []
+    for turn in range(warm + turns):
+        began = time.perf_counter()
+        data = way.feed()
+        fed = time.perf_counter()
+        way.work(data)
+        _wait(device)
+        done = time.perf_counter()
+        if turn >= warm:
+            seconds.append(done - began)
+            waited.append(fed - began)
+    rate = matrix_peak(device, way.precision, side) if way.flops else 0.0
+    return Measured(seconds, waited, *_peaks(device), way.items, way.flops, way.precision, way.off, rate)
+
+
+def rows_of(found: dict[str, list[Measured]]) -> list[dict]:
+    """One row of results a way, from the rounds in which it was measured."""
+    peaks = {}
+    for parts in found.values():
+        for part in parts:
+            peaks[part.precision] = max(peaks.get(part.precision, 0.0), part.peak_rate)
     rows = []
-    for way in ways:
-        middle = statistics.median(seconds[way.name])
-        host, on_device = map(max, zip(*memory[way.name]))
-        row = {"name": way.name, "items_per_s": way.items / middle, "seconds": middle, "items": way.items,
-               "waiting": sum(waited[way.name]) / sum(seconds[way.name]), "host_mb": host, "device_mb": on_device,
+    for name, parts in found.items():
+        way, seconds = parts[0], [value for part in parts for value in part.seconds]
+        middle = statistics.median(seconds)
+        row = {"name": name, "items_per_s": way.items / middle, "seconds": middle, "fastest": min(seconds),
+               "slowest": max(seconds), "items": way.items,
+               "waiting": sum(value for part in parts for value in part.waited) / sum(seconds),
+               "host_mb": max(part.host_mb for part in parts), "device_mb": max(part.device_mb for part in parts),
                "precision": way.precision, "switch": way.off}
         if way.flops:
             row |= {"flop": way.flops, "flop_per_s": way.flops / middle,
@@ -84,6 +138,16 @@ def compare(ways: list[Way], device, args) -> list[dict]:
     return rows
 
 
+def seconds_of(call, turns: int) -> float:
+    """Median seconds of call(), after one that is not measured."""
+    seconds = []
+    for _ in range(1 + turns):
+        began = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:])
+
+
 def flops_of(call) -> float:
     """Operations of the matrix products and convolutions in call(); those of cuDNN's LSTM are not seen."""
     from torch.utils.flop_counter import FlopCounterMode
@@ -92,10 +156,10 @@ def flops_of(call) -> float:
     return float(counter.get_total_flops())
 
 
-def matrix_peak(device, precision: str, quick: bool = False) -> float:
+def matrix_peak(device, precision: str, side: int | None = None) -> float:
     """FLOP/s of a large square matrix product: the best of six."""
     import torch
-    side = 64 if quick else 8192 if device.type == "cuda" else 1536
+    side = side or (8192 if device.type == "cuda" else 1536)
     a, b = torch.randn(2, side, side, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
     best = float("inf")
     for _ in range(6):
@@ -126,9 +190,7 @@ def report(stage: str, unit: str, rows: list[dict], args, device, precision: str
     for sentence in result["skipped"]:
         print(f"skipped: {sentence}")
     if args.json:
-        from common.files import write_json
-        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
-        write_json(Path(args.json), result)
+        _write(Path(args.json), result)
     return result
 
 
@@ -136,14 +198,19 @@ def read(path) -> dict:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def start(args):
-    """→ (device, precision) of the options, with the random state set."""
+def start(args, argv):
+    """→ (device, precision) of the options, with the random state set. argv: what the options were parsed from."""
     from common import devices
+    args.argv = list(sys.argv[1:] if argv is None else argv)
     device = devices.pick_device(args.device)
     devices.seed_everything(0)
-    if args.quick:
-        args.repeats = 1
     return device, devices.pick_precision(args.precision, device)
+
+
+def as_ours(device, precision: str) -> None:
+    """Set this process up as the project's commands do; the plain ways leave it as it was."""
+    from common import devices
+    devices.set_up_arithmetic(device, precision)
 
 
 def have(*modules: str) -> str:
@@ -184,23 +251,18 @@ def _wait(device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _reset_peaks(device) -> None:
-    try:
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")                        # Linux: the peak of the resident set starts anew
-    except OSError:
-        pass
-    if device.type == "cuda":
-        import torch
-        torch.cuda.reset_peak_memory_stats(device)
-
-
 def _peaks(device) -> tuple[float, float]:
-    """(MB of this process's memory, MB of the device's), the largest since the last reset."""
+    """(MB of this process's memory, MB of the device's), the largest so far."""
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    with open("/proc/self/status") as file:
+    with open("/proc/self/status") as file:        # the other figure may be that of the process before exec
         host = next((int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM")), host)
     if device.type != "cuda":
         return host / 1e6, 0.0
     import torch
     return host / 1e6, torch.cuda.max_memory_allocated(device) / 1e6
+
+
+def _write(path: Path, content: dict) -> None:
+    from common.files import write_json
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, content)

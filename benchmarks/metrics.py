@@ -32,8 +32,8 @@ def random_inception(device):
 
 
 def main(argv=None) -> int:
-    args = measure.parser(__doc__).parse_args(argv)
-    device, _ = measure.start(args)
+    args = measure.parser(__doc__, __file__).parse_args(argv)
+    device, _ = measure.start(args, argv)
     import numpy as np
     import torch
     from PIL import Image
@@ -43,7 +43,7 @@ def main(argv=None) -> int:
     from StackGAN_v2.picture_sets import batches, load_generated
     on_gpu = device.type == "cuda"
     count, few, width = (2, 2, 64) if args.quick else (2048, 256, 2048) if on_gpu else (48, 24, 2048)
-    see, random = random_inception(device), np.random.default_rng(0)
+    random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{i}.png" for i in range(min(count, 256))]
         for path in paths:
@@ -51,7 +51,12 @@ def main(argv=None) -> int:
             Image.fromarray(low).resize((256, 256), Image.Resampling.BICUBIC).save(path)
         paths = [paths[i % len(paths)] for i in range(count)]
 
-        def plain(_):
+        def way(run, items):
+            see = random_inception(device)
+            flops = measure.flops_of(lambda: see(torch.zeros(1, 3, 256, 256, dtype=torch.uint8)))
+            return measure.Way(lambda _: run(see), items, flops=flops * items)
+
+        def plain(see):
             rows = []
             for path in paths[:few]:
                 picture = torch.from_numpy(np.asarray(Image.open(path).convert("RGB")).copy()).permute(2, 0, 1)[None]
@@ -59,23 +64,24 @@ def main(argv=None) -> int:
             rows = np.concatenate(rows)
             return rows.mean(0), np.cov(rows, rowvar=False)
 
-        def ours(_):
+        def ours(see):
             moments = Moments(2048, device)
             for pictures in batches(lambda i: load_generated(paths[i], 256), count, 64, default_jobs()):
                 moments.update(see(pictures))
             return moments.mean, moments.covariance
 
-        flops = measure.flops_of(lambda: see(torch.zeros(1, 3, 256, 256, dtype=torch.uint8)))
-        rows = measure.compare([measure.Way("plain", plain, few, flops=flops * few),
-                                measure.Way("ours", ours, count, flops=flops * count)],
-                               device, args)
+        def our_way():
+            measure.as_ours(device, "fp32")
+            return way(ours, count)
+
+        rows = measure.compare({"plain": lambda: way(plain, few), "ours": our_way}, device, args)
     factors = random.standard_normal((2, width, 2 * width))
     first, second = (factor @ factor.T / factor.shape[1] for factor in factors)
     mean = np.zeros(width)
-    root = measure.compare([
-        measure.Way("plain", lambda _: np.trace(first + second - 2 * linalg.sqrtm(first @ second).real), 1),
-        measure.Way("ours", lambda _: frechet_distance(mean, first, mean, second), 1)], device, args)
-    distance = {f"frechet_{row['name']}_s": round(row["seconds"], 3) for row in root}
+    turns = 1 if args.quick else 3
+    distance = {"frechet_plain_s": lambda: np.trace(first + second - 2 * linalg.sqrtm(first @ second).real),
+                "frechet_ours_s": lambda: frechet_distance(mean, first, mean, second)}
+    distance = {name: round(measure.seconds_of(call, turns), 3) for name, call in distance.items()}
     measure.report("metrics", "picture", rows, args, device, "fp32", pixels=256, width=width, **distance)
     return 0
 

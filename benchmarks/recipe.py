@@ -75,20 +75,20 @@ def table(results: list[tuple[str, int, dict]]) -> tuple[list[str], dict]:
     return lines, sums
 
 
-def started(doc: str, argv):
+def started(doc: str, script: str, argv):
     """Parse the options of a command over all stages: → options, device, folder of the results, the stages' options."""
-    parser = measure.parser(doc)
+    parser = measure.parser(doc, script)
     parser.add_argument("--results", metavar="DIR", help="folder of the stages' JSON (default: the device's in "
                                                          "benchmarks/results)")
     args = parser.parse_args(argv)
-    device, _ = measure.start(args)
+    device, _ = measure.start(args, argv)
     folder = Path(args.results) if args.results else results_folder(device)
     common = ["--device", args.device, "--precision", args.precision, "--repeats", str(args.repeats)]
     return args, device, folder, common + ["--quick"] * args.quick
 
 
 def main(argv=None) -> int:
-    args, device, folder, common = started(__doc__, argv)
+    args, device, folder, common = started(__doc__, __file__, argv)
     results = [(stage, items, result_of(folder, script, options, common)) for stage, script, options, items in STAGES]
     lines, sums = table(results)
     print("\n" + "\n".join(lines))

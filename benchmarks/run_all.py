@@ -35,7 +35,7 @@ def _cell(row, key, form) -> str:
 
 
 def main(argv=None) -> int:
-    _, _, folder, common = recipe.started(__doc__, argv)
+    _, _, folder, common = recipe.started(__doc__, __file__, argv)
     failed = []
     for script, options in BENCHMARKS:
         command = [sys.executable, str(Path(__file__).with_name(f"{script}.py")), *options, *common,

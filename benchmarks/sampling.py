@@ -1,4 +1,6 @@
 """Painting a test split: pictures in small batches that are written one by one, and our sampler with its writers."""
+import functools
+import itertools
 import sys
 import tempfile
 from pathlib import Path
@@ -13,58 +15,88 @@ PLAIN_BATCH = 24                                   # the published cfg paints in
 
 
 def main(argv=None) -> int:
-    parser = measure.parser(__doc__)
+    parser = measure.parser(__doc__, __file__)
     parser.add_argument("--batch_size", type=cli.positive_int, metavar="N",
-                        help="pictures that ours paints at once (default: 256 on a GPU, 8 on a CPU)")
+                        help="pictures that ours paints at once (default: 256 on a GPU, 16 on a CPU)")
     args = parser.parse_args(argv)
-    device, precision = measure.start(args)
+    device, precision = measure.start(args, argv)
     on_gpu = device.type == "cuda"
-    batch, count = (2, 2) if args.quick else (args.batch_size or (256 if on_gpu else 8), 1024 if on_gpu else 16)
-    import itertools
-    import numpy as np
-    import torch
-    from benchmarks import generator_step, material
-    from benchmarks.plain_gan import PlainNetworks, plain_paint
-    from PIL import Image
-    from StackGAN_v2 import sampler
-    from StackGAN_v2.trainer import Networks
-    cfg = generator_step.published(256, 24, args.quick)
-    networks = Networks(cfg, material.TEACHER_WIDTH, device)
-    simple = PlainNetworks(cfg, networks, device).generator.eval()
-    generator = networks.average
-    size = generator.sizes[-1]
-    random = np.random.default_rng(0)
+    batch, count = (2, 2) if args.quick else (args.batch_size or (256 if on_gpu else 16), 1024 if on_gpu else 32)
     with tempfile.TemporaryDirectory() as folder:
-        split = material.draw_pictures(folder, -(-count // 10), 64)
-        items = len(split.items)
-        rows = [random.standard_normal((10, material.TEACHER_WIDTH)).astype(np.float32) for _ in range(items)]
-        noises = torch.randn(count, generator.z_dim + generator.embedding_dim)
-        speech = torch.from_numpy(np.concatenate(rows)[:count])
-        numbers = itertools.count()
-
-        def plain(_):
-            for first in range(0, count, PLAIN_BATCH):
-                some = slice(first, first + PLAIN_BATCH)
-                for i, pixels in enumerate(plain_paint(simple, speech[some].to(device), noises[some].to(device))[-1]):
-                    Image.fromarray(pixels).save(Path(folder) / f"plain_{first + i}.png")
-
-        def ours(how):
-            def run(_):
-                out = Path(folder) / f"{next(numbers)}" / "single_samples" / "valid"
-                written, _ = sampler.paint_split(generator, split, rows, out, seed=0, batch_size=batch, precision=how,
-                                                 all_sizes=False, limit=count, progress=False)
-                assert written == count, (written, count)
-            return run
-
-        one = measure.flops_of(lambda: plain_paint(simple, speech[:1].to(device), noises[:1].to(device)))
-        own = measure.flops_of(lambda: sampler.paint(generator, speech[:1], noises[:1], precision))
-        ways = [measure.Way("plain", plain, count, flops=one * count),
-                measure.Way("ours", ours(precision), count, flops=own * count, precision=precision)]
+        job = functools.cache(lambda: Job(folder, count, device, args.quick))
+        ways = {"plain": lambda: job().plain(),
+                "ours": lambda: job().ours(batch, precision),
+                "ours, batch norms apart": lambda: job().ours(batch, precision, "folding", fold=False)}
         if precision == "bf16":
-            ways += [measure.Way("ours, fp32", ours("fp32"), count, flops=own * count, off="bf16")]
-        results = measure.compare(ways, device, args)
-    measure.report("sampling", "picture", results, args, device, precision, pixels=size, batch=batch, pictures=count)
+            ways["ours, fp32"] = lambda: job().ours(batch, "fp32", "bf16")
+        if not on_gpu:
+            ways["ours, memory given back"] = lambda: job().ours(batch, precision, "kept memory", keep=False)
+        ways["ours, without writing"] = lambda: job().painting(batch, precision)
+        rows = measure.compare(ways, device, args)
+    measure.report("sampling", "picture", rows, args, device, precision, pixels=256, batch=batch, pictures=count)
     return 0
+
+
+class Job:
+    """`count` sentences of made-up speech, and a generator of the published size to paint them with."""
+
+    def __init__(self, folder, count: int, device, tiny: bool):
+        import numpy as np
+        import torch
+        from benchmarks import material
+        from benchmarks.plain_gan import PlainGenerator
+        from StackGAN_v2.model import Generator
+        self.folder, self.count, self.device = Path(folder), count, device
+        size = dict(base_size=16, gf_dim=4) if tiny else {}
+        self.generator = Generator(**size).to(device, memory_format=torch.channels_last).eval()
+        self.simple = PlainGenerator(**size).to(device).eval()
+        self.split = material.draw_pictures(folder, -(-count // 10), 64)
+        random = np.random.default_rng(0)
+        self.rows = [random.standard_normal((10, material.TEACHER_WIDTH)).astype(np.float32) for _ in self.split.items]
+        self.speech = torch.from_numpy(np.concatenate(self.rows)[:count])
+        self.noises = torch.randn(count, self.generator.z_dim + self.generator.embedding_dim)
+        self.numbers = itertools.count()
+
+    def plain(self) -> measure.Way:
+        from benchmarks.plain_gan import plain_paint
+        from PIL import Image
+
+        def run(_):
+            for first in range(0, self.count, PLAIN_BATCH):
+                speech, noises = (rows[first:first + PLAIN_BATCH].to(self.device) for rows in (self.speech, self.noises))
+                for i, pixels in enumerate(plain_paint(self.simple, speech, noises)[-1]):
+                    Image.fromarray(pixels).save(self.folder / f"plain_{first + i}.png")
+
+        one = (rows[:1].to(self.device) for rows in (self.speech, self.noises))
+        return measure.Way(run, self.count, flops=measure.flops_of(lambda: plain_paint(self.simple, *one)) * self.count)
+
+    def ours(self, batch: int, precision: str, off="", fold=True, keep=True) -> measure.Way:
+        from StackGAN_v2 import sampler
+        if keep:
+            measure.as_ours(self.device, precision)
+
+        def run(_):
+            out = self.folder / f"{next(self.numbers)}" / "single_samples" / "valid"
+            written, _ = sampler.paint_split(self.generator, self.split, self.rows, out, seed=0, batch_size=batch, fold=fold,
+                                             precision=precision, all_sizes=False, limit=self.count, progress=False)
+            assert written == self.count, (written, self.count)
+        return measure.Way(run, self.count, flops=self._flops(precision), precision=precision, off=off)
+
+    def painting(self, batch: int, precision: str) -> measure.Way:
+        from StackGAN_v2 import sampler
+        from StackGAN_v2.folding import folded
+        measure.as_ours(self.device, precision)
+        painter = folded(self.generator, precision)
+
+        def run(_):
+            for first in range(0, self.count, batch):
+                sampler.paint(painter, self.speech[first:first + batch], self.noises[first:first + batch], precision)
+        return measure.Way(run, self.count, flops=self._flops(precision), precision=precision, off="writing left out")
+
+    def _flops(self, precision: str) -> float:
+        from StackGAN_v2 import sampler
+        return self.count * measure.flops_of(lambda: sampler.paint(self.generator, self.speech[:1], self.noises[:1],
+                                                                   precision))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 The weights are random, which changes no time, so that nothing has to be downloaded.
 """
+import functools
 import sys
 import tempfile
 from pathlib import Path
@@ -28,8 +29,8 @@ def random_teacher(device, precision):
 
 
 def main(argv=None) -> int:
-    args = measure.parser(__doc__).parse_args(argv)
-    device, precision = measure.start(args)
+    args = measure.parser(__doc__, __file__).parse_args(argv)
+    device, precision = measure.start(args, argv)
     import numpy as np
     import torch
     from benchmarks import material
@@ -38,24 +39,33 @@ def main(argv=None) -> int:
     from Audio_to_Image.image_features import _features
     on_gpu = device.type == "cuda"
     count, few = (1, 1) if args.quick else (1024, 128) if on_gpu else (24, 12)
-    simple, own = random_teacher(device, "fp32"), random_teacher(device, precision)
     with tempfile.TemporaryDirectory() as folder:
-        split = material.draw_pictures(folder, min(count, 128), 64 if args.quick else 500)
-        paths = [split.items[i % len(split.items)].image for i in range(count)]
+        @functools.cache
+        def paths():
+            split = material.draw_pictures(folder, min(count, 128), 64 if args.quick else 500)
+            return [split.items[i % len(split.items)].image for i in range(count)]
 
-        def plain(_):
-            for path in paths[:few]:               # contiguous views, each picture alone
-                views = torch.from_numpy(np.ascontiguousarray(simple.views(open_rgb(path)))).to(device)
-                contiguous(simple.network, views.flip(1) - simple.mean).cpu()
+        def flops(network):
+            return 10 * measure.flops_of(lambda: network(torch.zeros(1, 3, 224, 224, device=device)))
 
-        def ours(teacher, batch=32):
-            return lambda _: list(_features(paths, teacher, default_jobs(), batch, not on_gpu))
+        def plain():
+            teacher = random_teacher(device, "fp32")
 
-        flops = 10 * measure.flops_of(lambda: simple.network(torch.zeros(1, 3, 224, 224, device=device)))
-        ways = [measure.Way("plain", plain, few, flops=flops * few),
-                measure.Way("ours", ours(own), count, flops=flops * count, precision=precision)]
+            def run(_):
+                for path in paths()[:few]:         # contiguous views, each picture alone
+                    views = torch.from_numpy(np.ascontiguousarray(teacher.views(open_rgb(path)))).to(device)
+                    contiguous(teacher.network, views.flip(1) - teacher.mean).cpu()
+            return measure.Way(run, few, flops=flops(teacher.network) * few)
+
+        def ours(precision, off=""):
+            measure.as_ours(device, precision)
+            teacher = random_teacher(device, precision)
+            run = lambda _: list(_features(paths(), teacher, default_jobs(), 32, not on_gpu))
+            return measure.Way(run, count, flops=flops(teacher.network) * count, precision=precision, off=off)
+
+        ways = {"plain": plain, "ours": lambda: ours(precision)}
         if precision == "bf16":
-            ways += [measure.Way("ours, fp32", ours(simple), count, flops=flops * count, off="bf16")]
+            ways["ours, fp32"] = lambda: ours("fp32", "bf16")
         rows = measure.compare(ways, device, args)
     measure.report("teacher features", "picture", rows, args, device, precision, views=10, picture_side=500)
     return 0

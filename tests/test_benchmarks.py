@@ -1,11 +1,14 @@
 """Every benchmark runs without sound libraries, network or GPU, and says what it measured; no time is asserted."""
 import importlib
 import json
+import subprocess
 import sys
 
 import pytest
+import torch
 
 from benchmarks import measure, recipe, run_all
+from common import ROOT
 
 STAGES = ["log_mel", "encoder_step", "extraction", "generator_step", "image_loading", "sampling", "teacher", "metrics"]
 ABSENT = ["librosa", "soundfile", "soxr", "torch_fidelity", "efficientnet_lite0"]
@@ -69,10 +72,35 @@ def test_the_table_shows_every_way_and_what_was_not_measured():
     assert len({line.count("|") for line in lines}) == 1
 
 
-def test_ways_are_measured_in_turns():
+def test_a_way_is_measured_after_a_turn_that_is_not():
     order = []
-    ways = [measure.Way(name, lambda data, name=name: order.append((name, data)), 4, lambda: "fed") for name in "ab"]
-    args = measure.parser("x").parse_args(["--repeats", "2"])
-    import torch
-    rows = measure.compare(ways, torch.device("cpu"), args)
-    assert order == [("a", "fed"), ("b", "fed")] * 3 and [row["items"] for row in rows] == [4, 4]
+    way = measure.Way(lambda data: order.append(data), 4, lambda: len(order), off="x")
+    found = measure.measured(way, torch.device("cpu"), 3)
+    assert order == [0, 1, 2, 3] and len(found.seconds) == len(found.waited) == 3 and found.items == 4
+
+
+def test_every_way_has_a_process_of_its_own_and_all_run_twice(tmp_path, capfd):
+    """A script whose ways note their process; the rounds' turns are counted together."""
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import os, sys
+sys.path.insert(0, {str(ROOT)!r})
+from benchmarks import measure
+parser = measure.parser("x", __file__)
+parser.add_argument("--note")
+args = parser.parse_args()
+device, precision = measure.start(args, None)
+def way(name, off=""):
+    open(args.note, "a").write(f"{{name}} {{os.getpid()}}\\n")
+    return measure.Way(lambda _: None, 2, off=off)
+rows = measure.compare({{"plain": lambda: way("plain"), "ours": lambda: way("ours", "x")}}, device, args)
+measure.report("stage", "clip", rows, args, device, precision)
+""")
+    note, result = tmp_path / "note", tmp_path / "x.json"
+    run = subprocess.run([sys.executable, str(script), "--device", "cpu", "--repeats", "3", "--note", str(note), "--json",
+                          str(result)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    names, processes = zip(*map(str.split, note.read_text().splitlines()))
+    assert names == ("plain", "ours") * 2 and len(set(processes)) == 4
+    rows = measure.read(result)["rows"]
+    assert [row["name"] for row in rows] == ["plain", "ours"] and rows[1]["gain"] == 1 and rows[1]["ratio"] > 0
