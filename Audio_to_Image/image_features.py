@@ -111,16 +111,15 @@ def make(path: Path, split: Split, teacher: Teacher, description: dict, jobs: in
     return failed
 
 
-def report(failed: list[UserError]) -> int:
-    """List faulty pictures on stderr; returns the exit status, 2 if there are any."""
+def report(failed: list[UserError]) -> None:
+    """List faulty pictures on stderr; UserError if there are any."""
     for fault in failed[:LISTED]:
         print(f"  {fault}", file=sys.stderr)
     if len(failed) > LISTED:
         print(f"  … and {len(failed) - LISTED} more", file=sys.stderr)
     if failed:
-        print(f"error: {len(failed)} pictures could not be read and no features were written for their splits; "
-              f"mend or replace them and run this again (finished work is kept)", file=sys.stderr)
-    return 2 if failed else 0
+        raise UserError(f"{len(failed)} pictures could not be read and no features were written for their splits; mend "
+                        "or replace them and run this again (finished work is kept)")
 
 
 def _features(pictures, teacher: Teacher, jobs: int, batch_size: int, whole_pictures: bool):

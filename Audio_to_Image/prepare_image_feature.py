@@ -84,7 +84,8 @@ def main(argv=None) -> int:
                                    options.view_size)
         failed += image_features.make(path, split, teacher, wanted, options.jobs, options.batch_size, whole_pictures,
                                       backend=options.backend, device=str(device))
-    return image_features.report(failed)
+    image_features.report(failed)
+    return 0
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ def parse():
     add("--text", nargs="+", default=[], metavar="SENTENCE", help="sentences, spoken by --engine")
     add("--engine", choices=("hibari", "espeak"), default="hibari", help="speech synthesis for --text")
     add("--voice", metavar="NAME", help="voice of --engine (default: its first)")
-    add("--encoder", metavar="FILE", help="speech encoder .pth (default: the newest latest.pth below "
-        "output/Audio_to_Image/log)")
+    add("--encoder", metavar="FILE", help="speech encoder .pth (default: the newest latest.pth or best.pth below "
+        "output/Audio_to_Image/log that the generator was trained with)")
     add("--generator", metavar="FILE", help="generator netG_<n>.pth (default: the newest latest.pth below "
         "output/StackGAN_v2)")
     add("--seeds", type=cli.number_list, default="0", metavar="LIST", help="noises: 0-7 paints each input eight times; "
@@ -42,17 +42,23 @@ def main():
     if args.type == "interpolation" and len(args.wav) + len(args.text) != 2:
         raise cli.UserError(f"--type interpolation goes between two inputs, not {len(args.wav) + len(args.text)}: give two "
                             "with --wav, --text or one of each")
-    encoder_path = _newest(args.encoder, "--encoder", "Audio_to_Image/log/*/latest.pth")
-    generator_path = _newest(args.generator, "--generator", "StackGAN_v2/*/Model/latest.pth")
-    for path in (encoder_path, generator_path):
+    generators = _newest(args.generator, "--generator", "StackGAN_v2/*/Model/latest.pth")
+    encoders = _newest(args.encoder, "--encoder", "Audio_to_Image/log/*/latest.pth", "Audio_to_Image/log/*/best.pth")
+    for path in (encoders[0], generators[0]):
         if not Path(path).is_file():
             raise cli.UserError(f"{path} does not exist; give the path of a checkpoint")
 
     from Audio_to_Image.speech_encoder import load_encoder
     from common.devices import pick_device
+    from common.features import trained_on
     from StackGAN_v2.model import load_generator
     device = pick_device(args.device)
-    (encoder, meta), generator = load_encoder(encoder_path, device), load_generator(generator_path, device)
+    generator_path, generator = generators[0], load_generator(generators[0], device)
+    learned = trained_on(generator_path)
+    encoder_path, encoder, meta = _fitting(encoders, learned, lambda path: load_encoder(path, device))
+    if learned not in (None, meta["digest"]):
+        print(f"warning: {generator_path} was trained with encoder {learned}, but {encoder_path} is {meta['digest']}: the "
+              "pictures need not show what is said", file=sys.stderr)
     if meta["nhidden"] != generator.text_dim:
         raise cli.UserError(f"{generator_path} was trained on speech features of width {generator.text_dim}, but "
                             f"{encoder_path} makes {meta['nhidden']}; name two that belong together")
@@ -68,14 +74,29 @@ def main():
         raise cli.UserError(f"{count}:\n  " + "\n  ".join(faults))
 
 
-def _newest(given, option: str, pattern: str):
+def _newest(given, option: str, *patterns: str) -> list:
+    """The file that was named, or those that match a pattern, the newest first."""
     if given:
-        return given
-    found = [path for path in (ROOT / "output").glob(pattern) if path.is_file()]
+        return [given]
+    found = [path for pattern in patterns for path in (ROOT / "output").glob(pattern) if path.is_file()]
     if not found:
         raise cli.UserError(f"{option} is missing, and no run has left one below {ROOT / 'output'}; "
                             "run bash scripts/demo.sh first, or name a file")
-    return max(found, key=lambda path: path.stat().st_mtime)
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _fitting(paths: list, digest: str | None, load):
+    """(path, encoder, meta) of the first encoder with that digest, or of the very first where none has it."""
+    path, *others = paths
+    encoder, meta = load(path)
+    for other in others if digest not in (None, meta["digest"]) else ():
+        try:
+            found, of_it = load(other)
+        except cli.UserError:                      # damaged, and not asked for
+            continue
+        if of_it["digest"] == digest:
+            return other, found, of_it
+    return path, encoder, meta
 
 
 def _listen(args, encoder, meta):

@@ -60,6 +60,8 @@ def parse():
     add("--all_sizes", action="store_true", help="painting: write the pictures of every stage, not only the last")
     add("--limit", type=cli.natural, default=0, metavar="N", help="painting: only the first N sentences; 0: cfg "
         "TEST.SAMPLE_NUM")
+    add("--any_speech", action="store_true", help="painting: take the speech features even where they are known to be "
+        "of another encoder than those that the generator was trained on")
     add("--dry_run", action="store_true", help="print the resolved settings and exit")
     return parser.parse_args()
 

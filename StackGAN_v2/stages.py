@@ -8,7 +8,8 @@ import torch
 from common import ROOT, checkpoint, ranks, resume
 from common.cli import UserError
 from common.devices import pick_device, pick_precision, seed_everything, set_up_arithmetic
-from common.features import feature_path, load_features
+from common.features import encoder_of, feature_path, load_features, require_same_encoder
+from common.parallel import default_jobs
 from common.runs import Run, StopSignal
 from common.splits import load_split
 from StackGAN_v2 import balance, convolution, image_cache, matching, sampler, trainer
@@ -27,13 +28,14 @@ def train(args, cfg, data_dir) -> int:
     seed_everything(args.manualSeed)
     torch.backends.cudnn.benchmark = True          # all batches have the same shape
     split = load_split(data_dir, "train")
-    rows = _speech(data_dir, split, args.audio_switch)
-    networks = trainer.Networks(cfg, rows[0].shape[1], device, args.sync_bn, _memory_format(args))
+    speech = SpeechFeatures(_speech(data_dir, split, args.audio_switch))
+    encoder = encoder_of(feature_path(data_dir, split.name, "audio", args.audio_switch))
+    networks = trainer.Networks(cfg, speech.width, device, args.sync_bn, _memory_format(args))
     folder = ROOT / "output" / "StackGAN_v2" / (args.output_dir or Path(args.cfg).stem)
     sizes = networks.generator.sizes
     cache = _cache(split, data_dir, sizes[-1])
     place = image_cache.settle(cache, args.cache, device)
-    batches = Batches(cache, SpeechFeatures(rows), split.labels, sizes, cfg.TRAIN.BATCH_SIZE, cfg.GAN.Z_DIM,
+    batches = Batches(cache, speech, split.labels, sizes, cfg.TRAIN.BATCH_SIZE, cfg.GAN.Z_DIM,
                       cfg.GAN.EMBEDDING_DIM, args.manualSeed, device, ranks.rank(), ranks.world_size(),
                       wrong_pictures=cfg.TRAIN.WRONG == "image")
     if device.type == "cuda" and cache.pixels.device.type == "cpu":
@@ -42,10 +44,11 @@ def train(args, cfg, data_dir) -> int:
     last = min(last, args.max_steps) if args.max_steps else last
     # what a resumed run must share with the first one for the continuation to be exact
     settings = {"seed": args.manualSeed, "batch size": cfg.TRAIN.BATCH_SIZE, "data set": split.digest(),
-                "text_dim": rows[0].shape[1], "base size": cfg.TREE.BASE_SIZE, "stages": cfg.TREE.BRANCH_NUM}
+                "text_dim": speech.width, "base size": cfg.TREE.BASE_SIZE, "stages": cfg.TREE.BRANCH_NUM}
     run = Run(folder, {**_plain(vars(args)), "cfg": _plain(cfg), "precision": precision, "device": str(device),
-                       "processes": ranks.world_size(), "iterations": last}, ranks.is_main())
-    course = {"precision": precision, "processes": ranks.world_size(), "sync_bn": args.sync_bn, **_flat(cfg.TRAIN, "TRAIN.")}
+                       "processes": ranks.world_size(), "iterations": last, "speech_encoder": encoder}, ranks.is_main())
+    course = {"precision": precision, "processes": ranks.world_size(), "sync_bn": args.sync_bn,
+              "speech encoder": encoder, **_flat(cfg.TRAIN, "TRAIN.")}
     found = resume.find(args.resume, folder)
     first = trainer.restore(*found, networks, settings) if found else 0
     if not found:
@@ -53,7 +56,7 @@ def train(args, cfg, data_dir) -> int:
                            batches.features.flat if cfg.TRAIN.CONDITION_INIT else None)
     run.rewind(first)                              # lines of steps that a killed run did after its last resume file
     count = sum(p.numel() for p in networks.generator.parameters())
-    run.log(f"{len(split.items):,} pictures of {split.name}, speech features of width {rows[0].shape[1]}, pictures of "
+    run.log(f"{len(split.items):,} pictures of {split.name}, speech features of width {speech.width}, pictures of "
             f"{', '.join(map(str, sizes))} pixels, {count / 1e6:.1f} M parameters in the generator, {device} "
             f"{precision}, pictures in {place}" + (_going_on(*found, course) if found else ""))
     sheet = _sample_sheet(data_dir, args, cfg, networks.average, folder)
@@ -90,6 +93,8 @@ def paint(args, cfg, data_dir) -> int:
     device, precision = _arithmetic(args)
     generator = load_generator(net_g, device)
     split = load_split(data_dir, "test")
+    if not args.any_speech:
+        require_same_encoder(net_g, feature_path(data_dir, split.name, "audio", args.audio_switch))
     rows = _speech(data_dir, split, args.audio_switch)
     if rows[0].shape[1] != generator.text_dim:
         raise UserError(f"{net_g} was trained on speech features of width {generator.text_dim}, but --audio_switch "
@@ -98,7 +103,7 @@ def paint(args, cfg, data_dir) -> int:
     written, kept = sampler.paint_split(
         generator.to(memory_format=_memory_format(args)), split, rows, folder, seed=args.manualSeed,
         batch_size=args.batch_size, precision=precision, all_sizes=args.all_sizes, limit=args.limit or cfg.TEST.SAMPLE_NUM,
-        fold=args.rewrites, compiled=bool(args.compile), form=args.format, workers=cfg.WORKERS)
+        fold=args.rewrites, compiled=bool(args.compile), form=args.format, workers=max(cfg.WORKERS, default_jobs()))
     print(f"{written:,} pictures written, {kept:,} were there: {folder}")
     return 0
 

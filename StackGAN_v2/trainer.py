@@ -174,10 +174,10 @@ class Stepper:
 
     @staticmethod
     def _update(optimiser, network, loss):
-        optimiser.zero_grad(set_to_none=True)
         loss.backward()
         ranks.average_gradients(network)
         optimiser.step()
+        optimiser.zero_grad(set_to_none=True)      # now: the next network's gradients may take this memory
 
 
 def _compiled(part):
@@ -297,7 +297,8 @@ def _averages(pending: list[dict], iteration: int, names) -> dict[str, float]:
     values = {}
     for key in dict.fromkeys(key for terms in pending for key in terms):
         steps = [i for i, terms in enumerate(pending) if key in terms]
-        column = torch.stack([pending[i][key] for i in steps]).cpu()
+        column = torch.stack([pending[i][key] for i in steps])
+        column = (ranks.all_reduce(column) / ranks.world_size()).cpu()      # of all ranks: each has seen its own share
         wrong = (~torch.isfinite(column)).nonzero()
         if len(wrong):
             step = iteration - len(pending) + steps[int(wrong[0])]

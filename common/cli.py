@@ -20,6 +20,14 @@ class UserError(Exception):
     """Something that the user can mend. The message is one sentence that names the option or file and what to do."""
 
 
+class Lost(UserError):
+    """Another process of the same training has gone, which is the launcher's to tell, where there is one."""
+
+
+LOST = 75                   # exit status of a process whose launcher tells why
+LAUNCHED = "LAUNCHER_TELLS"                        # set by it
+
+
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Adds '(default: …)' to every option that has one."""
 
@@ -69,6 +77,8 @@ def run(main) -> None:
     sys.stdout.reconfigure(errors="backslashreplace")      # file names may hold bytes that no encoding has
     try:
         status = main()
+    except Lost as error:
+        status = LOST if LAUNCHED in os.environ else _fail(error)
     except (UserError, MemoryError) as error:
         status = _fail(error if isinstance(error, UserError) else f"there is too little memory ({error or 'all used'})")
     except OSError as error:

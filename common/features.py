@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from common.cli import UserError
-from common.files import atomic_path, read_json, write_json
+from common.files import atomic_path, read_json, read_note, write_json
 from common.pickles import read_pickle
 
 UNFINISHED = "unfinished"                          # stands for the order while a file is being written
@@ -77,3 +77,27 @@ def load_features(path, split, made_by: str) -> list[np.ndarray]:
 def feature_path(data_dir, split_name: str, kind: str, switch: str) -> Path:
     """Where a feature file lives: `<data_dir>/<split>/<kind>_features_<switch>.pickle`, kind `image` or `audio`."""
     return Path(data_dir) / split_name / f"{kind}_features_{switch}.pickle"
+
+
+def encoder_of(features) -> str | None:
+    """The digest of the encoder that made a file of speech features; None if nothing says so (published files)."""
+    return _text(read_note(Path(features).with_suffix(".json")).get("encoder"))
+
+
+def trained_on(net_g) -> str | None:
+    """The digest of the encoder from whose speech a run's `Model/netG_<n>.pth` learned, or None if it is not known."""
+    options = read_note(Path(net_g).resolve().parent.parent / "options.json").get("options")
+    return _text(options.get("speech_encoder")) if isinstance(options, dict) else None
+
+
+def _text(value) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def require_same_encoder(net_g, features) -> None:
+    """UserError if a generator is known to have learned from another encoder's speech than `features` hold."""
+    learned, given = trained_on(net_g), encoder_of(features)
+    if learned and given and learned != given:
+        raise UserError(f"{net_g} was trained on speech features of encoder {learned}, but {features} is of encoder "
+                        f"{given}; run Audio_to_Image/extract_audio_feature.py with the former, train the generator again, "
+                        "or take them all the same with --any_speech")

@@ -5,7 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 from common.cli import UserError
@@ -27,7 +27,6 @@ def atomic_path(path):
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())     # mkstemp makes private files; ours are ordinary ones
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
@@ -50,21 +49,15 @@ def _temporary_file(path: Path) -> tuple[int, Path]:
     """
     usual, handle = path.with_name(f".{path.stem[:80]}.tmp{path.suffix}"), None
     with contextlib.suppress(OSError):             # held by another writer, of another user, or no locks here
-        handle = os.open(usual, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        handle = os.open(usual, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(handle), os.stat(usual)):     # else its writer has just given it its final name
             os.ftruncate(handle, 0)
             return handle, usual
     if handle is not None:
         os.close(handle)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:80]}.", suffix=f".tmp{path.suffix}")
-    return handle, Path(name)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    own = path.with_name(f".{path.stem[:80]}.{secrets.token_hex(8)}.tmp{path.suffix}")
+    return os.open(own, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), own
 
 
 def write_bytes(path, data: bytes) -> None:

@@ -42,15 +42,18 @@ for seed in $seeds; do
         encoder="$recipe/encoder"
         renewed=
         mkdir -p "$recipe"
-        [ ! "$data/train/image_features_$teacher.json" -nt "$recipe/.done_3" ] || rm -f "$recipe"/.done_*
+        [ "$node_rank" -gt 0 ] || [ ! "$data/train/image_features_$teacher.json" -nt "$recipe/.done_3" ] ||
+            rm -f "$recipe"/.done_*
         flags="--${row//+/_flag --}_flag"
         encoder_options="--keep 1 $options $flags"
         encoder_stage
+        [ "$node_rank" -eq 0 ] || continue                                   # what follows is machine 0's
         run_stage 7 evaluation evaluate_encoder
         rm -f "$encoder"/resume*.pth                                         # there is nothing left to go on with
         trained+=("$recipe")
         "$python" ./scripts/ablation_table.py --output "$folder" "${trained[@]}" > /dev/null
     done
 done
+end_of_training
 cat "$folder/table.md"
 echo "the table: $folder/table.md and table.csv"

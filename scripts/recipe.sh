@@ -19,6 +19,7 @@ nnodes="${NNODES:-1}"        # machines for them: the same command on each, with
 node_rank="${NODE_RANK:-0}"  # number of this machine; machine 0 runs all stages, the others take part in 3 and 5
 master_addr="${MASTER_ADDR:-}"                  # address of machine 0
 master_port="${MASTER_PORT:-29500}"
+wait_for_machines="${WAIT_FOR_MACHINES:-600}"   # seconds: machine 0 to answer, the others to come to its training
 seed=0
 device=auto                  # auto, cpu, cuda
 engine=baidu                 # speech synthesis; none if the set has recordings
@@ -36,9 +37,9 @@ evaluate_options=
 download=                    # names for scripts/download.py, fetched before the set is made; "": what is there is used
 download_options=            # such as "--keep_archive" or "--registry FILE"
 prepare=                     # a Python command that makes the set in data/, if there is one
-choices="dataset stage stop_stage data_root output_root tag nproc nnodes node_rank master_addr master_port seed device engine speech_options teacher teacher_options
-  encoder_options extract_options gan_cfg gan_options paint_options evaluate_options
-  download download_options prepare ${own_choices-}"
+choices="dataset stage stop_stage data_root output_root tag nproc nnodes node_rank master_addr master_port wait_for_machines
+  seed device engine speech_options teacher teacher_options encoder_options extract_options gan_cfg gan_options paint_options
+  evaluate_options download download_options prepare ${own_choices-}"
 
 # ---- options: first the data set, then its file of choices, then everything else -------------------------------------
 help=
@@ -65,13 +66,14 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 [ -n "$dataset" ] || fail "--dataset is missing: the name of a folder below data/"
-for name in stage stop_stage nproc nnodes node_rank master_port seed; do
+for name in stage stop_stage nproc nnodes node_rank master_port wait_for_machines seed; do
     case "${!name}" in '' | *[!0-9]*) fail "--$name ${!name} is not a whole number" ;; esac
 done
 [ "$nnodes" -le 1 ] || [ -n "$master_addr" ] || fail "--master_addr is missing: the address of machine 0 of the $nnodes"
 [ "$node_rank" -lt "$nnodes" ] || fail "--node_rank $node_rank is not below --nnodes $nnodes"
 export NNODES="$nnodes"
-[ "$nnodes" -le 1 ] || export NODE_RANK="$node_rank" MASTER_ADDR="$master_addr" MASTER_PORT="$master_port"
+[ "$nnodes" -le 1 ] || export NODE_RANK="$node_rank" MASTER_ADDR="$master_addr" MASTER_PORT="$master_port" \
+    MEETING_HELD=1 WAIT_FOR_MACHINES="$wait_for_machines"
 
 # ---- places --------------------------------------------------------------------------------------------------------
 python="$PWD/.venv/bin/python"
@@ -89,19 +91,41 @@ exec 9> "$recipe/.lock${node_rank#0}"
 flock -n 9 || { echo "$program: waiting for another run in $recipe to end" >&2; flock 9; }
 export FOLLOW_PARENT="$$ SIGTERM"
 
+# Several machines meet at machine 0 (common/meeting.py), from its first stage on.
+if [ "$nnodes" -gt 1 ] && [ "$node_rank" = 0 ]; then
+    exec 8< <(exec "$python" -m common.meeting "$master_port" 9>&-)
+    read -r _ <&8 || exit 2                # it has said why
+fi
+strayed=
+take_part() {   # number, name, command …: on a machine that is not 0, whose marks and results all are
+    local status=0
+    case $1 in 3 | 5) ;; *) return 0 ;; esac
+    echo "stage $1 ($2), machine $node_rank"
+    "${@:3}" || status=$?
+    case $status in
+        0) strayed= ;;
+        76) strayed=1; echo "stage $1 ($2): machine 0 is at something else" ;;
+        77) echo "machine 0 has nothing more to train"; exit 0 ;;
+        *) echo "$program: stage $1 ($2) ended with status $status on machine $node_rank" >&2; exit "$status" ;;
+    esac
+}
+end_of_training() {                        # for now machine 0 goes on alone
+    [ "$nnodes" -gt 1 ] || return 0
+    [ "$node_rank" -gt 0 ] || { "$python" -m common.meeting "$master_addr" "$master_port"; return 0; }
+    [ -z "$strayed" ] || fail "machine 0 trains what this machine was not asked for; give the same choices on both"
+    exit 0
+}
+
 # A stage is done when its mark holds the very command that would be run now, and no stage before it was run again.
 renewed=
 run_stage() {   # number, name, command …
     local number=$1 name=$2 mark="$recipe/.done_$1" began later status=0
     shift 2
     [ "$number" -ge "$stage" ] && [ "$number" -le "$stop_stage" ] || return 0
+    [ "$node_rank" -eq 0 ] || { take_part "$number" "$name" "$@"; return 0; }
     local command; command="$(printf '%q ' "$@")"; command="${command#fetched }"       # fetching changes no result
     if [ -z "$renewed" ] && [ -z "$stage_given" ] && [ "$(cat "$mark" 2> /dev/null)" = "$command" ]; then
         echo "stage $number ($name): done before"
-        return 0
-    fi
-    if [ "$node_rank" -gt 0 ]; then        # marks and results are machine 0's
-        case $number in 3 | 5) echo "stage $number ($name), machine $node_rank"; "$@" || exit $? ;; esac
         return 0
     fi
     # an interrupted stage goes on; one that was done, or whose command or input has changed, starts anew

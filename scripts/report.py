@@ -25,6 +25,8 @@ def parse(argv=None):
     add("--sentences", type=cli.positive_int, default=12, metavar="N", help="test sentences to show")
     add("--audio_switch", metavar="NAME", help="speech features to paint from: test/audio_features_NAME.pickle (default: "
         "those that each generator was trained on)")
+    add("--any_speech", action="store_true", help="paint from them even where they are known to be of another encoder "
+        "than those that the generator was trained on")
     add("--manualSeed", type=cli.natural, default=0, metavar="N", help="seed of the pictures; that of main.py paints the same")
     add("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="where to compute")
     return parser.parse_args(argv)

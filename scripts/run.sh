@@ -36,6 +36,7 @@ run_stage 4 "speech features" "$python" ./Audio_to_Image/extract_audio_feature.p
     --audio_switch "$teacher" --dataset "$dataset" --data_root "$data_root" --device "$device" $extract_options
 run_stage 5 generator launch ./StackGAN_v2/main.py --cfg "$gan_cfg" --output_dir "$gan_name" --audio_switch "$teacher" \
     --data_dir "$data" --device "$device" --manualSeed "$seed" $gan_options
+end_of_training
 run_stage 6 pictures "$python" ./StackGAN_v2/main.py --cfg "$gan_cfg" --set TRAIN.FLAG=False \
     --eval_net_g "$generator/Model/latest.pth" --data_dir "$data" --audio_switch "$teacher" --device "$device" $paint_options
 run_stage 7 evaluation evaluate

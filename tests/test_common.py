@@ -202,6 +202,19 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert files.read_json(path) == {"old": 1} and os.listdir(tmp_path) == ["a.json"]
 
 
+def test_files_have_ordinary_permissions_whatever_other_threads_do(tmp_path):
+    """Those that the umask leaves, which belongs to the whole process and is never touched."""
+    from concurrent.futures import ThreadPoolExecutor
+    before = os.umask(0o027)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(lambda i: files.write_text(tmp_path / f"{i % 40}.txt", "text"), range(400)))
+            (tmp_path / "plain").touch()
+    finally:
+        assert os.umask(before) == 0o027
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640} and len(os.listdir(tmp_path)) == 41
+
+
 def test_links_are_replaced_in_one_step(tmp_path):
     for name in ("1", "2"):
         (tmp_path / name).write_text(name)
@@ -244,3 +257,12 @@ def test_every_option_has_a_meaning():
             if name in ("add", "add_argument") and node.args and isinstance(node.args[0], ast.Constant) and str(
                     node.args[0].value).startswith("-"):
                 assert any(keyword.arg == "help" for keyword in node.keywords), f"{command}: {node.args[0].value}"
+
+
+def test_a_random_state_may_be_a_row_of_several():
+    """As in the resume file of several processes: torch would take the first row's memory, or crash."""
+    from common import devices
+    torch.manual_seed(1)
+    state, expected = devices.random_state(torch.device("cpu"))["cpu"], torch.rand(3)
+    devices.set_random_state({"cpu": torch.stack([torch.zeros_like(state), state])[1]}, torch.device("cpu"))
+    assert torch.equal(torch.rand(3), expected)

@@ -249,6 +249,8 @@ def test_disk_full_while_unpacking_keeps_the_archive_and_nothing_half(server, tm
     monkeypatch.undo()
     place.get(entry, tmp_path, patience=QUICK)
     assert len(server.requests) == 1 and contents(tmp_path / "birds/set") == UNPACKED
+    record = json.loads((tmp_path / "birds/.downloaded.json").read_text())["set"]
+    assert record["source"] == server.url()        # though it was the run before that fetched it
 
 
 def full_after(writes: int):

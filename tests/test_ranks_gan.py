@@ -20,7 +20,8 @@ from StackGAN_v2.trainer import Networks, Stepper  # noqa: E402
 CPU, SIZES, BATCH, WIDTH = torch.device("cpu"), [16, 32], 6, 9
 LABELS = [0, 1, 0, 2, 1, 2, 0]
 SETTINGS = ["TREE.BRANCH_NUM=2", "TREE.BASE_SIZE=16", "GAN.GF_DIM=4", "GAN.DF_DIM=4", "GAN.Z_DIM=5", "GAN.EMBEDDING_DIM=6",
-            "TRAIN.COEFF.UNCOND_LOSS=1", "TRAIN.COEFF.CAL_LOSS=1", "TRAIN.COEFF.COLOR_LOSS=1"]
+            "TRAIN.COEFF.UNCOND_LOSS=1", "TRAIN.COEFF.CAL_LOSS=1", "TRAIN.COEFF.COLOR_LOSS=1",
+            "TRAIN.COEFF.MA_PENALTY=0.1", "TRAIN.MA_PENALTY_EVERY=1"]
 
 
 class Pictures:

@@ -61,6 +61,7 @@ def fetch_drive(drive_id: str, target: Path, patience: Patience) -> str:
     except ImportError:
         raise UserError(f"{target.name} lies on Google Drive, for which the package gdown is missing; install it with "
                         f"'pip install gdown', or get {url} in a browser and pass it with --archive FILE") from None
+    write_json(source_path(target), {"url": url})
     try:
         gdown.download(id=drive_id, output=str(target), resume=True, use_cookies=False,
                        timeout=patience.timeout, retries=patience.retries)
@@ -75,6 +76,11 @@ def fetch_drive(drive_id: str, target: Path, patience: Patience) -> str:
         raise UserError(f"{target.name} was not given by Google Drive; get {url} in a browser and pass it with "
                         f"--archive FILE")
     return url
+
+
+def source_path(target: Path) -> Path:
+    """The note beside a fetched file that says from which address it came, {"url": …}."""
+    return target.with_name(target.name + ".downloaded.json")
 
 
 def full_disk(path: Path) -> UserError:
@@ -104,6 +110,7 @@ def _fetch_from(url: str, target: Path, size, make_room, patience: Patience) -> 
             wait = min(30.0, patience.pause * 2 ** (failures - 1))
             print(f"{target.name}: {drop}; another attempt in {wait:.0f} s", file=sys.stderr)
             time.sleep(wait)
+    write_json(source_path(target), {"url": url})          # first: a run that is killed here is asked for it no more
     os.replace(part, target)
     _state_path(part).unlink(missing_ok=True)
 

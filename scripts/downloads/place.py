@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common.cli import UserError
 from common.files import atomic_path, read_note, write_json
-from scripts.downloads.fetch import Patience, fetch, fetch_drive, progress_bar
+from scripts.downloads.fetch import Patience, fetch, fetch_drive, progress_bar, source_path
 from scripts.downloads.registry import SUM_LENGTHS, Entry
 from scripts.downloads.unpack import BadArchive, Limits, settled, unpack
 
@@ -70,10 +70,10 @@ def get(entry: Entry, root, archive=None, keep_archive: bool = False, patience: 
                             f"scripts/download.py {entry.name} --archive FILE")
         _make_folder(goal.parent)
         _make_folder(store)
-        source = str(archive) if archive else None
         copy = Path(archive) if archive else store / entry.file_name
         if not archive and not copy.exists():
-            source = _fetch(entry, copy, goal, patience)
+            _fetch(entry, copy, goal, patience)
+        source = str(archive) if archive else read_note(source_path(copy)).get("url")      # perhaps of the run before
         try:
             kind, digits = _verified(entry, copy)
             record = {"name": entry.name, "source": source, "sum": f"{kind}:{digits}", "archive_kept": keep_archive}
@@ -88,17 +88,18 @@ def get(entry: Entry, root, archive=None, keep_archive: bool = False, patience: 
     return f"{entry.name}: {note} in {goal}{unproven}"
 
 
-def _fetch(entry: Entry, copy: Path, goal: Path, patience: Patience) -> str:
+def _fetch(entry: Entry, copy: Path, goal: Path, patience: Patience) -> None:
     if entry.drive:
         _check_room(goal, entry.expected_size + entry.expected_unpacked, entry.name)
-        return fetch_drive(entry.drive, copy, patience)
+        fetch_drive(entry.drive, copy, patience)
+        return
 
     def make_room(still: int) -> None:
         _check_room(goal, still + entry.expected_unpacked, entry.name)
 
     part = copy.with_name(copy.name + ".part")
     make_room(max(0, entry.expected_size - (part.stat().st_size if part.exists() else 0)))
-    return fetch(entry.urls, copy, entry.size, make_room, patience)
+    fetch(entry.urls, copy, entry.size, make_room, patience)
 
 
 def _verified(entry: Entry, copy: Path) -> tuple[str, str]:

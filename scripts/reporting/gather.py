@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common import ROOT, splits
 from common.cli import UserError
-from common.features import feature_path, load_features
+from common.features import feature_path, load_features, require_same_encoder
 from scripts.reporting import ablation, found, sample
 from scripts.reporting.runs import Column
 
@@ -139,8 +139,11 @@ def _features(args, folder, split, column, generator):
         column.notes.append("There are no painted pictures: the run does not say which speech features it was trained on "
                             "(--audio_switch).")
         return None
+    path = feature_path(folder, "test", "audio", switch)
     try:
-        rows = load_features(feature_path(folder, "test", "audio", switch), split, "Audio_to_Image/extract_audio_feature.py")
+        if not args.any_speech:
+            require_same_encoder(column.generator.path / "Model" / "latest.pth", path)
+        rows = load_features(path, split, "Audio_to_Image/extract_audio_feature.py")
     except UserError as error:
         column.notes.append(f"There are no painted pictures: {error}.")
         return None
