@@ -38,6 +38,14 @@ class Pictures:
         return [torch.nn.functional.interpolate(self.images[indices], size=(size, size)) for size in sizes]
 
 
+class Keeping(torch.optim.SGD):
+    """Keeps the gradients of its last step, which the trainer lets go."""
+
+    def step(self, closure=None):
+        self.kept = [p.grad.clone() for group in self.param_groups for p in group["params"]]
+        return super().step(closure)
+
+
 def make_batches():
     rows = [row.numpy() for row in torch.randn(len(LABELS), 2, WIDTH, generator=torch.Generator().manual_seed(2))]
     return Batches(Pictures(), SpeechFeatures(rows), LABELS, SIZES, BATCH, 5, 6, 3, CPU, ranks.rank(), ranks.world_size())
@@ -50,14 +58,16 @@ def rank_main(output: str, wrong: str, sync_bn: str) -> None:
     cfg = load_config(settings=[*SETTINGS, f"TRAIN.WRONG={wrong}"])
     networks = Networks(cfg, WIDTH, CPU, sync_bn=sync_bn == "yes")
     # not Adam, whose first step is ±lr, however small a gradient
-    networks.optimiser_g, *networks.optimisers_d = [torch.optim.SGD(n.parameters(), 0.01) for n in networks.all()]
+    networks.optimiser_g, *networks.optimisers_d = optimisers = [Keeping(n.parameters(), 0.01) for n in networks.all()]
     step, batches = Stepper(networks, cfg, CPU, "fp32"), make_batches()
     for iteration in range(2):
         step(batches(iteration), iteration)
     content = {}
     for i, network in enumerate((*networks.all(), networks.average)):
         content |= {f"{i} {name}": value for name, value in network.state_dict().items()}
-        content |= {f"{i} gradient {name}": value.grad for name, value in network.named_parameters() if value.grad is not None}
+    for i, (network, optimiser) in enumerate(zip(networks.all(), optimisers)):
+        names = [name for name, _ in network.named_parameters()]
+        content |= {f"{i} gradient {name}": grad for name, grad in zip(names, optimiser.kept, strict=True)}
     torch.save(content, f"{output}.{ranks.rank()}")
     ranks.finish()
 
