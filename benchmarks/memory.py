@@ -1,0 +1,105 @@
+"""Host memory of a training from disk: the generator on a set of CUB-200-2011's size, its pictures in a mapped file.
+
+Draws some pictures and links them under as many names as CUB has training pictures, so that nothing has to be downloaded.
+The peak is the sum over all processes of what each holds (PSS: shared pages are divided among those who share them).
+"""
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+if __name__ in ("__main__", "__mp_main__"):        # run as a file: import from the project, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from benchmarks import material, recipe, toybirds_256  # noqa: E402
+from common import ROOT, cli  # noqa: E402
+
+DRAWN = 240
+
+
+def parse(argv=None):
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--pictures", type=cli.positive_int, default=recipe.TRAINING, metavar="N", help="of the training split")
+    parser.add_argument("--side", type=cli.positive_int, default=320, metavar="N", help="pixels of the pictures")
+    parser.add_argument("--batch_size", type=cli.positive_int, default=2, metavar="N",
+                        help="pictures an iteration; on a GPU their maps are not in host memory: give the published 24 there")
+    parser.add_argument("--steps", type=cli.positive_int, default=6, metavar="N", help="iterations")
+    parser.add_argument("--cache", choices=("gpu", "ram", "disk"), default="disk", help="where the pictures are")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the generator's cfg")
+    parser.add_argument("--json", metavar="FILE", help="write the result there too")
+    return parser.parse_args(argv)
+
+
+def make_set(folder: Path, pictures: int, side: int) -> None:
+    """`folder`/train.json with `pictures` items of `DRAWN` drawn pictures, and the embeddings of their sentences."""
+    from common.features import feature_path, save_features
+    from common.files import read_json, write_json
+    from common.splits import load_split
+    split = material.draw_pictures(folder, min(pictures, DRAWN), side)
+    content = read_json(folder / "test.json")
+    items = []
+    for number in range(pictures):
+        drawn = number % len(split.items)
+        picture, entry = split.items[drawn].image, content["data"][drawn]
+        name = Path(entry["image"]).with_stem(f"{Path(entry['image']).stem}_{number}")
+        os.link(picture, split.image_root / name)
+        items.append({**entry, "image": str(name)})
+    write_json(folder / "train.json", {**content, "data": items})
+    for name in ("train", "test"):
+        split = load_split(folder, name)
+        save_features(feature_path(folder, name, "audio", toybirds_256.SWITCH), toybirds_256.embeddings(split), split,
+                      made_by="benchmarks/memory.py: words, not speech")
+
+
+def held(session: int) -> int:
+    """Bytes (PSS) of all processes of a session."""
+    total = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getsid(int(process.name)) == session:
+                lines = (process / "smaps_rollup").read_text().splitlines()
+                total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+        except (OSError, IndexError):              # it has just ended
+            continue
+    return total
+
+
+def peak_of(command: list[str]) -> int:
+    running, peak = subprocess.Popen(command, start_new_session=True), 0
+    try:
+        while running.poll() is None:
+            peak = max(peak, held(running.pid))
+            time.sleep(0.2)
+    finally:
+        if running.poll() is None:
+            running.terminate()
+    if running.returncode:
+        raise cli.UserError(f"the training ended with status {running.returncode}; see above")
+    return peak
+
+
+def main(argv=None) -> int:
+    args = parse(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "birds"
+        data.mkdir()
+        make_set(data, args.pictures, args.side)
+        values = [f"TRAIN.BATCH_SIZE={args.batch_size}", *args.set]
+        peak = peak_of(toybirds_256.command(
+            "main.py", "--cfg", ROOT / "StackGAN_v2/cfg/birds_3stages.yml", "--data_dir", data, "--audio_switch",
+            toybirds_256.SWITCH, "--output_dir", Path(folder) / "run", "--cache", args.cache, "--max_steps", args.steps,
+            *(word for value in values for word in ("--set", value))))
+        cache = sum(path.stat().st_size for path in (data / "train").glob("images_*.npy"))
+    print(f"peak {peak / 2 ** 20:,.0f} MiB of host memory: {args.pictures:,} pictures, {cache / 2 ** 20:,.0f} MiB of them on disk, "
+          f"batches of {args.batch_size}")
+    if args.json:
+        from common.files import write_json
+        write_json(Path(args.json), {"peak_bytes": peak, "pictures": args.pictures, "cache_bytes": cache,
+                                     "batch_size": args.batch_size, "cache": args.cache, "set": args.set})
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,123 @@
+"""Whether bf16 trains as float32 does: both trainers in both precisions, some seeds each, curves and results compared.
+
+Needs a set whose stages 0 to 2 are done, such as that of `bash scripts/demo.sh --stop_stage 2`; the generator learns from
+embeddings made of the sentences' words, so that its runs differ in their own precision alone. A curve's *distance* is that
+of the precisions' mean curves, as a multiple of what two seeds of float32 differ by; around 1 there is nothing to see.
+"""
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":                         # run as a file: import from the project, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from benchmarks import toybirds_256  # noqa: E402
+from common import ROOT, cli  # noqa: E402
+
+PRECISIONS = ("fp32", "bf16")
+
+
+def parse(argv=None):
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--data_root", default="data", metavar="DIR", help="folder of the set toybirds")
+    parser.add_argument("--work", default="output/precision", metavar="DIR", help="folder of the runs; what is there is kept")
+    parser.add_argument("--seeds", type=cli.positive_int, default=3, metavar="N", help="runs of each precision, two at least")
+    parser.add_argument("--epochs", type=cli.positive_int, default=6, metavar="N", help="of the encoder")
+    parser.add_argument("--iterations", type=cli.positive_int, default=400, metavar="N", help="of the generator")
+    parser.add_argument("--pictures", type=cli.positive_int, default=300, metavar="N", help="that its KID is measured on")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the generator's cfg")
+    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    return parser.parse_args(argv)
+
+
+def run(script: str, *options) -> None:
+    if subprocess.run([sys.executable, str(ROOT / script), *map(str, options)], stdout=subprocess.DEVNULL).returncode:
+        raise cli.UserError(f"{script} failed; see above")
+
+
+def train_encoder(args, folder: Path, precision: str, seed: int) -> dict:
+    run("Audio_to_Image/train_audio_encoder.py", "--dataset", "toybirds", "--data_root", args.data_root, "--output_dir", folder,
+        "--teacher", "efficientnet_lite0", "--epoch", args.epochs, "--eval_every", args.epochs, "--batch_size", 16,
+        "--grad_clip", 5, "--lr_schedule", "cosine", "--learning_rate", 5e-4, "--l1_flag", "--jel_flag", "--distill_flag",
+        "--bidirectional", "--max_frames", 576, "--precision", precision, "--manualSeed", seed)
+    return {"class accuracy, %": curve(folder / "stats.jsonl", "eval_accuracy")[-1]}
+
+
+def train_generator(args, folder: Path, precision: str, seed: int) -> dict:
+    data = Path(args.data_root).resolve() / "toybirds"
+    switches = ["--set", f"TRAIN.MAX_ITERATIONS={args.iterations}"] + [word for value in args.set for word in ("--set", value)]
+    common = ["--cfg", ROOT / "StackGAN_v2/cfg/toybirds_3stages.yml", "--data_dir", data, "--audio_switch", toybirds_256.SWITCH,
+              "--precision", precision, "--manualSeed", seed, *switches]
+    run("StackGAN_v2/main.py", *common, "--output_dir", folder.resolve(), "--tick", max(1, args.iterations // 40))
+    run("StackGAN_v2/main.py", *common, "--set", "TRAIN.FLAG=False", "--eval_net_g", folder / "Model/latest.pth", "--limit",
+        args.pictures)
+    samples = next((folder / "Model").glob("iteration*/single_samples/valid"))
+    run("StackGAN_v2/evaluate.py", "--images", samples, "--data_dir", data, "--metrics", "kid", "--lite0_size", 128, "--quiet",
+        "--output", folder)
+    records = next(folder.glob("metric-kid*.jsonl")).read_text().splitlines()
+    return {"KID through lite0": json.loads(records[-1])["value"]}
+
+
+def curve(path: Path, term: str) -> list[float]:
+    rows = (json.loads(line) for line in path.read_text().splitlines())
+    return [row[term] for row in rows if term in row]
+
+
+def distance(curves: dict[str, list[list[float]]]) -> float:
+    """curves: one list a seed for each precision. Mean over the ticks of |difference of the means| over what two seeds of
+    float32 differ by (root mean square), brought to the same expectation.
+    """
+    apart, spread = [], []
+    for plain, ours in zip(zip(*curves["fp32"]), zip(*curves["bf16"])):
+        apart.append((statistics.mean(ours) - statistics.mean(plain)) ** 2)
+        spread.append(statistics.variance(plain))
+    count = len(curves["fp32"])
+    return (statistics.mean(apart) / (2 * statistics.mean(spread) / count)) ** 0.5
+
+
+def main(argv=None) -> int:
+    args = parse(argv)
+    if args.seeds < 2:
+        raise cli.UserError("--seeds must be 2 at least: one run has no spread")
+    from common.features import feature_path, save_features
+    from common.splits import load_split
+    for name in ("train", "test"):
+        split = load_split(Path(args.data_root) / "toybirds", name)
+        path = feature_path(Path(args.data_root) / "toybirds", name, "audio", toybirds_256.SWITCH)
+        if not path.exists():
+            save_features(path, toybirds_256.embeddings(split), split, made_by="benchmarks/precision.py: words, not speech")
+    results = {}
+    for trainer, train, terms in (("encoder", train_encoder, ("loss", "jel", "l1", "distill")),
+                                  ("generator", train_generator, ("D0", "D1", "D2", "G"))):
+        curves, ends = {term: {} for term in terms}, {}
+        for precision in PRECISIONS:
+            for seed in range(args.seeds):
+                folder = Path(args.work) / f"{trainer}_{precision}_{seed}"
+                note = folder / "ends.json"
+                if not note.exists():
+                    ended = train(args, folder, precision, seed)
+                    note.write_text(json.dumps(ended))
+                for name, value in json.loads(note.read_text()).items():
+                    ends.setdefault(name, {}).setdefault(precision, []).append(value)
+                for term in terms:
+                    curves[term].setdefault(precision, []).append(curve(folder / "stats.jsonl", term))
+        results[trainer] = {"distance": {term: round(distance(both), 2) for term, both in curves.items()},
+                            "last": {term: {precision: [round(line[-1], 4) for line in lines]
+                                            for precision, lines in both.items()} for term, both in curves.items()},
+                            "results": ends}
+        print(f"\n{trainer}: distance of bf16's curves from float32's, in spreads of float32: " + ", ".join(
+            f"{term} {value}" for term, value in results[trainer]["distance"].items()))
+        for name, values in ends.items():
+            print(f"  {name}: " + "; ".join(f"{precision} " + ", ".join(f"{value:.4g}" for value in row)
+                                             for precision, row in values.items()))
+    if args.json:
+        from common.files import write_json
+        write_json(Path(args.json), {"settings": {name: value for name, value in vars(args).items()
+                                                  if name in ("seeds", "epochs", "iterations", "pictures", "set")}, **results})
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
