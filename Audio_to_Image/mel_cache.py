@@ -34,7 +34,7 @@ class MelCache:
     """
 
     def __init__(self, folder, paths, root=None, jobs: int | None = None, progress: bool = True, build: bool = True):
-        """Open the cache in `folder` for `paths`, first computing what it lacks (with `jobs` processes).
+        """Open the cache in `folder` for `paths`, first computing what it lacks (with `jobs` threads).
 
         `root`: the folder that clips are named by, so that it can be moved; with `build` off, a cache that lacks
         something is a UserError instead (for processes that share another one's cache). A sound file that has gone
@@ -95,7 +95,8 @@ class MelCache:
 
 def quantize(mel: np.ndarray) -> np.ndarray:
     """float32 dB in [-80, 0] → int16 steps."""
-    return np.rint(mel * np.float32(1 / DB_PER_STEP)).astype(np.int16)
+    steps = mel * np.float32(1 / DB_PER_STEP)
+    return np.rint(steps, out=steps).astype(np.int16)
 
 
 # ---- building -------------------------------------------------------------------------------------------------------

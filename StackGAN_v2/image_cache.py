@@ -7,6 +7,7 @@ smaller sizes are then index arithmetic and one resize for a whole batch.
 import hashlib
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -100,28 +101,85 @@ class ImageCache:
 
         They are cut where the pixels are, and sent as bytes to the device `target`, if given, to be made smaller there.
         indices int64 `[N]`; offsets float `[N, 2]` in [0, 1): place of the crop (down, across); mirror bool `[N]`.
+        The pictures lie in memory as channels_last.
         """
-        largest = max(sizes)
-        device = self.pixels.device
-        indices, offsets, mirror = send(indices, device), send(offsets, device), send(mirror, device)
-        height, width, start = self.height[indices], self.width[indices], self.start[indices]
+        largest, device = max(sizes), self.pixels.device
+        target = torch.device(target or device)
         assert offsets.shape == (len(indices), 2) and mirror.shape == indices.shape
-        room = torch.stack((height, width), 1) - largest + 1
-        corner = (offsets * room).long()
-        step = torch.arange(largest, device=device)
-        across = torch.where(mirror[:, None], largest - 1 - step, step) + corner[:, 1:]
-        rows = start[:, None] + (corner[:, :1] + step) * width[:, None]
+        indices, offsets, mirror = send(indices, device), send(offsets, device), send(mirror, device)
+        room = torch.stack((self.height[indices], self.width[indices]), 1) - largest + 1
+        places = indices, (offsets * room).long(), mirror
+        if device.type == target.type == "cpu":
+            return self._batch_on_cpu(places, sizes)
+        full = self._cut(*places, largest) if device.type == "cpu" else self._gather(*places, largest)
+        full = send(full, target).permute(0, 3, 1, 2)
+        return [(full if size == largest else _smaller_in_floats(full, size)) / 127.5 - 1 for size in sizes]
+
+    def _batch_on_cpu(self, places, sizes: list[int]) -> list[torch.Tensor]:
+        """A share of the pictures for each thread that torch may use: torch alone makes bytes smaller with one."""
+        pictures = [torch.empty(len(places[0]), size, size, 3) for size in sizes]
+
+        def make(share: slice) -> None:
+            full = self._cut(*(part[share] for part in places), max(sizes)).permute(0, 3, 1, 2)
+            for size, results in zip(sizes, pictures):
+                pixels = full if size == max(sizes) else _smaller(full, size)
+                _scale(pixels.permute(0, 2, 3, 1), results[share])
+        n = len(places[0])
+        threads = min(torch.get_num_threads(), max(n, 1))
+        if threads == 1:
+            make(slice(n))
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(make, [slice(n * i // threads, n * (i + 1) // threads) for i in range(threads)]))
+        return [picture.permute(0, 3, 1, 2) for picture in pictures]
+
+    def _cut(self, indices, corner, mirror, size: int) -> torch.Tensor:
+        """uint8 `[N, size, size, 3]` row by row: no number but the pixels is read or written.
+
+        Of a memory-mapped file, the pages that are asked for are touched and no others.
+        """
+        cut = torch.empty(len(indices), size, size, 3, dtype=torch.uint8)
+        places = (self.start[indices], self.height[indices], self.width[indices], *corner.unbind(1), mirror)
+        for to, start, height, width, top, left, mirrored in zip(cut, *(place.tolist() for place in places)):
+            picture = self.pixels[start:start + height * width].view(height, width, 3)
+            crop = picture[top:top + size, left:left + size]
+            if mirrored:
+                for to_rows, rows in zip(to.split(_rows_at_once(size)), crop.split(_rows_at_once(size))):
+                    to_rows.copy_(rows.flip(1))
+            else:
+                np.copyto(to.numpy(), crop.numpy())
+        return cut
+
+    def _gather(self, indices, corner, mirror, size: int) -> torch.Tensor:
+        """_cut as one indexing, for a GPU."""
+        step = torch.arange(size, device=self.pixels.device)
+        across = torch.where(mirror[:, None], size - 1 - step, step) + corner[:, 1:]
+        rows = self.start[indices, None] + (corner[:, :1] + step) * self.width[indices, None]
         index = rows[:, :, None] + across[:, None, :]
-        # indexing a memory-mapped tensor touches the pages that are asked for and no others
-        full = send(self.pixels[index.reshape(-1)], target or device)
-        full = full.view(len(indices), largest, largest, 3).permute(0, 3, 1, 2).float()
-        return [_scaled(full if size == largest else
-                        F.interpolate(full, size=(size, size), mode="bilinear", antialias=True).round_().clamp_(0, 255))
-                for size in sizes]
+        return self.pixels[index.reshape(-1)].view(len(indices), size, size, 3)
 
 
-def _scaled(pixels):
-    return pixels / 127.5 - 1
+def _smaller(pixels: torch.Tensor, size: int) -> torch.Tensor:
+    """uint8 `[N, 3, s, s]` → uint8 `[N, 3, size, size]`, where torch has Pillow's integer arithmetic: on the CPU."""
+    return F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
+
+
+def _smaller_in_floats(pixels: torch.Tensor, size: int) -> torch.Tensor:
+    """The same as float32 from 0 to 255, up to one level where a value lies between two."""
+    return F.interpolate(pixels.float(), size=(size, size), mode="bilinear", antialias=True).round_().clamp_(0, 255)
+
+
+def _scale(pixels: torch.Tensor, results: torch.Tensor) -> None:
+    """uint8 → float32 in [−1, 1], a picture at a time: what was just written is still in the cache."""
+    for to, picture in zip(results.numpy(), pixels.numpy()):
+        np.copyto(to, picture)
+        to -= np.float32(127.5)
+        to *= np.float32(1 / 127.5)
+
+
+def _rows_at_once(size: int) -> int:
+    """Rows of a picture that torch works on without calling for help: threads of its own would crowd ours."""
+    return max(1, (1 << 15) // (3 * size) - 1)
 
 
 def settle(cache: ImageCache, wanted: str, device) -> str:

@@ -57,7 +57,7 @@ class Job:
 def main(argv=None) -> int:
     args = measure.parser(__doc__, __file__).parse_args(argv)
     device, _ = measure.start(args, argv)
-    count, batch, side, batches = (2, 2, 320, 1) if args.quick else (96, 24, 500, 20)
+    count, batch, side, batches = (2, 2, 320, 1) if args.quick else (48, 24, 500, 20)
     with tempfile.TemporaryDirectory() as folder:
         job = functools.cache(lambda: Job(folder, count, batch, side, device))
         ways = {"plain": lambda: job().plain(), "ours": lambda: job().ours(batches, SIZES),

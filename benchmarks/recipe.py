@@ -26,11 +26,15 @@ STAGES = (("log-mels", "log_mel", [], PICTURES * SENTENCES),
 
 
 def results_folder(device) -> Path:
-    """benchmarks/results/<name of the device, or of the processor>/."""
+    """benchmarks/results/<name of the device; of a processor, with its vectors and cores>/."""
     import re
-    name = measure.cpu_name() if device.type == "cpu" else measure.device_name(device)
-    cores = f"_{measure.cores()}_cores" if device.type == "cpu" else ""
-    return Path(__file__).resolve().parent / "results" / (re.sub(r"[^\w]+", "_", name).strip("_") + cores)
+    import torch
+    from common.devices import pick_precision
+    name = measure.device_name(device)
+    if device.type == "cpu":
+        bf16 = " bf16" if pick_precision("auto", device) == "bf16" else ""
+        name = f"{measure.cpu_name()} {torch.backends.cpu.get_cpu_capability()}{bf16} {measure.cores()} cores"
+    return Path(__file__).resolve().parent / "results" / re.sub(r"[^\w]+", "_", name).strip("_")
 
 
 def file_of(folder: Path, script: str, options: list[str]) -> Path:

@@ -1,9 +1,11 @@
 """Sound files to log-mels: the published values, every kind of file, and files that cannot be used."""
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from Audio_to_Image import audio
 from common.cli import UserError
@@ -131,6 +133,56 @@ def test_truncated_and_lying_headers(tmp_path):
     assert audio.load_log_mel(tmp_path / "lie.wav")[1] == 101
 
 
+def wav(samples, rate=16000, before=b"", after=b"", riff=0, promised=0, fmt=(1, 1, None, None, 2, 16)):
+    """A wav file: chunks before and after the samples, what its two lengths are too large by, and its format."""
+    data = np.asarray(samples, "<i2").tobytes()
+    code, channels, hertz, per_second, per_frame, bits = fmt
+    header = struct.pack("<HHIIHH", code, channels, hertz or rate, per_second or 2 * rate, per_frame, bits)
+    body = b"WAVEfmt " + struct.pack("<I", 16) + header + before
+    body += b"data" + struct.pack("<I", len(data) + promised) + data + after
+    return b"RIFF" + struct.pack("<I", len(body) + riff) + body
+
+
+NOISE = np.random.default_rng(0).integers(-32768, 32768, 5000)
+NOTE = b"LIST" + struct.pack("<I", 26) + b"INFOISFT" + struct.pack("<I", 14) + b"Lavf58.76.100\0"
+PLAIN = {"plain": wav(NOISE), "another rate": wav(NOISE, 24000), "one sample": wav(NOISE[:1]),
+         "as ffmpeg writes it": wav(NOISE, before=NOTE)}
+UNUSUAL = {"two channels": wav(NOISE, fmt=(1, 2, 16000, 64000, 4, 16)),
+           "8 bits": wav(NOISE, fmt=(1, 1, 16000, 16000, 1, 8)), "A-law": wav(NOISE, fmt=(6, 1, 16000, 16000, 1, 8)),
+           "a chunk after": wav(NOISE, after=NOTE),
+           "an unknown chunk": wav(NOISE, before=b"abcd\4\0\0\0wxyz"), "no samples": wav([]), "cut": wav(NOISE)[:-301],
+           "promises more": wav(NOISE, promised=1000), "promises less": wav(NOISE, promised=-1000),
+           "wrong length": wav(NOISE, riff=7), "an odd byte": wav(NOISE, promised=1, riff=-1) + b"x",
+           "lying speed": wav(NOISE, fmt=(1, 1, 16000, 1, 2, 16)), "header alone": wav(NOISE)[:44],
+           "half a header": wav(NOISE)[:30], "long note": wav(NOISE, before=NOTE.replace(b"\x1a\0", b"\0\x7f")),
+           "no format": wav(NOISE).replace(b"fmt ", b"LIST"), "no rate": wav(NOISE, fmt=(1, 1, 1, 2, 2, 16))}
+
+
+@pytest.mark.parametrize("name", [*PLAIN, *UNUSUAL])
+def test_plain_wav_files_are_read_as_soundfile_reads_them(tmp_path, name, monkeypatch):
+    """Without soundfile where they are plain; else it is soundfile's word that counts."""
+    path = tmp_path / "a.wav"
+    path.write_bytes({**PLAIN, **UNUSUAL}[name])
+    assert (audio._read_plain(path) is not None) == (name in PLAIN)
+    found = result(audio.read_audio, path)
+    monkeypatch.setattr(audio, "_read_plain", lambda path: None)
+    assert found == result(audio.read_audio, path)
+
+
+def result(read, path):
+    try:
+        return read(path).tobytes()
+    except UserError as error:
+        return str(error)
+
+
+def test_a_plain_wav_that_is_too_long_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "a.wav").write_bytes(wav(NOISE, 1000))
+    monkeypatch.setattr(audio, "MAX_SECONDS", 4)
+    with pytest.raises(UserError, match="a.wav is longer"):
+        audio.read_audio(tmp_path / "a.wav")
+
+
 def test_bombs_are_stopped(tmp_path, monkeypatch):
     path = write(tmp_path / "long.flac", np.zeros(8000 * 90, np.int16), 8000)
     monkeypatch.setattr(audio, "MAX_SECONDS", 60)
@@ -151,3 +203,21 @@ def test_many_at_once(tmp_path):
         audio.log_mels(paths, jobs=1)
     reasons = {index: reason for index, _, reason in audio.iter_log_mels(paths, jobs=1) if reason}
     assert list(reasons) == [3]
+
+
+def test_threads_change_no_bit(tmp_path):
+    """Neither those of torch nor ours, nor which clips are computed beside it."""
+    paths = [write(tmp_path / f"{number}.wav", tone(0.5 + 0.7 * number)) for number in range(12)]
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append([audio.load_log_mel(path)[0] for path in paths])
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    found.append(audio.log_mels(paths, jobs=1)[0])
+    found.append(audio.log_mels(paths[::-1] * 12, jobs=3)[0][-12:][::-1])
+    assert torch.get_num_threads() == before
+    for other in found[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(found[0], other))

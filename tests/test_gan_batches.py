@@ -72,6 +72,79 @@ def test_cached_batches_equal_the_pillow_path(folder):
             assert np.abs(found - expected).max() <= (1e-4 if size == 64 else 1.001)
 
 
+@pytest.fixture(scope="module", params=[64, 256])
+def cuts(request):
+    """Pictures of odd shapes (noise, black and white, a slope), and crops of them at all borders, also mirrored."""
+    side, random = request.param * 76 // 64, np.random.default_rng(0)
+    shapes = [(side, side), (side, side + 37), (side + 51, side)]
+    noise = [random.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes]
+    slope = np.add.outer(np.arange(side), 2 * np.arange(side + 9))[:, :, None] // np.array([3, 4, 5]) % 256
+    pictures = [*noise, (noise[1] > 127).astype(np.uint8) * 255, slope.astype(np.uint8)]
+    cache = image_cache.ImageCache(torch.from_numpy(np.concatenate([picture.reshape(-1, 3) for picture in pictures])),
+                                   np.array([picture.shape[:2] for picture in pictures]))
+    corners = torch.tensor([[0.0, 0.0], [0.999, 0.999], [0.0, 0.999], [0.5, 0.25]])
+    draw = torch.cartesian_prod(torch.arange(len(pictures)), torch.arange(len(corners)), torch.arange(2))
+    return request.param, pictures, cache, (draw[:, 0], corners[draw[:, 1]], draw[:, 2] > 0)
+
+
+def test_cuts_in_bytes_equal_pillow_to_the_last_level(cuts):
+    size, pictures, cache, draw = cuts
+    sizes = [size // 4, size // 2, size]
+    batch = cache.batch(*draw, sizes)
+    for n, (index, offset, mirror) in enumerate(zip(*draw)):
+        picture = pictures[index]
+        top, left = (int(offset[i] * (picture.shape[i] - size + 1)) for i in (0, 1))
+        crop = picture[top:top + size, left:left + size]
+        crop = Image.fromarray(crop[:, ::-1] if mirror else crop)
+        for s, found in zip(sizes, batch):
+            assert found.dtype == torch.float32 and found.is_contiguous(memory_format=torch.channels_last)
+            expected = np.asarray(crop.resize((s, s), Image.BILINEAR), np.float32)
+            difference = np.abs((found[n].permute(1, 2, 0).numpy() + 1) * 127.5 - expected).max()
+            assert difference <= (1e-4 if s == size else 1.001), (s, n)
+    assert batch[-1].min() == -1 and batch[-1].max() == 1
+
+
+def test_a_gpu_cuts_the_same(cuts):
+    """The indexing that a GPU does gives the same bytes; its float32 gives smaller pictures at most one level away."""
+    size, _, cache, (indices, offsets, mirror) = cuts
+    corner = (offsets * (torch.stack((cache.height, cache.width), 1)[indices] - size + 1)).long()
+    cut = cache._cut(indices, corner, mirror, size)
+    assert torch.equal(cut, cache._gather(indices, corner, mirror, size))
+    cut = cut.permute(0, 3, 1, 2)
+    for s in (size // 4, size // 2):
+        levels = image_cache._smaller_in_floats(cut, s)
+        assert (levels - image_cache._smaller(cut, s).float()).abs().max() <= 1
+    scaled = torch.empty(cut.permute(0, 2, 3, 1).shape)
+    image_cache._scale(cut.permute(0, 2, 3, 1), scaled)
+    assert (scaled.permute(0, 3, 1, 2) - (cut / 127.5 - 1)).abs().max() < 2e-7
+
+
+def test_cuts_do_not_depend_on_threads(cuts):
+    size, _, cache, draw = cuts
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(cache.batch(*draw, [size // 4, size // 2, size]))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other))
+    picked = [17, 3, 38, 3]                        # nor on the rest of the batch
+    alone = cache.batch(*(part[picked] for part in draw), [size // 2, size])[0]
+    assert torch.equal(alone, found[0][1][picked])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuts_on_a_gpu_are_those_of_the_cpu(cuts):
+    size, _, cache, draw = cuts
+    sizes, device = [size // 4, size // 2, size], torch.device("cuda")
+    there = image_cache.ImageCache(cache.pixels, torch.stack((cache.height, cache.width), 1).numpy()).to(device)
+    sent = cache.batch(*draw, sizes, device)
+    for host, on_gpu, way in zip(cache.batch(*draw, sizes), there.batch(*draw, sizes), sent):
+        assert way.device.type == "cuda" and torch.equal(on_gpu, way)
+        assert (host - way.cpu()).abs().max() * 127.5 <= (1e-4 if way.shape[-1] == size else 1.001)
+
+
 def test_the_cache_is_rebuilt_when_a_picture_changes(folder):
     split = load_split(folder, "test")
     build = lambda: image_cache.build(split, folder / "test", 64, jobs=1, progress=False)      # noqa: E731
