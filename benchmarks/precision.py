@@ -28,6 +28,7 @@ def parse(argv=None):
     parser.add_argument("--iterations", type=cli.positive_int, default=400, metavar="N", help="of the generator")
     parser.add_argument("--pictures", type=cli.positive_int, default=300, metavar="N", help="that its KID is measured on")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the generator's cfg")
+    parser.add_argument("--trainers", choices=("encoder", "generator", "both"), default="both", help="which to try")
     parser.add_argument("--json", metavar="FILE", help="write the results there too")
     return parser.parse_args(argv)
 
@@ -88,35 +89,41 @@ def main(argv=None) -> int:
         path = feature_path(Path(args.data_root) / "toybirds", name, "audio", toybirds_256.SWITCH)
         if not path.exists():
             save_features(path, toybirds_256.embeddings(split), split, made_by="benchmarks/precision.py: words, not speech")
-    results = {}
-    for trainer, train, terms in (("encoder", train_encoder, ("loss", "jel", "l1", "distill")),
-                                  ("generator", train_generator, ("D0", "D1", "D2", "G"))):
-        curves, ends = {term: {} for term in terms}, {}
-        for precision in PRECISIONS:
-            for seed in range(args.seeds):
-                folder = Path(args.work) / f"{trainer}_{precision}_{seed}"
-                note = folder / "ends.json"
-                if not note.exists():
-                    ended = train(args, folder, precision, seed)
-                    note.write_text(json.dumps(ended))
-                for name, value in json.loads(note.read_text()).items():
-                    ends.setdefault(name, {}).setdefault(precision, []).append(value)
-                for term in terms:
-                    curves[term].setdefault(precision, []).append(curve(folder / "stats.jsonl", term))
-        results[trainer] = {"distance": {term: round(distance(both), 2) for term, both in curves.items()},
-                            "last": {term: {precision: [round(line[-1], 4) for line in lines]
-                                            for precision, lines in both.items()} for term, both in curves.items()},
-                            "results": ends}
-        print(f"\n{trainer}: distance of bf16's curves from float32's, in spreads of float32: " + ", ".join(
-            f"{term} {value}" for term, value in results[trainer]["distance"].items()))
-        for name, values in ends.items():
-            print(f"  {name}: " + "; ".join(f"{precision} " + ", ".join(f"{value:.4g}" for value in row)
-                                             for precision, row in values.items()))
+    results = {name: compare(args, name, *TRAINERS[name]) for name in TRAINERS if args.trainers in (name, "both")}
     if args.json:
         from common.files import write_json
         write_json(Path(args.json), {"settings": {name: value for name, value in vars(args).items()
                                                   if name in ("seeds", "epochs", "iterations", "pictures", "set")}, **results})
     return 0
+
+
+def compare(args, trainer: str, train, terms) -> dict:
+    """Train, or read what earlier calls have trained; print and return the distances, last values and results."""
+    curves, ends = {term: {} for term in terms}, {}
+    for precision in PRECISIONS:
+        for seed in range(args.seeds):
+            folder = Path(args.work) / f"{trainer}_{precision}_{seed}"
+            note = folder / "ends.json"
+            if not note.exists():
+                ended = train(args, folder, precision, seed)
+                note.write_text(json.dumps(ended))
+            for name, value in json.loads(note.read_text()).items():
+                ends.setdefault(name, {}).setdefault(precision, []).append(value)
+            for term in terms:
+                curves[term].setdefault(precision, []).append(curve(folder / "stats.jsonl", term))
+    apart = {term: round(distance(both), 2) for term, both in curves.items()}
+    print(f"\n{trainer}: distance of bf16's curves from float32's, in spreads of float32: "
+          + ", ".join(f"{term} {value}" for term, value in apart.items()))
+    for name, values in ends.items():
+        print(f"  {name}: " + "; ".join(f"{precision} " + ", ".join(f"{value:.4g}" for value in row)
+                                         for precision, row in values.items()))
+    last = {term: {precision: [round(line[-1], 4) for line in lines] for precision, lines in both.items()}
+            for term, both in curves.items()}
+    return {"distance": apart, "last": last, "results": ends}
+
+
+TRAINERS = {"encoder": (train_encoder, ("loss", "jel", "l1", "distill")),
+            "generator": (train_generator, ("D0", "D1", "D2", "G"))}
 
 
 if __name__ == "__main__":
