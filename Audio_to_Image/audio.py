@@ -1,8 +1,8 @@
 """Sound files → log-mel spectrograms, the input of the speech encoder.
 
 The settings are those of Li et al. (arXiv 2004.03413). torch's FFT does the transforms, one clip at a time: its frames
-fit the processor's cache. A data set is shared out to threads, as reading and arithmetic let go of Python's lock:
-they need no start and hand nothing over. torch, soundfile, soxr and librosa are imported only where sound is read.
+fit the processor's cache. A small set is shared out to threads, a large one to processes. torch, soundfile, soxr and
+librosa are imported only where sound is read.
 
 Every frame goes through the same operations in the same order, whatever the number of threads.
 """
@@ -33,6 +33,7 @@ MAX_SECONDS = 600           # limits against files that unpack to absurd lengths
 MAX_SAMPLES = 1 << 25       # 134 MB of float32, in each of the workers: 11 minutes at 48 kHz
 MAX_LEVEL = 1e6             # full scale is 1; powers of far larger samples overflow float32
 _READ_BLOCK = 1 << 22       # samples read at a time, all channels together
+_MANY = 4096                # clips that are worth the two seconds in which worker processes start
 _HEAD = 4096                # bytes in which a plain wav file's samples begin
 _FRAME_BLOCK = 512          # frames transformed at a time, about a core's cache
 _GROUPS = (0, 8, 16, 24, 28, 32, 36, 40)    # mel bands that are summed in one product. With 512 frames each stays below
@@ -268,18 +269,21 @@ def mel_bands() -> list:
 
 # ---- many files -----------------------------------------------------------------------------------------------------
 
-def iter_log_mels(paths, jobs: int | None = None, progress: bool = False, encode=None):
-    """Yield (index, mel or None, reason or None) for every path, in no fixed order, computed by `jobs` threads.
+def iter_log_mels(paths, jobs: int | None = None, progress: bool = False, encode=None, processes: bool | None = None):
+    """Yield (index, mel or None, reason or None) for every path, in no fixed order, computed by `jobs` workers.
 
-    `encode` maps a mel float32 [40, n] to what is handed back. A file that cannot be used gives its reason, one
-    sentence; nothing is raised for it.
+    `encode` maps a mel float32 [40, n] to what is handed back (a module-level function, as it goes to the workers). A
+    file that cannot be used gives its reason, one sentence; nothing is raised for it. processes: or threads, which start
+    at once but wait for each other at Python's lock; None: if there are many clips. The results are equal, bit for bit.
     """
     from tqdm import tqdm
+    paths = list(paths)
+    processes = len(paths) >= _MANY if processes is None else processes
     chunks = in_chunks(list(enumerate(map(str, paths))), 64)
     work = functools.partial(_mels_of_chunk, encode=encode, bands=mel_bands())
     with tqdm(total=sum(map(len, chunks)), desc="log-mels", unit="clip", disable=not progress) as bar, \
             _one_torch_thread():
-        for results in parallel_map(work, chunks, jobs, threads=True):
+        for results in parallel_map(work, chunks, jobs, threads=not processes):
             bar.update(len(results))
             yield from results
 

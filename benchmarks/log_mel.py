@@ -1,4 +1,4 @@
-"""Log-mels of spoken captions: librosa one clip at a time, and ours in threads."""
+"""Log-mels of spoken captions: librosa one clip at a time, and ours by all cores."""
 import functools
 import sys
 import tempfile
@@ -36,16 +36,19 @@ def ways_from_files(folder, made, times, few, device):
     def one_by_one(load):
         return measure.Way(lambda _: [load(path) for path in paths()[:few]], few)
 
-    def ours(jobs=None, off=""):
+    def ours(off="", times=times, **how):
         measure.as_ours(device, "fp32")
         everything = paths() * times
 
         def run(_):
-            for _, _, reason in iter_log_mels(everything, jobs, encode=quantize):
+            for _, _, reason in iter_log_mels(everything, encode=quantize, **how):
                 assert not reason, reason
         return measure.Way(run, len(everything), off=off)
 
-    return {"plain": lambda: one_by_one(plain_log_mel), "ours": ours, "ours, one thread": lambda: ours(1, "threads"),
+    some = -(-times // 8)
+    return {"plain": lambda: one_by_one(plain_log_mel), "ours": ours,
+            "ours, threads": lambda: ours("processes", some, processes=False),
+            "ours, one worker": lambda: ours("workers", some, jobs=1),
             "ours, one by one from a file": lambda: one_by_one(load_log_mel)}
 
 
@@ -63,7 +66,7 @@ def way_from_samples(count):
 def main(argv=None) -> int:
     args = measure.parser(__doc__, __file__).parse_args(argv)
     device, _ = measure.start(args, argv)
-    made, times, few = (3, 2, 2) if args.quick else (300, 20, 100)
+    made, times, few = (3, 2, 2) if args.quick else (300, 80, 100)
     missing = measure.have("librosa", "soundfile")
     with tempfile.TemporaryDirectory() as folder:
         if missing:

@@ -34,14 +34,8 @@ def _cell(row, key, form) -> str:
     return format(row[key], form) if key in row else ""
 
 
-def main(argv=None) -> int:
-    _, _, folder, common = recipe.started(__doc__, __file__, argv)
-    failed = []
-    for script, options in BENCHMARKS:
-        command = [sys.executable, str(Path(__file__).with_name(f"{script}.py")), *options, *common,
-                   "--json", str(recipe.file_of(folder, script, options))]
-        if subprocess.run(command).returncode:
-            failed.append(" ".join([script, *options]))
+def write_table(folder) -> None:
+    """`folder`/table.md of the JSON files that are there."""
     results = [measure.read(path) for script, options in BENCHMARKS
                if (path := recipe.file_of(folder, script, options)).is_file()]
     if not results:
@@ -54,6 +48,17 @@ def main(argv=None) -> int:
     lines += ["", *recipe.table(whole)[0], ""]
     from common.files import write_text
     write_text(folder / "table.md", "\n".join(lines))
+
+
+def main(argv=None) -> int:
+    _, _, folder, common = recipe.started(__doc__, __file__, argv)
+    failed = []
+    for script, options in BENCHMARKS:
+        command = [sys.executable, str(Path(__file__).with_name(f"{script}.py")), *options, *common,
+                   "--json", str(recipe.file_of(folder, script, options))]
+        if subprocess.run(command).returncode:
+            failed.append(" ".join([script, *options]))
+    write_table(folder)
     print(f"\n{folder / 'table.md'}" + (f"; failed: {', '.join(failed)}" if failed else ""))
     return 1 if failed else 0
 
