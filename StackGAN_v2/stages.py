@@ -18,6 +18,7 @@ from StackGAN_v2.keeping import Keeper
 from StackGAN_v2.model import load_generator
 
 GRID_SENTENCES = 64                                # pictures on a sample sheet
+SHEET_BATCH = 8                                    # of them painted at a time
 EXTRACTION = "Audio_to_Image/extract_audio_feature.py"
 
 
@@ -172,8 +173,9 @@ def _sample_sheet(data_dir, args, cfg, generator, folder):
     speech, noises = sampler.fixed_sentences(generator, rows, GRID_SENTENCES, args.manualSeed)
 
     def paint_sheet(iteration: int) -> None:
-        if ranks.is_main():
-            for size, pictures in zip(generator.sizes, sampler.paint(generator, speech, noises)):
+        if ranks.is_main():                        # a few at a time: all at once would take more than training does
+            parts = [sampler.paint(generator, *part) for part in zip(speech.split(SHEET_BATCH), noises.split(SHEET_BATCH))]
+            for size, pictures in zip(generator.sizes, map(np.concatenate, zip(*parts))):
                 sampler.save_picture(folder / "Image" / f"{size}_{iteration:06d}.png", sampler.grid(pictures, columns=8))
     return paint_sheet
 

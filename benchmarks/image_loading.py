@@ -61,7 +61,7 @@ def main(argv=None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         job = functools.cache(lambda: Job(folder, count, batch, side, device))
         ways = {"plain": lambda: job().plain(), "ours": lambda: job().ours(batches, SIZES),
-                "ours, the largest size alone": lambda: job().ours(batches, SIZES[-1:])}
+                "largest size alone": lambda: job().ours(batches, SIZES[-1:])}
         rows = measure.compare(ways, device, args)
         began = time.perf_counter()
         job().build()

@@ -31,7 +31,7 @@ def main(argv=None) -> int:
             ways["ours, fp32"] = lambda: job().ours(batch, "fp32", "bf16")
         if not on_gpu:
             ways["ours, memory given back"] = lambda: job().ours(batch, precision, "kept memory", keep=False)
-        ways["ours, without writing"] = lambda: job().painting(batch, precision)
+        ways["painting alone"] = lambda: job().painting(batch, precision)
         rows = measure.compare(ways, device, args)
     measure.report("sampling", "picture", rows, args, device, precision, pixels=256, batch=batch, pictures=count)
     return 0
@@ -91,7 +91,7 @@ class Job:
         def run(_):
             for first in range(0, self.count, batch):
                 sampler.paint(painter, self.speech[first:first + batch], self.noises[first:first + batch], precision)
-        return measure.Way(run, self.count, flops=self._flops(precision), precision=precision, off="writing left out")
+        return measure.Way(run, self.count, flops=self._flops(precision), precision=precision, off="writing")
 
     def _flops(self, precision: str) -> float:
         from StackGAN_v2 import sampler
