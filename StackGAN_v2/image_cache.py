@@ -116,21 +116,12 @@ class ImageCache:
         return [(full if size == largest else _smaller_in_floats(full, size)) / 127.5 - 1 for size in sizes]
 
     def _batch_on_cpu(self, places, sizes: list[int]) -> list[torch.Tensor]:
-        """A share of the pictures for each thread that torch may use: torch alone makes bytes smaller with one."""
         pictures = [torch.empty(len(places[0]), size, size, 3) for size in sizes]
-
-        def make(share: slice) -> None:
-            full = self._cut(*(part[share] for part in places), max(sizes)).permute(0, 3, 1, 2)
-            for size, results in zip(sizes, pictures):
-                pixels = full if size == max(sizes) else _smaller(full, size)
-                _scale(pixels.permute(0, 2, 3, 1), results[share])
-        n = len(places[0])
-        threads = min(torch.get_num_threads(), max(n, 1))
-        if threads == 1:
-            make(slice(n))
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(make, [slice(n * i // threads, n * (i + 1) // threads) for i in range(threads)]))
+        first = 0
+        for share in _each_size(self._cut(*places, max(sizes)).permute(0, 3, 1, 2), sizes):
+            for pixels, results in zip(share, pictures):
+                _scale(pixels.permute(0, 2, 3, 1), results[first:first + len(pixels)])
+            first += len(share[0])
         return [picture.permute(0, 3, 1, 2) for picture in pictures]
 
     def _cut(self, indices, corner, mirror, size: int) -> torch.Tensor:
@@ -157,6 +148,22 @@ class ImageCache:
         rows = self.start[indices, None] + (corner[:, :1] + step) * self.width[indices, None]
         index = rows[:, :, None] + across[:, None, :]
         return self.pixels[index.reshape(-1)].view(len(indices), size, size, 3)
+
+
+def _each_size(full: torch.Tensor, sizes: list[int]) -> list[list[torch.Tensor]]:
+    """uint8 `[N, 3, s, s]` on the CPU → in shares, one after the other, the same in every size.
+
+    A share for each thread that torch may use, as torch makes bytes smaller with one. Copying and converting beside it
+    would not be faster so: they wait for Python's lock, or for memory.
+    """
+    threads = min(torch.get_num_threads(), max(len(full), 1))
+
+    def make(share: torch.Tensor) -> list[torch.Tensor]:
+        return [share if size == share.shape[2] else _smaller(share, size) for size in sizes]
+    if threads == 1 or all(size == full.shape[2] for size in sizes):
+        return [make(full)]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(make, full.tensor_split(threads)))
 
 
 def _smaller(pixels: torch.Tensor, size: int) -> torch.Tensor:
