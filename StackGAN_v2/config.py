@@ -13,7 +13,7 @@ DEFAULTS = {
     "DATASET_NAME": "birds",            # folder below data/, if --data_dir does not say otherwise
     "DATA_DIR": "",                     # folder of the data set
     "GPU_ID": "0",                      # kept for published files; --device chooses
-    "WORKERS": 4,                       # processes that decode pictures or write them
+    "WORKERS": 4,                       # threads that write pictures, if the cores are fewer
     "TREE": {"BRANCH_NUM": 3,           # stages
              "BASE_SIZE": 64},          # side of the first stage's pictures, pixels
     "TRAIN": {
