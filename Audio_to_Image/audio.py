@@ -1,15 +1,17 @@
 """Sound files → log-mel spectrograms, the input of the speech encoder.
 
-The settings are those of Li et al. (arXiv 2004.03413). torch's FFT does the transforms, one clip at a time: its frames
-fit the processor's cache. A small set is shared out to threads, a large one to processes. torch, soundfile, soxr and
-librosa are imported only where sound is read.
+The settings are those of Li et al. (arXiv 2004.03413). torch's FFT does the transforms, compiled loops (`loops.py`) the
+rest, one clip at a time in each thread. torch, numba, soundfile, soxr and librosa are imported only where sound is read.
 
 Every frame goes through the same operations in the same order, whatever the number of threads.
 """
 import contextlib
 import functools
+import math
 import os
+import stat
 import struct
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +35,8 @@ MAX_SECONDS = 600           # limits against files that unpack to absurd lengths
 MAX_SAMPLES = 1 << 25       # 134 MB of float32, in each of the workers: 11 minutes at 48 kHz
 MAX_LEVEL = 1e6             # full scale is 1; powers of far larger samples overflow float32
 _READ_BLOCK = 1 << 22       # samples read at a time, all channels together
-_MANY = 4096                # clips that are worth the two seconds in which worker processes start
+_FRAME_BLOCK = 1024         # frames transformed at a time: nearly every clip whole
 _HEAD = 4096                # bytes in which a plain wav file's samples begin
-_FRAME_BLOCK = 512          # frames transformed at a time, about a core's cache
-_GROUPS = (0, 8, 16, 24, 28, 32, 36, 40)    # mel bands that are summed in one product. With 512 frames each stays below
-#                             2^18 multiplications, where OpenBLAS would share it out and let other threads wait for it
 
 SETTINGS = dict(rate=RATE, n_fft=N_FFT, hop=HOP, n_mels=N_MELS, f_min=F_MIN, f_max=F_MAX, preemphasis=PREEMPHASIS,
                 floor=FLOOR, top_db=TOP_DB, max_frames=MAX_FRAMES, empty_samples=EMPTY_SAMPLES)
@@ -52,7 +51,7 @@ def load_log_mel(path) -> tuple[np.ndarray, int]:
     UserError names a file that is missing, empty, not sound, longer than ten minutes (at over 55 kHz: than 33 million
     samples), or holds impossible samples.
     """
-    mel, n_frames = log_mel(read_audio(path))
+    mel, n_frames = log_mel(_read_samples(path))
     return pad(mel, MAX_FRAMES), n_frames
 
 
@@ -62,7 +61,17 @@ def read_audio(path, rate: int = RATE) -> np.ndarray:
     Equal to librosa.load(path, sr=rate). A valid file without samples gives an empty array. UserError as above.
     """
     samples, source_rate = _read_plain(path) or _read_any(Path(path))
-    return resample(samples, source_rate, rate)
+    return resample(_as_float(samples), source_rate, rate)
+
+
+def _read_samples(path) -> np.ndarray:
+    """read_audio(path), or int16 samples where the file has these at 16 kHz."""
+    samples, source_rate = _read_plain(path) or _read_any(Path(path))
+    return samples if source_rate == RATE else resample(_as_float(samples), source_rate, RATE)
+
+
+def _as_float(samples: np.ndarray) -> np.ndarray:
+    return samples * np.float32(1 / 32768) if samples.dtype == np.int16 else samples
 
 
 def resample(samples: np.ndarray, source_rate: int, rate: int) -> np.ndarray:
@@ -76,26 +85,26 @@ def resample(samples: np.ndarray, source_rate: int, rate: int) -> np.ndarray:
 
 
 def _read_plain(path) -> tuple[np.ndarray, int] | None:
-    """(float32 [n], Hz) of a wav file of one channel of 16 bits, in a sixth of soundfile's time; None of any other.
+    """(int16 [n], Hz) of a wav file of one channel of 16 bits, in a sixth of soundfile's time; None of any other.
 
     None also where soundfile might read another number of samples, or there are too many or none.
     """
-    import torch
     try:
-        if not os.path.isfile(path):
-            return None
-        with open(path, "rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            start, rate = _plain_header(file.read(_HEAD), size)
-            count = (size - start) // 2
-            if not 0 < count <= min(MAX_SECONDS * rate, MAX_SAMPLES):
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)        # a pipe without a writer does not block
+        try:
+            status = os.fstat(file)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > 2 * MAX_SAMPLES + _HEAD:
                 return None
-            samples = np.empty(count, "<i2")
-            if os.preadv(file.fileno(), [samples], start) != 2 * count:
+            content = np.empty(status.st_size // 2, "<i2")
+            if os.preadv(file, [content], 0) != 2 * len(content):
                 return None
+            start, rate = _plain_header(content[:_HEAD // 2].tobytes(), status.st_size)
+        finally:
+            os.close(file)
     except (OSError, ValueError, struct.error):
         return None
-    return torch.from_numpy(samples).float().mul_(1 / 32768).numpy(), rate
+    samples = content[start // 2:]
+    return (samples, rate) if 0 < len(samples) <= MAX_SECONDS * rate else None
 
 
 def _plain_header(head: bytes, size: int) -> tuple[int, int]:
@@ -174,46 +183,43 @@ def _not_sound(path: Path, error: Exception) -> str:
 
 # ---- from samples ---------------------------------------------------------------------------------------------------
 
-def log_mel(samples: np.ndarray, max_frames: int = MAX_FRAMES, bands=None) -> tuple[np.ndarray, int]:
+def log_mel(samples: np.ndarray, max_frames: int = MAX_FRAMES) -> tuple[np.ndarray, int]:
     """Mono samples at 16 kHz → (float32 [40, n] in dB from -80 to 0, n), n = 1 + len // 160, at most `max_frames`.
 
-    The mean and the maximum are those of the whole clip, also where it is cut. `bands`: mel_bands(), for
-    callers that have them at hand.
+    samples: float32, full scale 1, or int16. The mean and the maximum are those of the whole clip, also where it is cut.
     """
     import torch
+    from Audio_to_Image import loops
     assert samples.ndim == 1, samples.shape
-    samples = np.ascontiguousarray(samples, np.float32)
+    samples = np.ascontiguousarray(samples, np.int16 if samples.dtype == np.int16 else np.float32)
     if not len(samples):
         samples = np.zeros(EMPTY_SAMPLES, np.float32)
-    power = _mel_power(*_emphasized(samples), mel_bands() if bands is None else bands)
-    n_frames, loudest = min(len(power), max_frames), max(float(power.max()), FLOOR)
-    power = power[:n_frames]
-    torch.from_numpy(power).clamp_(min=FLOOR)
-    power /= np.float32(loudest)
-    decibels = np.log2(power, out=power)            # float32 log10 takes NumPy four times as long
-    decibels *= np.float32(10 / np.log2(10))
-    torch.from_numpy(decibels).clamp_(-TOP_DB, 0)
-    return np.ascontiguousarray(decibels.T), n_frames
+    n_frames, bands, largest = 1 + len(samples) // HOP, mel_bands(), FLOOR
+    emphasized, power = _room("samples", len(samples) + WINDOW), _room("power", N_MELS, n_frames)
+    loops.emphasize(samples, 1 / 32768 if samples.dtype == np.int16 else 1.0, PREEMPHASIS, emphasized)
+    for start in range(0, n_frames, _FRAME_BLOCK):
+        end = min(start + _FRAME_BLOCK, n_frames)
+        frames = _room("frames", end - start, WINDOW)
+        loops.cut_frames(emphasized, hamming_window(), HOP, start, frames)
+        spectrum = torch.view_as_real(torch.fft.rfft(torch.from_numpy(frames))).flatten(1).numpy()
+        largest = max(largest, loops.mel_power(spectrum, *bands, FLOOR, power[:, start:end]))
+    np.log2(power, out=power)                                   # log10 takes NumPy four times as long
+    decibels = np.empty((N_MELS, min(n_frames, max_frames)), np.float32)
+    loops.relative_decibels(power, math.log2(largest), TOP_DB, decibels)
+    return decibels, decibels.shape[1]
 
 
-def _emphasized(samples: np.ndarray) -> tuple:
-    """[n] samples → (float32 tensor [n + 400], offset): high frequencies raised, mirrored at both ends.
+_ROOM = threading.local()       # memory to work in, one of each kind a thread: fresh memory takes longer than the work
 
-    Take the offset off every value: then the mean of the clip is gone, too.
-    """
-    import torch
-    n, margin = len(samples), N_FFT // 2
-    mean = float(np.einsum("i->", samples)) / n     # a third of mean()'s time
-    padded = torch.empty(n + 2 * margin)
-    inside = padded[margin:margin + n]
-    torch.sub(torch.from_numpy(samples[1:]), torch.from_numpy(samples[:-1]), alpha=PREEMPHASIS, out=inside[1:])
-    values, offset = padded.numpy(), (1 - PREEMPHASIS) * mean
-    values[margin] = samples[0] - PREEMPHASIS * mean        # the first sample loses the mean and no more
-    if n > margin:
-        values[:margin] = values[2 * margin:margin:-1]
-        values[margin + n:] = values[margin + n - 2:n - 2:-1]
-        return padded, offset
-    return torch.from_numpy(np.pad(inside.numpy(), margin, mode="reflect")), offset     # mirrored more than once
+
+def _room(name: str, *shape: int) -> np.ndarray:
+    size, held = math.prod(shape), getattr(_ROOM, name, None)
+    if size > MAX_FRAMES * WINDOW:
+        return np.empty(shape, np.float32)
+    if held is None:
+        held = np.empty(MAX_FRAMES * WINDOW, np.float32)
+        setattr(_ROOM, name, held)
+    return held[:size].reshape(shape)
 
 
 def pad(mel: np.ndarray, width: int) -> np.ndarray:
@@ -222,20 +228,6 @@ def pad(mel: np.ndarray, width: int) -> np.ndarray:
     n = min(width, mel.shape[1])
     padded[:, :n] = mel[:, :n]
     return padded
-
-
-def _mel_power(samples, offset: float, bands) -> np.ndarray:
-    """Tensor [n + 400] and what to take off its values → mel power [1 + n // 160, 40]. bands: those of mel_bands()."""
-    import torch
-    window = torch.from_numpy(hamming_window())
-    frames, offsets = samples.unfold(0, WINDOW, HOP), window * -offset              # [n_frames, 400]
-    power = np.empty((len(frames), N_MELS), np.float32)
-    for start in range(0, len(frames), _FRAME_BLOCK):
-        spectrum = torch.fft.rfft(torch.addcmul(offsets, frames[start:start + _FRAME_BLOCK], window))
-        parts = torch.view_as_real(spectrum).square_().flatten(1).numpy()           # real, imaginary, real, …
-        for band, heard, weights in bands:
-            np.matmul(parts[:, heard], weights, out=power[start:start + _FRAME_BLOCK, band])
-    return power
 
 
 @functools.cache
@@ -252,38 +244,29 @@ def mel_filters() -> np.ndarray:
 
 
 @functools.cache
-def mel_bands() -> list:
-    """The filters in groups of neighbours, each a product with the few frequencies that its triangles cover.
-
-    (columns of the mel power, parts of the spectrum, float32 weights [parts, columns]) of each group, where a part is
-    the square of a real or of an imaginary number.
-    """
-    filters, groups = mel_filters(), []
-    for start, end in zip(_GROUPS, _GROUPS[1:]):
-        heard = np.flatnonzero(filters[start:end].any(0))
-        low, high = heard[0], heard[-1] + 1
-        weights = np.repeat(filters[start:end, low:high], 2, axis=1)
-        groups.append((slice(start, end), slice(2 * low, 2 * high), np.ascontiguousarray(weights.T)))
-    return groups
+def mel_bands() -> tuple[np.ndarray, np.ndarray]:
+    """The filters by frequency: (int64 [201], the first of two neighbouring bands that hear it; float32 [201, 2], how)."""
+    filters = mel_filters()
+    first = np.minimum((filters > 0).argmax(0), N_MELS - 1)
+    weights = np.pad(filters, ((0, 1), (0, 0)))[[first, first + 1], np.arange(len(first))].T
+    assert np.isclose(weights.sum(), filters.sum()), "a frequency lies under more than two triangles"
+    return first, np.ascontiguousarray(weights)
 
 
 # ---- many files -----------------------------------------------------------------------------------------------------
 
-def iter_log_mels(paths, jobs: int | None = None, progress: bool = False, encode=None, processes: bool | None = None):
-    """Yield (index, mel or None, reason or None) for every path, in no fixed order, computed by `jobs` workers.
+def iter_log_mels(paths, jobs: int | None = None, progress: bool = False, encode=None):
+    """Yield (index, mel or None, reason or None) for every path, in no fixed order, computed by `jobs` threads.
 
-    `encode` maps a mel float32 [40, n] to what is handed back (a module-level function, as it goes to the workers). A
-    file that cannot be used gives its reason, one sentence; nothing is raised for it. processes: or threads, which start
-    at once but wait for each other at Python's lock; None: if there are many clips. The results are equal, bit for bit.
+    `encode` maps a mel float32 [40, n] to what is handed back. A file that cannot be used gives its reason, one
+    sentence; nothing is raised for it.
     """
     from tqdm import tqdm
-    paths = list(paths)
-    processes = len(paths) >= _MANY if processes is None else processes
     chunks = in_chunks(list(enumerate(map(str, paths))), 64)
-    work = functools.partial(_mels_of_chunk, encode=encode, bands=mel_bands())
+    work = functools.partial(_mels_of_chunk, encode=encode)
     with tqdm(total=sum(map(len, chunks)), desc="log-mels", unit="clip", disable=not progress) as bar, \
             _one_torch_thread():
-        for results in parallel_map(work, chunks, jobs, threads=not processes):
+        for results in parallel_map(work, chunks, jobs, threads=True):
             bar.update(len(results))
             yield from results
 
@@ -316,11 +299,13 @@ def log_mels(paths, jobs: int | None = None, progress: bool = False, max_frames:
     return mels, lens
 
 
-def _mels_of_chunk(chunk, encode, bands):
+def _mels_of_chunk(chunk, encode):
+    import torch
+    torch.set_num_threads(1)                # again, as the FFT counts for each of our threads by itself
     results = []
     for index, path in chunk:
         try:
-            mel, _ = log_mel(read_audio(path), bands=bands)
+            mel, _ = log_mel(_read_samples(path))
             results.append((index, encode(mel) if encode else mel, None))
         except UserError as error:
             results.append((index, None, str(error)))

@@ -24,7 +24,7 @@ from common.files import read_note, write_json, write_text
 DB_PER_STEP = audio.TOP_DB / 32767
 SETTINGS = {"format": 1, **audio.SETTINGS}
 _HEADER_BYTES = 128
-_JOURNAL_EVERY = 256                # clips between two journal entries: seconds of work to lose at most
+_JOURNAL_EVERY = 4096               # clips between two journal entries: a second or two of work to lose at most
 
 
 class MelCache:

@@ -36,7 +36,7 @@ def ways_from_files(folder, made, times, few, device):
     def one_by_one(load):
         return measure.Way(lambda _: [load(path) for path in paths()[:few]], few)
 
-    def ours(off="", times=times, **how):
+    def ours(off="", **how):
         measure.as_ours(device, "fp32")
         everything = paths() * times
 
@@ -45,36 +45,19 @@ def ways_from_files(folder, made, times, few, device):
                 assert not reason, reason
         return measure.Way(run, len(everything), off=off)
 
-    some = -(-times // 8)
     return {"plain": lambda: one_by_one(plain_log_mel), "ours": ours,
-            "ours, threads": lambda: ours("processes", some, processes=False),
-            "ours, one worker": lambda: ours("workers", some, jobs=1),
+            "ours, one thread": lambda: ours("threads", jobs=1),
             "ours, one by one from a file": lambda: one_by_one(load_log_mel)}
-
-
-def way_from_samples(count):
-    """For machines that cannot read sound: from samples in memory, with filters of the right size."""
-    from Audio_to_Image import audio
-    random = np.random.default_rng(0)
-    sounds = [random.standard_normal(160 * 550).astype(np.float32) for _ in range(count)]
-    bands = [(slice(low, low + 8), slice(4 * low, 4 * low + 200), np.ones((200, 8), np.float32))
-             for low in range(0, 40, 8)]
-    transform = lambda _: [audio.log_mel(sound, bands=bands) for sound in sounds]
-    return measure.Way(transform, count)
 
 
 def main(argv=None) -> int:
     args = measure.parser(__doc__, __file__).parse_args(argv)
     device, _ = measure.start(args, argv)
-    made, times, few = (3, 2, 2) if args.quick else (300, 80, 100)
-    missing = measure.have("librosa", "soundfile")
+    made, times, few = (3, 2, 2) if args.quick else (300, 40, 100)
+    missing = measure.have("librosa", "soundfile", "numba")
     with tempfile.TemporaryDirectory() as folder:
-        if missing:
-            ways = {"ours, transform alone": lambda: way_from_samples(few)}
-            skipped = [f"the plain side and reading files: {missing}"]
-        else:
-            ways, skipped = ways_from_files(folder, made, times, few, device), []
-        rows = measure.compare(ways, device, args)
+        rows = [] if missing else measure.compare(ways_from_files(folder, made, times, few, device), device, args)
+    skipped = [f"both sides, which read sound: {missing}"] if missing else []
     measure.report("log-mel", "clip", rows, args, device, "fp32", skipped, clips=made * times, frames_mean=550)
     return 0
 

@@ -31,8 +31,8 @@ def make(tmp_path, wavs, **options):
 def computed(monkeypatch):
     """The names of the files whose mels were computed."""
     names = []
-    real = audio.read_audio
-    monkeypatch.setattr(audio, "read_audio", lambda path: names.append(os.path.basename(path)) or real(path))
+    real = audio._read_samples
+    monkeypatch.setattr(audio, "_read_samples", lambda path: names.append(os.path.basename(path)) or real(path))
     return names
 
 
