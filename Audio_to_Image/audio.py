@@ -5,7 +5,6 @@ rest, one clip at a time in each thread. torch, numba, soundfile, soxr and libro
 
 Every frame goes through the same operations in the same order, whatever the number of threads.
 """
-import contextlib
 import functools
 import math
 import os
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.parallel import in_chunks, parallel_map
+from common.parallel import in_chunks, one_torch_thread, parallel_map
 from common.cli import UserError
 
 RATE = 16000                # Hz
@@ -264,23 +263,10 @@ def iter_log_mels(paths, jobs: int | None = None, progress: bool = False, encode
     from tqdm import tqdm
     chunks = in_chunks(list(enumerate(map(str, paths))), 64)
     work = functools.partial(_mels_of_chunk, encode=encode)
-    with tqdm(total=sum(map(len, chunks)), desc="log-mels", unit="clip", disable=not progress) as bar, \
-            _one_torch_thread():
+    with tqdm(total=sum(map(len, chunks)), desc="log-mels", unit="clip", disable=not progress) as bar:
         for results in parallel_map(work, chunks, jobs, threads=True):
             bar.update(len(results))
             yield from results
-
-
-@contextlib.contextmanager
-def _one_torch_thread():
-    """torch's own threads would be another team for each thread of ours, all on the same cores."""
-    import torch
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def log_mels(paths, jobs: int | None = None, progress: bool = False, max_frames: int = MAX_FRAMES):
@@ -300,13 +286,12 @@ def log_mels(paths, jobs: int | None = None, progress: bool = False, max_frames:
 
 
 def _mels_of_chunk(chunk, encode):
-    import torch
-    torch.set_num_threads(1)                # again, as the FFT counts for each of our threads by itself
     results = []
-    for index, path in chunk:
-        try:
-            mel, _ = log_mel(_read_samples(path))
-            results.append((index, encode(mel) if encode else mel, None))
-        except UserError as error:
-            results.append((index, None, str(error)))
+    with one_torch_thread():
+        for index, path in chunk:
+            try:
+                mel, _ = log_mel(_read_samples(path))
+                results.append((index, encode(mel) if encode else mel, None))
+            except UserError as error:
+                results.append((index, None, str(error)))
     return results

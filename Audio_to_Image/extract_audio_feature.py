@@ -30,7 +30,7 @@ def parse(argv=None):
         help="published option, no longer needed: an error if the encoder has another number of LSTM layers")
     add("--batch_size", type=cli.positive_int, default=64, metavar="N", help="clips at a time")
     add("--jobs", type=cli.positive_int, metavar="N",
-        help="processes that compute missing log-mels (default: all cores)")
+        help="threads that compute missing log-mels (default: all cores)")
     add("--device", default="auto", metavar="D",
         help="auto, cpu, cuda or cuda:<number>; auto takes a GPU if there is one")
     add("--precision", choices=("auto", "fp32", "tf32", "bf16"), default="fp32",

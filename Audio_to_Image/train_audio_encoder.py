@@ -41,7 +41,7 @@ def _data_options(add) -> None:
     add("--cache", choices=("gpu", "ram", "disk"),
         help="where log-mels are held; what does not fit goes to the next (default: the first with room)")
     add("--jobs", type=cli.positive_int, metavar="N",
-        help="processes that compute missing log-mels (default: all cores)")
+        help="threads that compute missing log-mels (default: all cores)")
     add("--workers", type=cli.natural, default=1, metavar="N", help="threads that make batches ahead; 0: none")
     add("--output_dir", required=True, metavar="DIR", help="the run's folder")
 

@@ -21,7 +21,7 @@ from common.cli import UserError
 from common.devices import send
 from common.files import atomic_path, read_note, write_json
 from common.images import open_rgb
-from common.parallel import free_memory, in_chunks, parallel_map
+from common.parallel import free_memory, in_chunks, one_torch_thread, parallel_map
 
 _FORMAT = 2                                        # raise it when the stored pixels change
 _MARGIN = 76 / 64                                  # the random crop has this much room
@@ -116,13 +116,23 @@ class ImageCache:
         return [(full if size == largest else _smaller_in_floats(full, size)) / 127.5 - 1 for size in sizes]
 
     def _batch_on_cpu(self, places, sizes: list[int]) -> list[torch.Tensor]:
+        """In shares, one for each thread that torch may use: torch itself makes bytes smaller with one."""
         pictures = [torch.empty(len(places[0]), size, size, 3) for size in sizes]
-        first = 0
-        for share in _each_size(self._cut(*places, max(sizes)).permute(0, 3, 1, 2), sizes):
-            for pixels, results in zip(share, pictures):
-                _scale(pixels.permute(0, 2, 3, 1), results[first:first + len(pixels)])
-            first += len(share[0])
+        shares = max(1, min(torch.get_num_threads(), len(places[0])))
+        work = [[part.tensor_split(shares)[share] for part in (*places, *pictures)] for share in range(shares)]
+        with ThreadPoolExecutor(shares) as pool:
+            beside = [pool.submit(self._make_share, *share) for share in work[1:]]
+            self._make_share(*work[0])
+            for share in beside:
+                share.result()
         return [picture.permute(0, 3, 1, 2) for picture in pictures]
+
+    def _make_share(self, indices, corner, mirror, *pictures) -> None:
+        size = max(picture.shape[1] for picture in pictures)
+        with one_torch_thread():
+            full = self._cut(indices, corner, mirror, size)
+            for picture in pictures:
+                _scale(full if picture.shape[1] == size else _smaller(full, picture.shape[1]), picture)
 
     def _cut(self, indices, corner, mirror, size: int) -> torch.Tensor:
         """uint8 `[N, size, size, 3]` row by row: no number but the pixels is read or written.
@@ -135,10 +145,9 @@ class ImageCache:
             picture = self.pixels[start:start + height * width].view(height, width, 3)
             crop = picture[top:top + size, left:left + size]
             if mirrored:
-                for to_rows, rows in zip(to.split(_rows_at_once(size)), crop.split(_rows_at_once(size))):
-                    to_rows.copy_(rows.flip(1))
+                to.copy_(crop.flip(1))
             else:
-                np.copyto(to.numpy(), crop.numpy())
+                np.copyto(to.numpy(), crop.numpy())             # half of torch's time
         return cut
 
     def _gather(self, indices, corner, mirror, size: int) -> torch.Tensor:
@@ -150,25 +159,10 @@ class ImageCache:
         return self.pixels[index.reshape(-1)].view(len(indices), size, size, 3)
 
 
-def _each_size(full: torch.Tensor, sizes: list[int]) -> list[list[torch.Tensor]]:
-    """uint8 `[N, 3, s, s]` on the CPU → in shares, one after the other, the same in every size.
-
-    A share for each thread that torch may use, as torch makes bytes smaller with one. Copying and converting beside it
-    would not be faster so: they wait for Python's lock, or for memory.
-    """
-    threads = min(torch.get_num_threads(), max(len(full), 1))
-
-    def make(share: torch.Tensor) -> list[torch.Tensor]:
-        return [share if size == share.shape[2] else _smaller(share, size) for size in sizes]
-    if threads == 1 or all(size == full.shape[2] for size in sizes):
-        return [make(full)]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(make, full.tensor_split(threads)))
-
-
 def _smaller(pixels: torch.Tensor, size: int) -> torch.Tensor:
-    """uint8 `[N, 3, s, s]` → uint8 `[N, 3, size, size]`, where torch has Pillow's integer arithmetic: on the CPU."""
-    return F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
+    """uint8 `[N, s, s, 3]` → uint8 `[N, size, size, 3]`, where torch has Pillow's integer arithmetic: on the CPU."""
+    pixels = pixels.permute(0, 3, 1, 2)
+    return F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True).permute(0, 2, 3, 1)
 
 
 def _smaller_in_floats(pixels: torch.Tensor, size: int) -> torch.Tensor:
@@ -182,11 +176,6 @@ def _scale(pixels: torch.Tensor, results: torch.Tensor) -> None:
         np.copyto(to, picture)
         to -= np.float32(127.5)
         to *= np.float32(1 / 127.5)
-
-
-def _rows_at_once(size: int) -> int:
-    """Rows of a picture that torch works on without calling for help: threads of its own would crowd ours."""
-    return max(1, (1 << 15) // (3 * size) - 1)
 
 
 def settle(cache: ImageCache, wanted: str, device) -> str:

@@ -96,3 +96,18 @@ def _one_thread_each():
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def one_torch_thread():
+    """torch's operations of the calling thread, by itself: for threads that share out work between them.
+
+    Every thread has to ask for itself. The number that torch had is given back at the end.
+    """
+    import torch
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

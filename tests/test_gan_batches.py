@@ -110,13 +110,27 @@ def test_a_gpu_cuts_the_same(cuts):
     corner = (offsets * (torch.stack((cache.height, cache.width), 1)[indices] - size + 1)).long()
     cut = cache._cut(indices, corner, mirror, size)
     assert torch.equal(cut, cache._gather(indices, corner, mirror, size))
-    cut = cut.permute(0, 3, 1, 2)
     for s in (size // 4, size // 2):
-        levels = image_cache._smaller_in_floats(cut, s)
+        levels = image_cache._smaller_in_floats(cut.permute(0, 3, 1, 2), s).permute(0, 2, 3, 1)
         assert (levels - image_cache._smaller(cut, s).float()).abs().max() <= 1
-    scaled = torch.empty(cut.permute(0, 2, 3, 1).shape)
-    image_cache._scale(cut.permute(0, 2, 3, 1), scaled)
-    assert (scaled.permute(0, 3, 1, 2) - (cut / 127.5 - 1)).abs().max() < 2e-7
+    scaled = torch.empty(cut.shape)
+    image_cache._scale(cut, scaled)
+    assert (scaled - (cut / 127.5 - 1)).abs().max() < 2e-7
+
+
+def test_threads_change_no_bit_of_a_batch(cuts):
+    """One share, two, or more than there are pictures; torch's number of threads is as it was."""
+    size, _, cache, places = cuts
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 50):
+            torch.set_num_threads(threads)
+            found.append(cache.batch(*places, [size // 2, size]))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other))
 
 
 def test_cuts_do_not_depend_on_threads(cuts):
