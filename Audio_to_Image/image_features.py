@@ -3,6 +3,7 @@
 Work is kept in shards beside the final file, so that a killed run loses at most one of them. Items of a split may share
 a picture: each picture is seen once.
 """
+import contextlib
 import shutil
 import sys
 from collections import deque
@@ -18,6 +19,7 @@ from common import files
 from common.cli import UserError
 from common.features import UNFINISHED, feature_path, load_features, save_features
 from common.images import open_rgb
+from common.parallel import one_torch_thread
 from common.splits import Split
 
 SHARD = 256                                        # pictures: on two CPU cores, half a minute of work
@@ -124,10 +126,14 @@ def report(failed: list[UserError]) -> None:
 
 def _features(pictures, teacher: Teacher, jobs: int, batch_size: int, whole_pictures: bool):
     """For each picture, in order: its features `[10, width]`, or the UserError that says what is wrong with it."""
+    alone = one_torch_thread if jobs > 1 else contextlib.nullcontext
+
     def prepare(picture):
         try:
-            prepared = teacher.prepare(open_rgb(picture))
-            return teacher.picture_features([prepared])[0] if whole_pictures else prepared
+            if not whole_pictures:
+                return teacher.prepare(open_rgb(picture))
+            with alone():                          # one picture a thread scales better than two threads on one picture
+                return teacher.picture_features([teacher.prepare(open_rgb(picture))])[0]
         except UserError as error:
             return error
 

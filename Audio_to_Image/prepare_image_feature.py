@@ -55,7 +55,6 @@ def downloaded_weights(teacher: str, data_root) -> Path | None:
 
 def main(argv=None) -> int:
     options = parse(argv)
-    import torch
 
     from Audio_to_Image import image_features
     from Audio_to_Image.teachers import make_teacher
@@ -68,8 +67,6 @@ def main(argv=None) -> int:
     folder = data_dir(options.dataset, options.data_root)
     splits = [load_split(folder, name.strip()) for name in options.splits.split(",")]
     whole_pictures = device.type == "cpu" and options.backend == "torch"
-    if whole_pictures and options.jobs > 1:
-        torch.set_num_threads(1)                   # one picture a thread scales better than two threads on one picture
 
     weights = options.weights or downloaded_weights(options.teacher, options.data_root)
     teacher, failed = None, []
