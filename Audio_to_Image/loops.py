@@ -1,6 +1,6 @@
 """The inner loops of the log-mels, compiled by numba when they are first called (a second, once a process).
 
-What NumPy or torch would do in ten passes over memory are three here, and Python's lock is free in each, so that threads
+What NumPy or torch would do in ten passes over memory are four here, and Python's lock is free in each, so that threads
 do not wait for one another. Import this module where sound is turned into log-mels and nowhere else.
 """
 import numba
@@ -63,7 +63,7 @@ def mel_power(spectrum, first, weights, floor, power):
             for i in range(k):
                 square[i] = numbers[2 * i] ** 2 + numbers[2 * i + 1] ** 2
         sums[:] = 0
-        for i in range(k):
+        for i in range(k):                              # frames side by side: as vectors, which short triangles are not
             one, next_one, a, b = sums[first[i]], sums[first[i] + 1], weights[i, 0], weights[i, 1]
             for frame in range(count):
                 column[frame] = squares[frame, i]
