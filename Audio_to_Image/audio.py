@@ -195,11 +195,11 @@ def log_mel(samples: np.ndarray, max_frames: int = MAX_FRAMES) -> tuple[np.ndarr
         samples = np.zeros(EMPTY_SAMPLES, np.float32)
     n_frames, bands, largest = 1 + len(samples) // HOP, mel_bands(), FLOOR
     emphasized, power = _room("samples", len(samples) + WINDOW), _room("power", N_MELS, n_frames)
-    loops.emphasize(samples, 1 / 32768 if samples.dtype == np.int16 else 1.0, PREEMPHASIS, emphasized)
+    scale = 1 / 32768 if samples.dtype == np.int16 else 1.0
     for start in range(0, n_frames, _FRAME_BLOCK):
         end = min(start + _FRAME_BLOCK, n_frames)
         frames = _room("frames", end - start, WINDOW)
-        loops.cut_frames(emphasized, hamming_window(), HOP, start, frames)
+        loops.cut_frames(samples, scale, PREEMPHASIS, emphasized, hamming_window(), HOP, start, frames)
         spectrum = torch.view_as_real(torch.fft.rfft(torch.from_numpy(frames))).flatten(1).numpy()
         largest = max(largest, loops.mel_power(spectrum, *bands, FLOOR, power[:, start:end]))
     np.log2(power, out=power)                                   # log10 takes NumPy four times as long

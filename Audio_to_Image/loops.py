@@ -9,11 +9,13 @@ import numpy as np
 _TILE = 128         # frames whose power is in the cache at a time
 
 # Sums and products in any order, and fused: without it a sum over the samples is one addition after the other.
-_compiled = numba.njit(nogil=True, fastmath={"reassoc", "contract"}, error_model="numpy")
+_options = {"fastmath": {"reassoc", "contract"}, "error_model": "numpy"}
+_compiled = numba.njit(nogil=True, **_options)
+_short = numba.njit(**_options)         # a few µs: to get Python's lock back from another thread can take longer
 
 
-@_compiled
-def emphasize(samples, scale, preemphasis, emphasized):
+@_short
+def _emphasize(samples, scale, preemphasis, emphasized):
     """High frequencies raised, the mean taken off, the ends mirrored.
 
     samples: int16 or float32 [n], n > 0; scale: what to multiply them by for full scale to be 1; emphasized: float32
@@ -37,11 +39,17 @@ def emphasize(samples, scale, preemphasis, emphasized):
 
 
 @_compiled
-def cut_frames(samples, window, hop, start, frames):
-    """samples: float32 [n]; window: float32 [w]; frames: float32 [k, w], the result: frames `start` to `start + k`."""
+def cut_frames(samples, scale, preemphasis, emphasized, window, hop, start, frames):
+    """Frames `start` to `start + k` of raised samples, windowed.
+
+    samples, scale, preemphasis, emphasized: of _emphasize, which is done before frame 0 is cut; window: float32 [w];
+    hop: samples from frame to frame; frames: float32 [k, w], the result.
+    """
+    if start == 0:
+        _emphasize(samples, scale, preemphasis, emphasized)
     for frame in range(frames.shape[0]):
         begin = (start + frame) * hop
-        heard, cut = samples[begin:begin + window.shape[0]], frames[frame]
+        heard, cut = emphasized[begin:begin + window.shape[0]], frames[frame]
         for i in range(window.shape[0]):                # over slices, which the compiler turns into vector operations
             cut[i] = heard[i] * window[i]
 
@@ -78,7 +86,7 @@ def mel_power(spectrum, first, weights, floor, power):
     return largest
 
 
-@_compiled
+@_short
 def relative_decibels(logarithms, loudest, top_db, decibels):
     """logarithms: float32 [bands, n or more], base 2; decibels: float32 [bands, n], the result, from -top_db to 0.
 
@@ -89,3 +97,13 @@ def relative_decibels(logarithms, loudest, top_db, decibels):
         values, result = logarithms[band], decibels[band]
         for frame in range(decibels.shape[1]):
             result[frame] = min(max((values[frame] - top) * unit, lowest), np.float32(0))
+
+
+@_short
+def to_steps(values, steps_per_unit, steps):
+    """values: float32 [a, b]; steps: int16 [a, b], the result: the nearest whole number of steps."""
+    factor = np.float32(steps_per_unit)
+    for i in range(values.shape[0]):
+        row, result = values[i], steps[i]
+        for j in range(values.shape[1]):
+            result[j] = np.int16(np.rint(row[j] * factor))

@@ -94,9 +94,11 @@ class MelCache:
 
 
 def quantize(mel: np.ndarray) -> np.ndarray:
-    """float32 dB in [-80, 0] → int16 steps."""
-    steps = mel * np.float32(1 / DB_PER_STEP)
-    return np.rint(steps, out=steps).astype(np.int16)
+    """float32 dB [40, n] in [-80, 0] → int16 steps."""
+    from Audio_to_Image import loops
+    steps = np.empty(mel.shape, np.int16)
+    loops.to_steps(mel, 1 / DB_PER_STEP, steps)
+    return steps
 
 
 # ---- building -------------------------------------------------------------------------------------------------------
