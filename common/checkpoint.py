@@ -19,6 +19,7 @@ from common.cli import UserError
 from common.files import atomic_path, keep_as
 
 _MOST_VALUES = 1_000_000                           # in one file; a list that holds itself has no end
+_HASHED_AT_ONCE = 1 << 20           # bytes of a tensor that is not contiguous
 _THREADS = 4                                       # that hash: a gigabyte then takes less time than writing it
 
 
@@ -164,9 +165,14 @@ def _hash(tensor: torch.Tensor) -> bytes:
 
 
 def _update(total, name: str, tensor: torch.Tensor) -> None:
-    tensor = tensor.detach().cpu().contiguous()
+    tensor = tensor.detach()
     total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-    total.update(tensor.flatten().view(torch.uint8).numpy())     # flat: a dimension of one may have any stride
+    parts = [tensor]
+    if not tensor.is_contiguous() and tensor.numel():            # in small copies: whole ones are half a gigabyte in a GAN
+        parts = tensor.split(max(1, _HASHED_AT_ONCE // max(1, tensor[0].nbytes)))
+    for part in parts:
+        part = part.cpu().contiguous()
+        total.update(part.flatten().view(torch.uint8).numpy())   # flat: a dimension of one may have any stride
 
 
 def _first_sentence(error: Exception) -> str:

@@ -51,6 +51,24 @@ def test_a_file_with_a_checksum_is_an_ordinary_checkpoint(tmp_path):
     assert path.read_bytes()[-71:].startswith(b"sha256 ")
 
 
+def test_the_checksum_does_not_depend_on_how_tensors_lie_or_are_cut(monkeypatch):
+    """A tensor that is not contiguous is hashed in small copies: the sum is that of the whole one."""
+    whole = checkpoint._checksum(content())
+    for at_once in (1, 100, 1 << 30):
+        monkeypatch.setattr(checkpoint, "_HASHED_AT_ONCE", at_once)
+        assert checkpoint._checksum(content()) == whole
+    lying = torch.randn(7, 3, 5, 5)
+    assert checkpoint._hash(lying) == checkpoint._hash(lying.contiguous(memory_format=torch.channels_last))
+    assert checkpoint._hash(lying) != checkpoint._hash(lying.flip(0))
+
+
+def test_hashing_never_copies_a_large_tensor_whole(monkeypatch):
+    copied, contiguous = [], torch.Tensor.contiguous
+    monkeypatch.setattr(torch.Tensor, "contiguous", lambda tensor: copied.append(tensor.nbytes) or contiguous(tensor))
+    checkpoint._hash(torch.zeros(64, 64, 16, 16).to(memory_format=torch.channels_last))         # 4 MiB
+    assert len(copied) == 4 and max(copied) == 1 << 20
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_files_of_others_have_none_and_load(tmp_path, zipped):
     torch.save(content(), tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
