@@ -92,18 +92,18 @@ def _read_plain(path) -> tuple[np.ndarray, int] | None:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)        # a pipe without a writer does not block
         try:
             status = os.fstat(file)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > 2 * MAX_SAMPLES + _HEAD:
+            if not stat.S_ISREG(status.st_mode):
                 return None
-            content = np.empty(status.st_size // 2, "<i2")
-            if os.preadv(file, [content], 0) != 2 * len(content):
+            start, rate = _plain_header(os.pread(file, _HEAD, 0), status.st_size)
+            count = (status.st_size - start) // 2
+            if not 0 < count <= min(MAX_SECONDS * rate, MAX_SAMPLES):
                 return None
-            start, rate = _plain_header(content[:_HEAD // 2].tobytes(), status.st_size)
+            samples = np.empty(count, "<i2")
+            return (samples, rate) if os.preadv(file, [samples], start) == 2 * count else None
         finally:
             os.close(file)
     except (OSError, ValueError, struct.error):
         return None
-    samples = content[start // 2:]
-    return (samples, rate) if 0 < len(samples) <= MAX_SECONDS * rate else None
 
 
 def _plain_header(head: bytes, size: int) -> tuple[int, int]:
@@ -212,6 +212,7 @@ _ROOM = threading.local()       # memory to work in, one of each kind a thread: 
 
 
 def _room(name: str, *shape: int) -> np.ndarray:
+    """float32 of this shape, not cleared; what this thread was given under the same name before is written over."""
     size, held = math.prod(shape), getattr(_ROOM, name, None)
     if size > MAX_FRAMES * WINDOW:
         return np.empty(shape, np.float32)
@@ -263,7 +264,8 @@ def iter_log_mels(paths, jobs: int | None = None, progress: bool = False, encode
     from tqdm import tqdm
     chunks = in_chunks(list(enumerate(map(str, paths))), 64)
     work = functools.partial(_mels_of_chunk, encode=encode)
-    with tqdm(total=sum(map(len, chunks)), desc="log-mels", unit="clip", disable=not progress) as bar:
+    with tqdm(total=sum(map(len, chunks)), desc="log-mels", unit="clip", disable=not progress) as bar, \
+            one_torch_thread():
         for results in parallel_map(work, chunks, jobs, threads=True):
             bar.update(len(results))
             yield from results

@@ -137,10 +137,11 @@ def _features(pictures, teacher: Teacher, jobs: int, batch_size: int, whole_pict
         except UserError as error:
             return error
 
-    with ThreadPoolExecutor(jobs) as pool:
-        if whole_pictures:
+    if whole_pictures:
+        with alone(), ThreadPoolExecutor(jobs) as pool:
             yield from _in_order(pool, prepare, pictures, ahead=2 * jobs)
-            return
+        return
+    with ThreadPoolExecutor(jobs) as pool:
         batch = []
         for result in _in_order(pool, prepare, pictures, ahead=2 * jobs + 2 * batch_size):
             batch.append(result)

@@ -120,7 +120,7 @@ class ImageCache:
         pictures = [torch.empty(len(places[0]), size, size, 3) for size in sizes]
         shares = max(1, min(torch.get_num_threads(), len(places[0])))
         work = [[part.tensor_split(shares)[share] for part in (*places, *pictures)] for share in range(shares)]
-        with ThreadPoolExecutor(shares) as pool:
+        with one_torch_thread(), ThreadPoolExecutor(shares) as pool:
             beside = [pool.submit(self._make_share, *share) for share in work[1:]]
             self._make_share(*work[0])
             for share in beside:

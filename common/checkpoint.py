@@ -19,7 +19,7 @@ from common.cli import UserError
 from common.files import atomic_path, keep_as
 
 _MOST_VALUES = 1_000_000                           # in one file; a list that holds itself has no end
-_HASHED_AT_ONCE = 1 << 20           # bytes of a tensor that is not contiguous
+_HASHED_AT_ONCE = 1 << 20                          # bytes of a tensor that is not contiguous
 _THREADS = 4                                       # that hash: a gigabyte then takes less time than writing it
 
 

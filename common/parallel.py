@@ -102,7 +102,8 @@ def _one_thread_each():
 def one_torch_thread():
     """torch's operations of the calling thread, by itself: for threads that share out work between them.
 
-    Every thread has to ask for itself. The number that torch had is given back at the end.
+    Each of them has to ask for itself. So has the one that shares out, around its pool: torch gives threads that begin
+    later the number that was set last, and so its own is set when all the others are done.
     """
     import torch
     before = torch.get_num_threads()

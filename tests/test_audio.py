@@ -1,5 +1,6 @@
 """Sound files to log-mels: the published values, every kind of file, and files that cannot be used."""
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -214,10 +215,11 @@ def test_threads_change_no_bit(tmp_path):
             torch.set_num_threads(threads)
             found.append([audio.load_log_mel(path)[0] for path in paths])
             assert torch.get_num_threads() == threads
+        found.append(audio.log_mels(paths, jobs=1)[0])
+        found.append(audio.log_mels(paths[::-1] * 12, jobs=3)[0][-12:][::-1])
+        with ThreadPoolExecutor(1) as later:            # threads that begin later get torch's number as it was
+            assert later.submit(torch.get_num_threads).result() == torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
-    found.append(audio.log_mels(paths, jobs=1)[0])
-    found.append(audio.log_mels(paths[::-1] * 12, jobs=3)[0][-12:][::-1])
-    assert torch.get_num_threads() == before
     for other in found[1:]:
         assert all(np.array_equal(a, b) for a, b in zip(found[0], other))

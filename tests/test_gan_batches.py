@@ -1,4 +1,6 @@
 """Batches of the generator: their order, wrong pairs and captions, published crops, and the cache that they are cut from."""
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -118,28 +120,16 @@ def test_a_gpu_cuts_the_same(cuts):
     assert (scaled - (cut / 127.5 - 1)).abs().max() < 2e-7
 
 
-def test_threads_change_no_bit_of_a_batch(cuts):
-    """One share, two, or more than there are pictures; torch's number of threads is as it was."""
-    size, _, cache, places = cuts
+def test_cuts_do_not_depend_on_threads(cuts):
+    """Also with more threads than pictures; threads that begin later get torch's number as it was."""
+    size, _, cache, draw = cuts
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 50):
             torch.set_num_threads(threads)
-            found.append(cache.batch(*places, [size // 2, size]))
-            assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(before)
-    for other in found[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(found[0], other))
-
-
-def test_cuts_do_not_depend_on_threads(cuts):
-    size, _, cache, draw = cuts
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
             found.append(cache.batch(*draw, [size // 4, size // 2, size]))
+            with ThreadPoolExecutor(1) as later:
+                assert later.submit(torch.get_num_threads).result() == torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other))
