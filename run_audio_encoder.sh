@@ -29,4 +29,4 @@ else
            --master_port "${MASTER_PORT:-29500}")
 fi
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-exec "$python" -m common.launch "${where[@]}" --nproc_per_node "$processes" "$command" "$@"
+exec "$python" -m common.distributed.launch "${where[@]}" --nproc_per_node "$processes" "$command" "$@"

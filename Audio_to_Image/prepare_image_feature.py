@@ -56,7 +56,7 @@ def downloaded_weights(teacher: str, data_root) -> Path | None:
 def main(argv=None) -> int:
     options = parse(argv)
 
-    from Audio_to_Image import image_features
+    from Audio_to_Image.teachers import extraction
     from Audio_to_Image.teachers import make_teacher
     from common import devices
     from common.splits import data_dir, load_split
@@ -71,17 +71,17 @@ def main(argv=None) -> int:
     weights = options.weights or downloaded_weights(options.teacher, options.data_root)
     teacher, failed = None, []
     for split in splits:
-        path = image_features.path_of(folder, split, options.teacher)
-        wanted = image_features.describe(split, options.teacher, weights, options.flip,
+        path = extraction.path_of(folder, split, options.teacher)
+        wanted = extraction.describe(split, options.teacher, weights, options.flip,
                                          options.view_size, precision)
-        if not options.overwrite and image_features.usable(path, split, wanted):
+        if not options.overwrite and extraction.usable(path, split, wanted):
             continue
         if teacher is None:
             teacher = make_teacher(options.teacher, weights, options.flip, device, precision, options.backend,
                                    options.view_size)
-        failed += image_features.make(path, split, teacher, wanted, options.jobs, options.batch_size, whole_pictures,
+        failed += extraction.make(path, split, teacher, wanted, options.jobs, options.batch_size, whole_pictures,
                                       backend=options.backend, device=str(device))
-    image_features.report(failed)
+    extraction.report(failed)
     return 0
 
 

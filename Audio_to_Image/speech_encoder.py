@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from Audio_to_Image.columns import convolve_columns
+from Audio_to_Image.padding_free_conv import convolve_columns
 from common import checkpoint
 from common.cli import UserError
 

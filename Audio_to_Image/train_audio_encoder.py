@@ -124,7 +124,8 @@ def settings_of(options, precision: str):
 
 def main() -> int:
     options = parse()
-    from common import devices, features, ranks, runs, splits
+    from common import devices, features, runs, splits
+    from common.distributed import ranks
     folder = splits.data_dir(options.dataset, options.data_root)
     split = {name: splits.load_split(folder, name) for name in ("train", "test")}
     device = devices.pick_device(options.device)

@@ -13,11 +13,12 @@ from Audio_to_Image import losses
 from Audio_to_Image.datasets import Batch, SpeechClips, TrainingSet, embed_clips
 from Audio_to_Image.metrics import speech_metrics
 from Audio_to_Image.speech_encoder import FRAMES_PER_POSITION, CNNRNN
-from common import checkpoint, devices, ranks, resume, snapshots
+from common import checkpoint, devices, resume, snapshots
+from common.distributed import ranks
 from common.cli import UserError
 from common.files import link
 from common.runs import Run, StopSignal
-from common.sync_bn import synchronize_batch_norm
+from common.distributed.sync_bn import synchronize_batch_norm
 
 _ASK_EVERY = 10             # steps between two questions to the other ranks of a GPU run whether to stop
 

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from common.cli import UserError
-from common.yaml_files import parse_yaml
+from common.untrusted.yaml_files import parse_yaml
 
 DEFAULTS = {
     "DATASET_NAME": "birds",            # folder below data/, if --data_dir does not say otherwise

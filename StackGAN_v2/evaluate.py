@@ -67,7 +67,7 @@ def main(argv=None) -> int:
     import torch
 
     from common import devices, splits
-    from StackGAN_v2.measure import measure
+    from StackGAN_v2.evaluation.evaluator import measure
     torch.backends.cudnn.allow_tf32 = False        # numbers are to compare across machines
     split = splits.load_split(args.data_dir, args.real_split)
     wanted = _wanted(args, split)
@@ -118,8 +118,8 @@ def _weights(args) -> Path | None:
 def _job(args, split, wanted, weights, output, device):
     import os
 
-    from StackGAN_v2.measure import BY_CLASS, Job
-    from StackGAN_v2.picture_sets import RealPictures, find_generated
+    from StackGAN_v2.evaluation.evaluator import BY_CLASS, Job
+    from StackGAN_v2.evaluation.image_sets import RealPictures, find_generated
     found = find_generated(args.images, split, args.picture_size or 0, args.max_pictures)
     size = args.size or found.size
     main_extractor, lite0, judge = _extractors(args, wanted, weights, bool(BY_CLASS & set(wanted)), device)
@@ -131,7 +131,7 @@ def _job(args, split, wanted, weights, output, device):
 
 def _extractors(args, wanted, weights, by_class: bool, device):
     """(main, lite0, judge): only those that some metric needs are loaded."""
-    from StackGAN_v2.extractors import FinetunedInception, InceptionExtractor, Lite0Extractor, PytorchFidExtractor
+    from StackGAN_v2.evaluation.feature_extractors import FinetunedInception, InceptionExtractor, Lite0Extractor, PytorchFidExtractor
     distances = bool({"fid", "kid", "pr"} & set(wanted)) or "is" in wanted and not args.is_weights
     kind = PytorchFidExtractor if args.extractor == "pytorch_fid" else InceptionExtractor
     main = kind(weights, device, args.any_weights) if distances and weights else None

@@ -4,7 +4,7 @@ import copy
 import torch
 from torch import nn
 
-from StackGAN_v2.convolution import conv_up
+from StackGAN_v2.networks.convolution import conv_up
 from StackGAN_v2.model import Generator, UpConv
 
 

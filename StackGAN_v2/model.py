@@ -9,7 +9,7 @@ from torch import nn
 
 from common import checkpoint
 from common.cli import UserError
-from StackGAN_v2.convolution import SMALL, Conv, by_hand, conv2d, conv_up, rewriting
+from StackGAN_v2.networks.convolution import SMALL, Conv, by_hand, conv2d, conv_up, rewriting
 
 
 class GLU(nn.Module):

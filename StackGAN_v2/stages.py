@@ -5,16 +5,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import ROOT, checkpoint, ranks, resume
+from common import ROOT, checkpoint, resume
+from common.distributed import ranks
 from common.cli import UserError
 from common.devices import pick_device, pick_precision, seed_everything, set_up_arithmetic
 from common.features import encoder_of, feature_path, load_features, require_same_encoder
 from common.parallel import default_jobs
 from common.runs import Run, StopSignal
 from common.splits import load_split
-from StackGAN_v2 import balance, convolution, image_cache, matching, sampler, trainer
-from StackGAN_v2.datasets import Ahead, Batches, SpeechFeatures
-from StackGAN_v2.keeping import Keeper
+from StackGAN_v2.training import discriminator_monitor, matching_network, trainer
+from StackGAN_v2.networks import convolution
+from StackGAN_v2.data import image_cache
+from StackGAN_v2 import sampler
+from StackGAN_v2.data.datasets import Ahead, Batches, SpeechFeatures
+from StackGAN_v2.training.snapshot_writer import Keeper
 from StackGAN_v2.model import load_generator
 
 GRID_SENTENCES = 64                                # pictures on a sample sheet
@@ -77,7 +81,7 @@ def train(args, cfg, data_dir) -> int:
     with StopSignal() as stop:
         done = trainer.fit(stepper, batches, first, last, tick=args.tick, snapshot=cfg.TRAIN.SNAPSHOT_INTERVAL, run=run,
                            on_snapshot=keeper, stop=stop, names=names,
-                           watch=balance.Watch(cfg.TRAIN.ADVERSARIAL, cfg.TRAIN.COEFF.UNCOND_LOSS))
+                           watch=discriminator_monitor.Watch(cfg.TRAIN.ADVERSARIAL, cfg.TRAIN.COEFF.UNCOND_LOSS))
         if done > first or not first:
             keeper(done)
         keeper.finish()
@@ -146,7 +150,7 @@ def _judge(args, data_dir, generator, device):
     """What says which snapshot is the best, on the rank that keeps them; None if it was not asked for."""
     if args.best_by == "none" or not ranks.is_main():
         return None
-    from StackGAN_v2.judges import Kid
+    from StackGAN_v2.training.snapshot_metric import Kid
     split = load_split(data_dir, "test")
     return Kid(args.best_by, Path(data_dir), split, _speech(data_dir, split, args.audio_switch), generator,
                args.manualSeed, device)
@@ -157,9 +161,9 @@ def _matcher(cfg, path, split, batches):
     speech, seed, steps = batches.features.flat, batches.seed, cfg.TRAIN.MATCHER_STEPS
     key = {"seed": seed, "steps": steps, "data set": split.digest(), "sizes": batches.sizes,
            "speech": checkpoint.digest({"speech": speech})}
-    mine = Batches(batches.cache, batches.features, split.labels, batches.sizes, matching.BATCH, batches.z_dim,
+    mine = Batches(batches.cache, batches.features, split.labels, batches.sizes, matching_network.BATCH, batches.z_dim,
                    batches.embedding_dim, seed + 1, batches.device, wrong_pictures=False)
-    return matching.load_or_train(path, key, mine, speech, steps, seed)
+    return matching_network.load_or_train(path, key, mine, speech, steps, seed)
 
 
 def _sample_sheet(data_dir, args, cfg, generator, folder):

@@ -114,7 +114,7 @@ def main(argv=None) -> int:
     parser.add_argument("--batch_size", type=cli.positive_int, default=64, metavar="N", help="clips a step")
     args = parser.parse_args(argv)
     device, precision = measure.start(args, argv)
-    from benchmarks.material import write_sounds
+    from benchmarks.synthetic_data import write_sounds
     args.batch_size = 2 if args.quick else args.batch_size
     missing, on_gpu = measure.have("librosa", "soundfile"), device.type == "cuda"
     made = functools.cache(lambda: Material(4 * args.batch_size, args.batch_size, device,

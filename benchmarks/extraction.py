@@ -19,7 +19,7 @@ def main(argv=None) -> int:
     from Audio_to_Image.speech_encoder import FRAMES_PER_POSITION
     from benchmarks.encoder_step import Material, trainer
     from benchmarks.log_mel import plain_log_mel
-    from benchmarks.material import write_sounds
+    from benchmarks.synthetic_data import write_sounds
     on_gpu = device.type == "cuda"
     count, few, width = (2, 1, 16) if args.quick else (4096, 128, 1024) if on_gpu else (128, 16, 1024)
     missing = measure.have("librosa", "soundfile")

@@ -26,8 +26,8 @@ def made_batches(folder, cfg, pictures, device):
     """→ (our batches of a drawn set, its split)."""
     import numpy as np
     from benchmarks import material
-    from StackGAN_v2 import image_cache
-    from StackGAN_v2.datasets import Batches, SpeechFeatures
+    from StackGAN_v2.data import image_cache
+    from StackGAN_v2.data.datasets import Batches, SpeechFeatures
     size = cfg.TREE.BASE_SIZE << (cfg.TREE.BRANCH_NUM - 1)
     split = material.draw_pictures(folder, pictures, 2 * size)
     random = np.random.default_rng(0)
@@ -47,8 +47,8 @@ def counted(step, data) -> float:
 def ours(cfg, batches, device, precision, off="", compiled=False, rewrites=True, keep=True) -> measure.Way:
     """keep: freed memory, as the commands do; rewrites: exact ones of convolutions."""
     import torch
-    from StackGAN_v2 import convolution
-    from StackGAN_v2.trainer import Networks, Stepper
+    from StackGAN_v2.networks import convolution
+    from StackGAN_v2.training.trainer import Networks, Stepper
     if keep:
         measure.as_ours(device, precision)
     convolution.rewrite(rewrites)
@@ -63,7 +63,7 @@ def ours(cfg, batches, device, precision, off="", compiled=False, rewrites=True,
 def plain(cfg, batches, device, feed=None) -> measure.Way:
     import torch
     from benchmarks.plain_gan import PlainNetworks, plain_step
-    from StackGAN_v2.trainer import Networks
+    from StackGAN_v2.training.trainer import Networks
     torch.manual_seed(0)
     networks = PlainNetworks(cfg, Networks(cfg, batches.features.width, device), device)
     data = batches(0)
@@ -76,7 +76,7 @@ def plain_feed(split, batches):
     from dataclasses import replace
     import torch
     from benchmarks.plain_gan import plain_pictures
-    from StackGAN_v2.image_cache import bounding_boxes
+    from StackGAN_v2.data.image_cache import bounding_boxes
     boxes = bounding_boxes(split)
 
     def load(indices):

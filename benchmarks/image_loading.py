@@ -20,14 +20,14 @@ class Job:
     def __init__(self, folder, count: int, batch: int, side: int, device):
         import torch
         from benchmarks import material
-        from StackGAN_v2 import image_cache
+        from StackGAN_v2.data import image_cache
         self.folder, self.batch, self.device = folder, batch, device
         self.random = torch.Generator().manual_seed(0)
         self.split = material.draw_pictures(folder, count, side)
         self.boxes = image_cache.bounding_boxes(self.split)
 
     def build(self):
-        from StackGAN_v2 import image_cache
+        from StackGAN_v2.data import image_cache
         return image_cache.build(self.split, self.folder, max(SIZES), progress=False)
 
     def plain(self) -> measure.Way:

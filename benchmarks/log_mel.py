@@ -30,7 +30,7 @@ def ways_from_files(folder, made, times, few, device):
     """plain goes through `few` of the files in a turn, ours through all of them `times` times."""
     from Audio_to_Image.audio import iter_log_mels, load_log_mel
     from Audio_to_Image.mel_cache import quantize
-    from benchmarks.material import write_sounds
+    from benchmarks.synthetic_data import write_sounds
     paths = functools.cache(lambda: write_sounds(folder, made))
 
     def one_by_one(load):

@@ -39,8 +39,8 @@ def main(argv=None) -> int:
     from PIL import Image
     from scipy import linalg
     from common.parallel import default_jobs
-    from StackGAN_v2.metrics import Moments, frechet_distance
-    from StackGAN_v2.picture_sets import batches, load_generated
+    from StackGAN_v2.evaluation.metrics import Moments, frechet_distance
+    from StackGAN_v2.evaluation.image_sets import batches, load_generated
     on_gpu = device.type == "cuda"
     count, few, width = (2, 2, 64) if args.quick else (2048, 256, 2048) if on_gpu else (48, 24, 2048)
     random = np.random.default_rng(0)

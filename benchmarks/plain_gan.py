@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from StackGAN_v2.image_cache import crop_box
+from StackGAN_v2.data.image_cache import crop_box
 
 
 class PlainGLU(nn.Module):
@@ -155,7 +155,7 @@ class PlainDiscriminator(nn.Module):
 
 
 class PlainNetworks:
-    """Generator, average, discriminators and optimisers as `StackGAN_v2.trainer.Networks` has them, with its weights."""
+    """Generator, average, discriminators and optimisers as `StackGAN_v2.training.trainer.Networks` has them, with its weights."""
 
     def __init__(self, cfg, networks, device="cpu"):
         ours, gan = networks.generator, cfg.GAN
@@ -175,7 +175,7 @@ def _adam(network, lr, betas):
 
 
 def plain_step(networks: PlainNetworks, batch, cfg) -> dict[str, torch.Tensor]:
-    """One iteration on a `StackGAN_v2.datasets.Batch`; the terms are named as those of `StackGAN_v2.trainer.Stepper`."""
+    """One iteration on a `StackGAN_v2.data.datasets.Batch`; the terms are named as those of `StackGAN_v2.training.trainer.Stepper`."""
     coeff, terms = cfg.TRAIN.COEFF, {}
     images, mu, logvar = networks.generator(batch.z, batch.speech, batch.eps)
     n = len(mu)

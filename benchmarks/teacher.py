@@ -17,7 +17,7 @@ from common import cli  # noqa: E402
 def random_teacher(device, precision):
     """A GoogLeNetTeacher that has read no file."""
     import torch
-    from Audio_to_Image import googlenet
+    from Audio_to_Image.teachers import googlenet
     from Audio_to_Image.teachers import GoogLeNetTeacher
 
     class Random(GoogLeNetTeacher):
@@ -34,9 +34,9 @@ def main(argv=None) -> int:
     import numpy as np
     import torch
     from benchmarks import material
-    from common.images import open_rgb
+    from common.untrusted.images import open_rgb
     from common.parallel import default_jobs
-    from Audio_to_Image.image_features import _features
+    from Audio_to_Image.teachers.extraction import _features
     on_gpu = device.type == "cuda"
     count, few = (1, 1) if args.quick else (1024, 128) if on_gpu else (24, 12)
     with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import torch
 
-from common import ranks, snapshots, torch_files
+from common.distributed import ranks
+from common import snapshots
+from common.untrusted import torch_files
 from common.cli import UserError
 from common.files import atomic_path, keep_as
 

@@ -15,7 +15,7 @@ PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 def pick_device(name: str = "auto") -> torch.device:
     """'auto' → the GPU of this rank if there is one, else the CPU. UserError for a device that is not there."""
     if name == "auto":
-        from common.ranks import local_rank
+        from common.distributed.ranks import local_rank
         return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)

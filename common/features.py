@@ -12,7 +12,7 @@ import numpy as np
 
 from common.cli import UserError
 from common.files import atomic_path, read_json, read_note, write_json
-from common.pickles import read_pickle
+from common.untrusted.pickles import read_pickle
 
 UNFINISHED = "unfinished"                          # stands for the order while a file is being written
 

@@ -154,7 +154,7 @@ launch() {      # script … : through torchrun when there are several processes
     [ "$nnodes" -le 1 ] || where=(--nnodes "$nnodes" --node_rank "$node_rank" --master_addr "$master_addr"
                                   --master_port "$master_port")
     if [ "$nproc" -gt 1 ] || [ "$nnodes" -gt 1 ]; then
-        PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" "$python" -m common.launch "${where[@]}" --nproc_per_node "$nproc" "$@"
+        PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" "$python" -m common.distributed.launch "${where[@]}" --nproc_per_node "$nproc" "$@"
     else
         "$python" "$@"
     fi

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from common.adam import Adam
+from StackGAN_v2.training.adam import Adam
 
 SHAPES = [((8, 6, 4, 4), True), ((8, 6, 4, 4), False), ((5, 1, 4, 4), True), ((7,), False), ((3, 4), False)]
 

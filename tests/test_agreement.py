@@ -12,7 +12,8 @@ from scipy import linalg
 
 from common.cli import UserError
 from common.files import sha256, write_json
-from StackGAN_v2 import evaluate, extractors
+from StackGAN_v2 import evaluate
+from StackGAN_v2.evaluation import feature_extractors
 
 SIZE, REAL, SENTENCES = 48, 5, 2
 CLOSE = {"rel": 1e-3}
@@ -140,7 +141,7 @@ def test_the_command_agrees_with_pytorch_fid(folders, network, weights, monkeypa
 def test_other_weights_are_refused_before_they_are_read(weights, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("it was read"))
     with pytest.raises(UserError, match="is not that of the FID Inception"):
-        extractors.InceptionExtractor(weights)
+        feature_extractors.InceptionExtractor(weights)
 
 
 def test_nothing_but_tensors_is_read_even_if_any_weights_will_do(tmp_path):
@@ -149,8 +150,8 @@ def test_nothing_but_tensors_is_read_even_if_any_weights_will_do(tmp_path):
             return (tmp_path / "ran").touch, ()
     torch.save({"fc.weight": torch.zeros(1), "x": Evil()}, tmp_path / "evil.pth")
     with pytest.raises(UserError, match="damaged or holds more than tensors"):
-        extractors.InceptionExtractor(tmp_path / "evil.pth", any_weights=True)
+        feature_extractors.InceptionExtractor(tmp_path / "evil.pth", any_weights=True)
     assert not (tmp_path / "ran").exists()
     torch.save({"fc.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="is of another architecture"):
-        extractors.InceptionExtractor(tmp_path / "other.pth", any_weights=True)
+        feature_extractors.InceptionExtractor(tmp_path / "other.pth", any_weights=True)

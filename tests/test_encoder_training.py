@@ -18,7 +18,8 @@ if __name__ == "__main__":                          # as one rank of test_two_pr
 
 from Audio_to_Image import datasets, extract_audio_feature, evaluate, train_audio_encoder, trainer  # noqa: E402
 from Audio_to_Image.speech_encoder import CNNRNN, load_encoder  # noqa: E402
-from common import checkpoint, devices, ranks, resume, runs, splits  # noqa: E402
+from common import checkpoint, devices, resume, runs, splits  # noqa: E402
+from common.distributed import ranks  # noqa: E402
 from common.cli import UserError  # noqa: E402
 from common.features import feature_path, load_features, read_pickle, save_features  # noqa: E402
 

@@ -13,8 +13,9 @@ from PIL import Image
 from common import ROOT, splits
 from common.cli import UserError
 from common.files import write_json
-from StackGAN_v2 import attribute_probe, evaluate, extractors, measure, picture_sets, records
-from StackGAN_v2.picture_sets import FeatureFile, RealPictures
+from StackGAN_v2.evaluation import attribute_probe, feature_extractors, evaluator, image_sets, records
+from StackGAN_v2 import evaluate
+from StackGAN_v2.evaluation.image_sets import FeatureFile, RealPictures
 from StackGAN_v2.sampler import picture_name
 
 SIZE, CLASSES, IMAGES, SENTENCES = 16, 4, 3, 2
@@ -22,7 +23,7 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 210), 
 ALL = ",".join(evaluate.METRICS)
 
 
-class StubExtractor(extractors.Extractor):
+class StubExtractor(feature_extractors.Extractor):
     """Features: the mean colour of each quadrant (12); logits: the mean colour of the whole (3), a quarter of it."""
     width, classes, name, identity, what = 12, 3, "lite0", "stub", "a stub"
     calls = 0
@@ -38,7 +39,7 @@ class StubExtractor(extractors.Extractor):
 
 @pytest.fixture
 def stub(monkeypatch):
-    monkeypatch.setattr(extractors, "Lite0Extractor", StubExtractor)
+    monkeypatch.setattr(feature_extractors, "Lite0Extractor", StubExtractor)
     monkeypatch.setattr(StubExtractor, "calls", 0)
     # a short training is enough for squares of one colour
     monkeypatch.setattr(attribute_probe, "train_probe",
@@ -321,7 +322,7 @@ def test_extractors_are_chosen_and_found(data, pictures, stub, tmp_path, monkeyp
         def __init__(self, path, device, any_weights):
             super().__init__()
             self.path = path
-    monkeypatch.setattr(extractors, "InceptionExtractor", Named)
+    monkeypatch.setattr(feature_extractors, "InceptionExtractor", Named)
     with pytest.raises(UserError, match="--extractor inception: its weights are not in .*download.py fid_inception"):
         run(data, pictures, "--metrics", "fid", "--extractor", "inception")
     weights = data.parent / "pretrained" / evaluate.WEIGHTS_NAME
@@ -336,7 +337,7 @@ def test_extractors_are_chosen_and_found(data, pictures, stub, tmp_path, monkeyp
 def test_the_registry_and_the_command_mean_the_same_file():
     from scripts.downloads import registry
     entry = registry.load()["fid_inception"]
-    assert entry.goal == f"pretrained/{evaluate.WEIGHTS_NAME}" and entry.sum == ("sha256", extractors.INCEPTION_SHA256)
+    assert entry.goal == f"pretrained/{evaluate.WEIGHTS_NAME}" and entry.sum == ("sha256", feature_extractors.INCEPTION_SHA256)
 
 
 def test_feature_file(tmp_path):
@@ -352,14 +353,14 @@ def test_batches_keep_the_order_and_stop_at_a_fault():
         if i == 7:
             raise UserError("seven")
         return np.full((2, 2, 3), i, np.uint8)
-    found = [batch[:, 0, 0, 0].tolist() for batch in picture_sets.batches(load, 7, 3, 2)]
+    found = [batch[:, 0, 0, 0].tolist() for batch in image_sets.batches(load, 7, 3, 2)]
     assert found == [[0, 1, 2], [3, 4, 5], [6]]
     with pytest.raises(UserError, match="seven"):
-        list(picture_sets.batches(load, 9, 3, 2))
+        list(image_sets.batches(load, 9, 3, 2))
 
 
 def test_metric_names_agree():
-    assert evaluate.METRICS == measure.METRICS and tuple(records.RECORDS) == measure.METRICS
+    assert evaluate.METRICS == evaluator.METRICS and tuple(records.RECORDS) == evaluator.METRICS
 
 
 @pytest.mark.parametrize("options, reason", [

@@ -9,8 +9,8 @@ from PIL import Image
 
 from common.cli import UserError
 from common.splits import load_split
-from StackGAN_v2 import image_cache
-from StackGAN_v2.datasets import Order, OtherClass, SpeechFeatures
+from StackGAN_v2.data import image_cache
+from StackGAN_v2.data.datasets import Order, OtherClass, SpeechFeatures
 
 
 @pytest.fixture(scope="module")

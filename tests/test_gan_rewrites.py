@@ -7,12 +7,14 @@ import torch
 from benchmarks.plain_gan import PlainGenerator, PlainNetworks, plain_paint, plain_step
 from common.cli import UserError
 from common.devices import pick_precision, set_up_arithmetic
-from StackGAN_v2 import convolution, image_cache, sampler
+from StackGAN_v2.networks import convolution
+from StackGAN_v2.data import image_cache
+from StackGAN_v2 import sampler
 from StackGAN_v2.config import load_config
-from StackGAN_v2.datasets import Batch
+from StackGAN_v2.data.datasets import Batch
 from StackGAN_v2.folding import folded
 from StackGAN_v2.model import Generator, init_weights
-from StackGAN_v2.trainer import Networks, Stepper
+from StackGAN_v2.training.trainer import Networks, Stepper
 
 CPU, N = torch.device("cpu"), 6
 SETTINGS = ["TREE.BASE_SIZE=16", "GAN.GF_DIM=8", "GAN.DF_DIM=4", "GAN.Z_DIM=5", "GAN.EMBEDDING_DIM=6",

@@ -13,13 +13,14 @@ from PIL import Image
 from gan_set import make_set
 
 from common import checkpoint, resume
-from common.background import Background
+from StackGAN_v2.training.background import Background
 from common.cli import UserError
 from common.splits import load_split
-from StackGAN_v2 import balance, judges, keeping, losses, sampler, stages
+from StackGAN_v2.training import discriminator_monitor, snapshot_metric, snapshot_writer
+from StackGAN_v2 import losses, sampler, stages
 from StackGAN_v2.config import load_config
-from StackGAN_v2.metrics import squared_mmd
-from StackGAN_v2.trainer import Networks, Stepper
+from StackGAN_v2.evaluation.metrics import squared_mmd
+from StackGAN_v2.training.trainer import Networks, Stepper
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -108,7 +109,7 @@ def test_what_a_run_leaves(folder, tmp_path, capsys):
 def test_writing_beside_the_training_writes_the_same(folder, tmp_path, monkeypatch):
     """As on a GPU: the state is copied, and training goes on before the first byte of it is written."""
     run_main(folder, "--output_dir", tmp_path / "whole", "--max_steps", 7)
-    begun, write, make = [], keeping.Keeper._write, keeping.Keeper.__init__
+    begun, write, make = [], snapshot_writer.Keeper._write, snapshot_writer.Keeper.__init__
 
     def begin_beside(self, *arguments):
         make(self, *arguments)
@@ -125,8 +126,8 @@ def test_writing_beside_the_training_writes_the_same(folder, tmp_path, monkeypat
     def count(self, decay):
         update(self, decay)
         begun[:] = [begun[0] + 1 if begun else 1]
-    monkeypatch.setattr(keeping.Keeper, "__init__", begin_beside)
-    monkeypatch.setattr(keeping.Keeper, "_write", write_late)
+    monkeypatch.setattr(snapshot_writer.Keeper, "__init__", begin_beside)
+    monkeypatch.setattr(snapshot_writer.Keeper, "_write", write_late)
     monkeypatch.setattr(Networks, "update_average", count)
     run_main(folder, "--output_dir", tmp_path / "beside", "--max_steps", 7)
     assert_equal_runs(tmp_path / "whole", tmp_path / "beside")
@@ -138,7 +139,7 @@ def test_writing_beside_the_training_writes_the_same(folder, tmp_path, monkeypat
 
     def fail(*unused):
         raise UserError("the disk is full")
-    monkeypatch.setattr(keeping.Keeper, "_write", fail)
+    monkeypatch.setattr(snapshot_writer.Keeper, "_write", fail)
     with pytest.raises(UserError, match="the disk is full"):
         run_main(folder, "--output_dir", tmp_path / "full", "--max_steps", 2)
 
@@ -212,12 +213,12 @@ def test_the_bound_of_a_discriminator_that_has_won():
     zeros = (torch.zeros(4), torch.zeros(4))
     for kind, weight in (("bce", 1.0), ("bce", 0.0), ("hinge", 1.0), ("hinge", 0.0), ("hinge", 0.5)):
         guessing = losses.d_loss(zeros, zeros, zeros, kind, weight).item()
-        assert balance.bound(kind, weight) == pytest.approx(0.05 * guessing)
-    assert [round(balance.bound(*key), 3) for key in (("bce", 1), ("hinge", 1), ("bce", 0))] == [0.208, 0.3, 0.069]
+        assert discriminator_monitor.bound(kind, weight) == pytest.approx(0.05 * guessing)
+    assert [round(discriminator_monitor.bound(*key), 3) for key in (("bce", 1), ("hinge", 1), ("bce", 0))] == [0.208, 0.3, 0.069]
 
 
 def test_a_discriminator_that_has_won_is_told_of_once_an_episode():
-    watch = balance.Watch("hinge", 1.0)
+    watch = discriminator_monitor.Watch("hinge", 1.0)
     low = {"D0": 2.0, "D1": 0.29, "D1_penalty": 0.0, "G0": 0.0}
 
     def warned(ticks, means):
@@ -230,7 +231,7 @@ def test_a_discriminator_that_has_won_is_told_of_once_an_episode():
 
 def test_the_warning_reaches_terminal_and_log(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("StackGAN_v2.losses.d_loss", lambda *a: sum(x[0].sum() for x in a[:3]) * 0)
-    monkeypatch.setattr(balance, "ITERATIONS", 2)
+    monkeypatch.setattr(discriminator_monitor, "ITERATIONS", 2)
     run_main(folder, "--output_dir", tmp_path, "--max_steps", 4, "--tick", 1)
     for text in (capsys.readouterr().out, (tmp_path / "log.txt").read_text()):
         assert [text.count(f"discriminator D{i} has won") for i in range(4)] == [1, 1, 1, 0]
@@ -246,7 +247,7 @@ def test_snapshots_that_stay_and_the_best_one(folder, tmp_path, monkeypatch):
         def __call__(self, generator):
             assert not generator.training
             return next(values)
-    monkeypatch.setattr("StackGAN_v2.judges.Kid", Judge)
+    monkeypatch.setattr("StackGAN_v2.training.snapshot_metric.Kid", Judge)
 
     def train(steps, *more):
         run_main(folder, "--output_dir", tmp_path, "--max_steps", steps, "--keep", 1, "--set",
@@ -271,7 +272,7 @@ def test_the_judge_of_snapshots(folder, tmp_path):
     split = load_split(folder, "test")
     rows = [np.zeros((1, 9), np.float32)] * len(split.items)
     generator = Networks(load_config(folder.parent / "tiny.yml"), 9, torch.device("cpu")).average
-    kid = judges.Kid("kid_lite0at128", folder, split, rows, generator, 0, "cpu")
+    kid = snapshot_metric.Kid("kid_lite0at128", folder, split, rows, generator, 0, "cpu")
     value = kid(generator)
     assert value == kid(generator) and kid.extractor.view == 128
     noises = torch.stack([sampler.noise(generator, 0, i, 0) for i in range(7)])

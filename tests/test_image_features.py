@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from Audio_to_Image import image_features
+from Audio_to_Image.teachers import extraction
 from Audio_to_Image.teachers import TEACHERS, Teacher
 from common import ROOT
 from common.cli import UserError
@@ -50,12 +50,12 @@ def birds(tmp_path):
 
 def prepared(folder):
     split = load_split(folder, "train")
-    path = image_features.path_of(folder, split, "efficientnet_lite0")
-    return path, split, image_features.describe(split, "efficientnet_lite0", None, "mirror", 8, "fp32")
+    path = extraction.path_of(folder, split, "efficientnet_lite0")
+    return path, split, extraction.describe(split, "efficientnet_lite0", None, "mirror", 8, "fp32")
 
 
 def make(path, split, wanted, teacher, whole_pictures=True, batch_size=3):
-    return image_features.make(path, split, teacher, wanted, 2, batch_size, whole_pictures, backend="torch")
+    return extraction.make(path, split, teacher, wanted, 2, batch_size, whole_pictures, backend="torch")
 
 
 @pytest.mark.parametrize("whole_pictures", [True, False])
@@ -73,7 +73,7 @@ def test_rows_follow_the_split_and_a_shared_picture_is_seen_once(birds, whole_pi
 
 
 def test_a_stopped_run_goes_on_where_it_was(birds, monkeypatch):
-    monkeypatch.setattr(image_features, "SHARD", 1)
+    monkeypatch.setattr(extraction, "SHARD", 1)
     path, split, wanted = prepared(birds)
 
     class Stopping(MeanColour):
@@ -91,17 +91,17 @@ def test_a_stopped_run_goes_on_where_it_was(birds, monkeypatch):
 
 
 def test_shards_of_other_settings_or_damaged_ones_are_not_used(birds, monkeypatch):
-    monkeypatch.setattr(image_features, "SHARD", 3)
+    monkeypatch.setattr(extraction, "SHARD", 3)
     path, split, wanted = prepared(birds)
     key = {**wanted, "order": split.digest()}
-    shards = image_features._Shards(path.parent / f".{path.stem}.partial", key, 4, (10, 3))
+    shards = extraction._Shards(path.parent / f".{path.stem}.partial", key, 4, (10, 3))
     shards.save(0, np.zeros((3, 10, 3), np.float32))
     (shards.folder / "00001.npy").write_bytes(b"\x93NUMPY cut")
     teacher = MeanColour()
     make(path, split, {**wanted, "flip": "vertical"}, teacher)
     assert teacher.seen == 4 and load_features(path, split, "…")[2][0].tolist() == [2, 4, 6]
 
-    shards = image_features._Shards(shards.folder, key, 4, (10, 3))
+    shards = extraction._Shards(shards.folder, key, 4, (10, 3))
     shards.save(0, np.zeros((3, 10, 3), np.float32))
     (shards.folder / "00001.npy").write_bytes(b"\x93NUMPY cut")
     teacher = MeanColour()
@@ -117,7 +117,7 @@ def test_faulty_pictures_are_collected_and_nothing_is_written(birds, capsys):
         failed = make(path, split, wanted, MeanColour(), whole_pictures)
         assert len(failed) == 2 and not path.exists() and not path.with_suffix(".json").exists()
     with pytest.raises(UserError, match="^2 pictures could not be read"):
-        image_features.report(failed)
+        extraction.report(failed)
     printed = capsys.readouterr().err
     assert "1.png is not a picture" in printed and "3.png" in printed
 
@@ -132,26 +132,26 @@ def test_missing_pictures_are_told_before_the_work(birds):
 
 def test_what_is_there_is_used_while_it_fits(birds, capsys):
     path, split, wanted = prepared(birds)
-    assert not image_features.usable(path, split, wanted)
+    assert not extraction.usable(path, split, wanted)
     make(path, split, wanted, MeanColour())
-    assert image_features.usable(path, split, wanted) and "nothing to do" in capsys.readouterr().out
-    assert image_features.usable(path, split, {**wanted, "weights": None})             # the weight file has gone
-    assert not image_features.usable(path, split, {**wanted, "flip": "vertical"})
+    assert extraction.usable(path, split, wanted) and "nothing to do" in capsys.readouterr().out
+    assert extraction.usable(path, split, {**wanted, "weights": None})             # the weight file has gone
+    assert not extraction.usable(path, split, {**wanted, "flip": "vertical"})
     assert "other flip" in capsys.readouterr().out
     Image.new("RGB", (99, 50), (255, 0, 9)).save(birds / "images" / "2.png")
-    assert not image_features.usable(path, split, prepared(birds)[2])                  # a picture has changed
+    assert not extraction.usable(path, split, prepared(birds)[2])                  # a picture has changed
 
 
 def test_published_features_are_used_as_they_are(birds, capsys):
     path, split, wanted = prepared(birds)
     make(path, split, wanted, MeanColour())
     path.with_suffix(".json").unlink()                                 # published ones have no sidecar
-    assert image_features.usable(path, split, {**wanted, "flip": "vertical"})
+    assert extraction.usable(path, split, {**wanted, "flip": "vertical"})
     assert "published features of 5 pictures" in capsys.readouterr().out
     content = json.loads(split.path.read_text())
     split.path.write_text(json.dumps({**content, "data": content["data"][:3]}))
     with pytest.raises(UserError, match="5 rows.*3 items.*--overwrite"):
-        image_features.usable(path, load_split(birds, "train"), wanted)
+        extraction.usable(path, load_split(birds, "train"), wanted)
 
 
 def command(*words):

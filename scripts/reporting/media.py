@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from common.cli import UserError
-from common.images import open_rgb
+from common.untrusted.images import open_rgb
 
 _LOSSLESS_UP_TO = 64                               # pixels: small pictures are shown enlarged, where JPEG would be seen
 _SOUNDS = (("MP3", "MPEG_LAYER_III", "audio/mpeg"),            # small, and played by every browser
@@ -45,7 +45,7 @@ def sound_uri(path) -> str:
 
 def real_picture(path, box, size: int) -> np.ndarray:
     """The picture as the generator is trained on it, at its middle crop: uint8 `[size, size, 3]`."""
-    from StackGAN_v2.image_cache import prepare
+    from StackGAN_v2.data.image_cache import prepare
     pixels = prepare(path, box, size * 76 // 64)               # training crops at random out of 76 for every 64 pixels
     top, left = ((length - size) // 2 for length in pixels.shape[:2])
     return pixels[top:top + size, left:left + size]

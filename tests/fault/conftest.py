@@ -47,18 +47,18 @@ def worker(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def nursery():
-    from nursery import Nursery
-    with Nursery() as nursery:
-        yield nursery
+def fork_server():
+    from fork_server import ForkServer
+    with ForkServer() as fork_server:
+        yield fork_server
 
 
 @pytest.fixture(scope="session")
-def trial(tmp_path_factory, nursery):
+def trial(tmp_path_factory, fork_server):
     """The stages of a recipe, each left alone once: what the killed ones and those on a full disk are held against."""
     from trial import Trial
     folder = tmp_path_factory.mktemp("trial")
-    yield Trial(folder, nursery)
+    yield Trial(folder, fork_server)
     shutil.rmtree(folder)
 
 

@@ -20,11 +20,14 @@ def readers() -> dict:
     import numpy as np
     import torch
 
-    from Audio_to_Image import audio, googlenet, image_features, mel_cache, speech_encoder
-    from common import checkpoint, features, files, images, pickles, splits
+    from Audio_to_Image import audio, mel_cache, speech_encoder
+    from Audio_to_Image.teachers import googlenet, extraction
+    from common import checkpoint, features, files, splits
+    from common.untrusted import images, pickles
     from scripts.downloads import registry, unpack
     from scripts.preparing import flowers, places
-    from StackGAN_v2 import config, image_cache, model
+    from StackGAN_v2 import config, model
+    from StackGAN_v2.data import image_cache
     items = tuple(splits.Item(str(n), Path(f"{n}.jpg"), n, "", ("a", "b"), ()) for n in range(3))
     split = splits.Split("train", Path("train.json"), items, Path(), None, False)
 
@@ -44,7 +47,7 @@ def readers() -> dict:
         return image_cache.bounding_boxes(splits.Split("train", path, items, root, None, False))
 
     def shard(path):
-        shards = image_features._Shards.__new__(image_features._Shards)
+        shards = extraction._Shards.__new__(extraction._Shards)
         shards.folder, shards.count, shards.row_shape = path.parent, 4, (2, 3)
         return shards._load(0)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import compare
 import stages
-from nursery import ROOT, at_work, ended_soon
+from fork_server import ROOT, at_work, ended_soon
 
 # After what a stage has said, and how many seconds later at most, it is killed.
 MOMENTS = {0: ("stage 0", 0.5), 1: ("to speak with", 0.5), 2: ("stage 2", 1.5), 3: ("step      3", 0.2),

@@ -84,7 +84,7 @@ def test_python_2_pickles_are_still_read(tmp_path, worker):
     text = (b"(lp0\ncnumpy.core.multiarray\n_reconstruct\np1\n(cnumpy\nndarray\np2\n(I0\ntp3\nS'b'\np4\ntp5\nRp6\n(I1\n(I1\nI2\n"
             b"tp7\ncnumpy\ndtype\np8\n(S'f4'\np9\nI0\nI1\ntp10\nRp11\n(I3\nS'<'\np12\nNNNI-1\nI-1\nI0\ntp13\nbI00\n"
             b"S'\\x00\\x00\\xc0?\\x00\\x00\\x00\\xc0'\np14\ntp15\nba.")
-    from common.pickles import read_pickle
+    from common.untrusted.pickles import read_pickle
     for data in (binary, text):
         array, = read_pickle(_written(tmp_path / "f.pickle", data))
         assert array.dtype == np.float32 and array.tolist() == [[1.5, -2.0]]

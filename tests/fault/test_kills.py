@@ -15,7 +15,7 @@ import compare
 import original_archives
 import stages
 from loopback_files import serving
-from nursery import ROOT, at_work, ended_soon
+from fork_server import ROOT, at_work, ended_soon
 from test_real_sets import registry_of
 from trial import TRAINERS, Trial
 
@@ -71,13 +71,13 @@ def server():
 
 
 @pytest.fixture(scope="module")
-def archives(tmp_path_factory, nursery, server):
+def archives(tmp_path_factory, fork_server, server):
     """A trial whose stages fetch CUB and Reed's captions in miniature, and prepare them."""
     folder = tmp_path_factory.mktemp("archives")
     registry_of(server, original_archives.make("birds", folder / "original"), folder / "registry.json")
     fetch = ["scripts/download.py", "CUB_200_2011", "cvpr2016_cub", "--registry", folder / "registry.json",
              "--retries", 0]
-    yield Trial(folder, nursery, lambda place: [
+    yield Trial(folder, fork_server, lambda place: [
         stages.Stage("download", [*fetch, "--data_root", place / "data"]),
         stages.Stage("prepare", ["scripts/prepare_birds.py", "--any_size", "--output_dir", place / "data/birds"])])
     shutil.rmtree(folder)
@@ -115,7 +115,7 @@ def test_a_killed_rank_ends_the_training(trial, count):
     words = [str(word) for word in trial.stages["encoder"].words]
     for option, value in (("--epoch", "1000"), ("--eval_every", "500"), ("--save_every", "500")):
         words[words.index(option) + 1] = value
-    with subprocess.Popen([sys.executable, "-m", "common.launch", "--standalone", "--nproc_per_node", "2", *words],
+    with subprocess.Popen([sys.executable, "-m", "common.distributed.launch", "--standalone", "--nproc_per_node", "2", *words],
                           cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True) as process:
         output = ""
@@ -139,8 +139,8 @@ def environment(process: int) -> dict[bytes, bytes]:
     return dict(line.split(b"=", 1) for line in lines if b"=" in line)
 
 
-def test_a_child_may_die_before_its_session_has_begun(nursery, tmp_path):
+def test_a_child_may_die_before_its_session_has_begun(fork_server, tmp_path):
     """The process that forks once died of it: there was no such group yet."""
     words = ["scripts/make_toybirds.py", "--classes", "40", "--output_dir", tmp_path / "birds"]
-    assert nursery.run(words, tmp_path, after=0.0).status == 137
-    assert nursery.run(["scripts/report.py", "--help"], tmp_path).status == 0
+    assert fork_server.run(words, tmp_path, after=0.0).status == 137
+    assert fork_server.run(["scripts/report.py", "--help"], tmp_path).status == 0

@@ -16,7 +16,7 @@ from hypothesis import given, strategies as st
 
 from Audio_to_Image import audio
 from common.cli import UserError
-from common.pickles import read_pickle
+from common.untrusted.pickles import read_pickle
 from common.splits import inside, load_split
 from scripts.downloads.unpack import Limits, unpack
 from StackGAN_v2.config import DEFAULTS, load_config

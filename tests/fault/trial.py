@@ -14,9 +14,9 @@ UNFINISHED = '{"order": "unfinished"}'              # what a feature file is des
 class Trial:
     """The uninterrupted run of every stage, made when first asked for: `before`, `after`, `changes`, `seconds`."""
 
-    def __init__(self, folder, nursery, listed=stages.stages):
+    def __init__(self, folder, fork_server, listed=stages.stages):
         """listed(place): the stages in order, for everything below `place`."""
-        self.folder, self.place, self.nursery = folder, folder / "it's a place", nursery
+        self.folder, self.place, self.fork_server = folder, folder / "it's a place", fork_server
         self.stages = {stage.name: stage for stage in listed(self.place)}
         self.ended, self.after, self.seen, self.sizes = {}, {}, {}, {}
         (self.place / "output/trial").mkdir(parents=True)
@@ -24,7 +24,7 @@ class Trial:
 
     def run(self, name, jobs=1, **kill):
         words = self.stages[name].words
-        return self.nursery.run([*words, "--jobs", jobs] if jobs > 1 else words, self.place, **kill)
+        return self.fork_server.run([*words, "--jobs", jobs] if jobs > 1 else words, self.place, **kill)
 
     def saved(self, name):
         return self.folder / f"before {name}"
@@ -62,7 +62,7 @@ class Trial:
     def survive(self, name, **kill) -> bool:
         """Kill the stage, look at what is there, let it finish, compare. False if it ended before it was killed.
 
-        kill: as for `Nursery.run`, and the number of `jobs` of the run that is killed.
+        kill: as for `ForkServer.run`, and the number of `jobs` of the run that is killed.
         """
         stages.restore(self.saved(name), self.place)
         before = compare.contents(self.place)

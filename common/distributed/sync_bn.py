@@ -2,7 +2,7 @@
 import torch
 from torch import nn
 
-from common import ranks
+from common.distributed import ranks
 
 
 class _SumOverRanks(torch.autograd.Function):

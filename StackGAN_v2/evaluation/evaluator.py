@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from common import checkpoint, splits
 from common.cli import UserError
-from StackGAN_v2 import attribute_probe, metrics, records
-from StackGAN_v2.extractors import Extractor
-from StackGAN_v2.picture_sets import (FeatureFile, Found, Generated, RealPictures, batches, load_generated,
+from StackGAN_v2.evaluation import attribute_probe, metrics, records
+from StackGAN_v2.evaluation.feature_extractors import Extractor
+from StackGAN_v2.evaluation.image_sets import (FeatureFile, Found, Generated, RealPictures, batches, load_generated,
                                       real_features, survey)
 
 METRICS = ("fid", "is", "kid", "pr", "retrieval", "class", "attributes")

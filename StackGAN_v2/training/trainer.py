@@ -5,15 +5,16 @@ from pathlib import Path
 
 import torch
 
-from common import checkpoint, ranks
-from common.adam import Adam
+from common import checkpoint
+from common.distributed import ranks
+from StackGAN_v2.training.adam import Adam
 from common.cli import UserError
 from common.devices import autocast
 from common.files import link
-from common.sync_bn import synchronize_batch_norm
+from common.distributed.sync_bn import synchronize_batch_norm
 from StackGAN_v2 import losses
-from StackGAN_v2.conditioning import init_condition
-from StackGAN_v2.matching import matching_loss
+from StackGAN_v2.training.condition_init import init_condition
+from StackGAN_v2.training.matching_network import matching_loss
 from StackGAN_v2.model import Discriminator, Generator, init_weights
 
 _ADVICE = "resume.pth is from before: go on with lower learning rates, or with --precision fp32"

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from PIL import Image
 from tqdm import tqdm
 
-from common import ranks
+from common.distributed import ranks
 from common.cli import UserError
 from common.devices import send
 from common.files import atomic_path, read_note, write_json
-from common.images import open_rgb
+from common.untrusted.images import open_rgb
 from common.parallel import free_memory, in_chunks, one_torch_thread, parallel_map
 
 _FORMAT = 2                                        # raise it when the stored pixels change

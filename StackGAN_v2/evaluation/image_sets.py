@@ -14,8 +14,8 @@ from PIL import Image
 
 from common.cli import UserError
 from common.files import atomic_path, read_note, write_json
-from common.images import FORMATS, open_rgb
-from StackGAN_v2.image_cache import bounding_boxes, prepare
+from common.untrusted.images import FORMATS, open_rgb
+from StackGAN_v2.data.image_cache import bounding_boxes, prepare
 
 # the names of sampler.picture_name
 _NAME = re.compile(r"(?P<image>.+)_(?P<size>\d+)_sentence(?P<sentence>\d+)_(?P<copy>\d+)\.(png|jpg)")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import checkpoint, lite0
+from common import checkpoint, efficientnet_lite0
 from common.cli import UserError
 from common.files import sha256
 
@@ -44,14 +44,14 @@ class Extractor:
 
 class Lite0Extractor(Extractor):
     """EfficientNet-lite0 on ImageNet, whose weights come in a package: for machines without the Inception's weights."""
-    width, classes = lite0.WIDTH, 1000
+    width, classes = efficientnet_lite0.WIDTH, 1000
     stranger = "measured through EfficientNet-lite0, which no paper of this field uses"
 
     def __init__(self, device="cpu", view: int = 224):
-        path = lite0.weights_path()
+        path = efficientnet_lite0.weights_path()
         state = checkpoint.state_dict_of(checkpoint.load(path), path)
         self.device, self.view = torch.device(device), view
-        self.network = lite0.load_lite0(device)
+        self.network = efficientnet_lite0.load_lite0(device)
         self.weight, self.bias = (state[f"_fc.{part}"].to(device) for part in ("weight", "bias"))
         self.name = "lite0" if view == 224 else f"lite0at{view}"
         self.identity = f"{self.name} {sha256(path)[:16]}"

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.sync_bn import sum_over_ranks
+from common.distributed.sync_bn import sum_over_ranks
 
 _TAIL = 256     # frames: at every layer it holds what sees the right end (194 frames at last) and what a kernel spans
 

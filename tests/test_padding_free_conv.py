@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from Audio_to_Image.columns import _TAIL, _Layout, convolve_columns
+from Audio_to_Image.padding_free_conv import _TAIL, _Layout, convolve_columns
 from Audio_to_Image.speech_encoder import CNNRNN
 from golden_recipe import array, fill_state_dict, summary
 

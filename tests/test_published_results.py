@@ -3,7 +3,7 @@ import dataclasses
 
 import pytest
 
-from StackGAN_v2.comparison import SETS, Setting, comparable_with
+from StackGAN_v2.evaluation.published_results import SETS, Setting, comparable_with
 
 BIRDS = Setting(stranger="", real_pictures=2933, classes=50, generated=29330, size=256, painted_size=256, crop="box")
 

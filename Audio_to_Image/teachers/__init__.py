@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from Audio_to_Image import googlenet
-from common import ROOT, devices, lite0
+from Audio_to_Image.teachers import googlenet
+from common import ROOT, devices, efficientnet_lite0
 from common.cli import UserError
 
 VIEWS = 10
@@ -165,15 +165,15 @@ class CaffeGoogLeNetTeacher(GoogLeNetTeacher):
 
 class Lite0Teacher(Teacher):
     """EfficientNet-lite0 on ImageNet, whose weights come in a package: bicubic, antialiased resizing, 1280 features."""
-    name, width = "efficientnet_lite0", lite0.WIDTH
+    name, width = "efficientnet_lite0", efficientnet_lite0.WIDTH
 
     def __init__(self, weights, flip, device, precision, view_size=224):
         super().__init__(weights, flip, device, precision, view_size)
-        self.network = lite0.load_lite0(device, self.weights)
+        self.network = efficientnet_lite0.load_lite0(device, self.weights)
 
     @classmethod
     def weights_file(cls, weights=None):
-        path = Path(weights) if weights else lite0.weights_path()
+        path = Path(weights) if weights else efficientnet_lite0.weights_path()
         if not path.is_file():
             raise UserError(f"--weights {path}: the file does not exist")
         return path

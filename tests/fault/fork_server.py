@@ -1,6 +1,6 @@
 """Commands that start in a tenth of a second and die on order.
 
-`Nursery` starts one process that has imported everything and then forks a child for every command, which runs the
+`ForkServer` starts one process that has imported everything and then forks a child for every command, which runs the
 command's own file in a session of its own. A child can be killed before its k-th change to the watched folder, after a
 time, or in the middle of a write.
 """
@@ -23,13 +23,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIMIT = 120                                        # seconds that any command may take
 MODULES = """numpy PIL.Image PIL.PngImagePlugin PIL.JpegImagePlugin scipy.linalg soundfile soxr librosa.filters tqdm
-    yaml torch torchvision torch._dynamo torch.utils.tensorboard Audio_to_Image.trainer Audio_to_Image.image_features
+    yaml torch torchvision torch._dynamo torch.utils.tensorboard Audio_to_Image.trainer Audio_to_Image.teachers.extraction
     Audio_to_Image.mel_cache Audio_to_Image.tts.clips Audio_to_Image.tts.espeak StackGAN_v2.config
-    StackGAN_v2.stages StackGAN_v2.measure StackGAN_v2.extractors scripts.toybirds.dataset scripts.downloads.place
+    StackGAN_v2.stages StackGAN_v2.evaluation.evaluator StackGAN_v2.evaluation.feature_extractors scripts.toybirds.dataset scripts.downloads.place
     scripts.preparing.birds scripts.preparing.splitfiles scripts.reporting.gather scripts.reporting.heard
     scripts.reporting.numbers""".split()
 # What is kept in steps of minutes of work is here kept in steps of a few files.
-SMALLER = {("Audio_to_Image.mel_cache", "_JOURNAL_EVERY"): 5, ("Audio_to_Image.image_features", "SHARD"): 3}
+SMALLER = {("Audio_to_Image.mel_cache", "_JOURNAL_EVERY"): 5, ("Audio_to_Image.teachers.extraction", "SHARD"): 3}
 _NEED_ROOM = {"open", "os.mkdir", "os.symlink", "os.link"}
 _CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.link", "os.truncate"}
 
@@ -45,7 +45,7 @@ class Ended:
     left: list[int]
 
 
-class Nursery:
+class ForkServer:
     """A context manager: `run` starts a command there and waits for its end."""
 
     def __enter__(self):
@@ -70,7 +70,7 @@ class Nursery:
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
-        assert answer, "the nursery has died"
+        assert answer, "the fork_server has died"
         reply = json.loads(answer)
         session = reply.pop("session")
         return Ended(**reply, left=ended_soon(lambda: of_session(session)))

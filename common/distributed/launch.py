@@ -1,6 +1,6 @@
 """torchrun, but what the user sees at a failure is its command's own sentence and exit status, not a launcher's report.
 
-`python -m common.launch <torchrun's options> script.py <its options>`
+`python -m common.distributed.launch <torchrun's options> script.py <its options>`
 
 On several machines the launchers meet before they begin (see meeting.py), and one that fails ends the others.
 """

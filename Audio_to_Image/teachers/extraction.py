@@ -18,7 +18,7 @@ from Audio_to_Image.teachers import TEACHERS, VIEWS, Teacher
 from common import files
 from common.cli import UserError
 from common.features import UNFINISHED, feature_path, load_features, save_features
-from common.images import open_rgb
+from common.untrusted.images import open_rgb
 from common.parallel import one_torch_thread
 from common.splits import Split
 

@@ -3,9 +3,10 @@ import os
 
 import torch
 
-from StackGAN_v2 import metrics, sampler
-from StackGAN_v2.extractors import Lite0Extractor
-from StackGAN_v2.picture_sets import RealPictures, real_features
+from StackGAN_v2.evaluation import metrics
+from StackGAN_v2 import sampler
+from StackGAN_v2.evaluation.feature_extractors import Lite0Extractor
+from StackGAN_v2.evaluation.image_sets import RealPictures, real_features
 
 NAMES = {"kid_lite0": 224, "kid_lite0at128": 128}  # and the pixels that lite0 sees
 SENTENCES = 512                                    # at the most: one a picture of the split, evenly spread

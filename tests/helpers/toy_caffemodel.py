@@ -3,7 +3,7 @@ import struct
 
 import numpy as np
 
-from Audio_to_Image import googlenet
+from Audio_to_Image.teachers import googlenet
 
 
 def random_weights():

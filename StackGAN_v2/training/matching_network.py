@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from common import checkpoint, ranks
+from common import checkpoint
+from common.distributed import ranks
 from common.cli import UserError
-from StackGAN_v2.conditioning import principal_directions
-from StackGAN_v2.parts_reader import SIZE, PartsReader
+from StackGAN_v2.training.condition_init import principal_directions
+from StackGAN_v2.networks.part_attention import SIZE, PartsReader
 
 PARTS, DIRECTIONS, TEMPERATURE = 12, 128, 0.1
 BATCH, LEARNING_RATE = 24, 4e-3
