@@ -31,7 +31,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Batch:
-    """mels float32 `[B, 40, T]`, image `[B, d]` and labels `[B]` on the device; n_frames `[B]` on the CPU, falling."""
+    """mels float32 `[B, 40, T]`, image `[B, d]` and labels `[B]` on the device; n_frames `[B]` on the CPU, descending."""
     mels: torch.Tensor
     n_frames: torch.Tensor
     image: torch.Tensor

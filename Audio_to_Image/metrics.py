@@ -113,7 +113,7 @@ def speech_metrics(audio: torch.Tensor, items: torch.Tensor, image: torch.Tensor
 
 
 def _best_first(scores: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """`right` `[Q, G]` (bool), each row in the order of falling `scores` `[Q, G]`; among equals wrong ones first."""
+    """`right` `[Q, G]` (bool), each row in the order of descending `scores` `[Q, G]`; among equals wrong ones first."""
     wrong_first = right.to(torch.uint8).argsort(dim=1, stable=True)
     order = scores.gather(1, wrong_first).argsort(dim=1, descending=True, stable=True)
     return right.gather(1, wrong_first).gather(1, order)

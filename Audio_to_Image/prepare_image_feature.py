@@ -1,6 +1,6 @@
-"""Teacher features: ten views of every picture of a data set through a teacher network.
+"""Teacher features: ten views of every image of a data set through a teacher network.
 
-Reads   data/<set>/<split>.json and the pictures that it names
+Reads   data/<set>/<split>.json and the images that it names
 Writes  data/<set>/<split>/image_features_<teacher>.pickle   array [images, 10, width], and its sidecar .json
 """
 import os
@@ -34,9 +34,9 @@ def parse(argv=None):
     parser.add_argument("--backend", choices=("torch", "caffe"), default="torch",
                         help="what runs GoogLeNet: torch, or an installed pycaffe")
     parser.add_argument("--batch_size", type=positive_int, default=32, metavar="IMAGES",
-                        help="pictures in one pass on a GPU or in Caffe, ten views each")
+                        help="images in one pass on a GPU or in Caffe, ten views each")
     parser.add_argument("--jobs", type=positive_int, default=len(os.sched_getaffinity(0)), metavar="N",
-                        help="pictures worked on at once: decoded and resized, and on the CPU also seen by the network")
+                        help="images worked on at once: decoded and resized, and on the CPU also seen by the network")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<number>")
     parser.add_argument("--precision", choices=("auto", "fp32", "tf32", "bf16"), default="fp32",
                         help="arithmetic of the network; auto is bf16 where the device multiplies it natively")
@@ -66,7 +66,7 @@ def main(argv=None) -> int:
     devices.set_up_arithmetic(device, precision)
     folder = data_dir(options.dataset, options.data_root)
     splits = [load_split(folder, name.strip()) for name in options.splits.split(",")]
-    whole_pictures = device.type == "cpu" and options.backend == "torch"
+    whole_images = device.type == "cpu" and options.backend == "torch"
 
     weights = options.weights or downloaded_weights(options.teacher, options.data_root)
     teacher, failed = None, []
@@ -79,7 +79,7 @@ def main(argv=None) -> int:
         if teacher is None:
             teacher = make_teacher(options.teacher, weights, options.flip, device, precision, options.backend,
                                    options.view_size)
-        failed += extraction.make(path, split, teacher, wanted, options.jobs, options.batch_size, whole_pictures,
+        failed += extraction.make(path, split, teacher, wanted, options.jobs, options.batch_size, whole_images,
                                       backend=options.backend, device=str(device))
     extraction.report(failed)
     return 0

@@ -13,12 +13,12 @@ DEFAULTS = {
     "DATASET_NAME": "birds",            # folder below data/, if --data_dir does not say otherwise
     "DATA_DIR": "",                     # folder of the data set
     "GPU_ID": "0",                      # kept for published files; --device chooses
-    "WORKERS": 4,                       # threads that write pictures, if the cores are fewer
+    "WORKERS": 4,                       # threads that write images, if the cores are fewer
     "TREE": {"BRANCH_NUM": 3,           # stages
-             "BASE_SIZE": 64},          # side of the first stage's pictures, pixels
+             "BASE_SIZE": 64},          # side of the first stage's images, pixels
     "TRAIN": {
-        "FLAG": True,                   # True: train; False: paint the test set with NET_G
-        "NET_G": "",                    # generator to start from, or to paint with
+        "FLAG": True,                   # True: train; False: generate the test set with NET_G
+        "NET_G": "",                    # generator to start from, or to generate with
         "NET_D": "",                    # start of the discriminators' file names: <NET_D>0.pth, …
         "BATCH_SIZE": 64,               # images an iteration, over all processes
         "MAX_EPOCH": 600,
@@ -29,7 +29,7 @@ DEFAULTS = {
         "BETAS": [0.5, 0.999],          # Adam
         "EMA": 0.999,                   # decay of the generator's average, per iteration
         "ADVERSARIAL": "bce",           # or hinge
-        "WRONG": "image",               # wrong pairs: another class's picture; or speech: that of the next in the batch
+        "WRONG": "image",               # wrong pairs: another class's image; or speech: that of the next in the batch
         "DETACH_CONDITION": False,      # True: the generator cannot change mu to suit the discriminators
         "COEFF": {"KL": 2.0,
                   "CAL_LOSS": 0.0,      # above 0: class-aware loss on (weight 1, as published)
@@ -45,7 +45,7 @@ DEFAULTS = {
             "B_CONDITION": True},       # False: unconditional; not part of this method
     "TEXT": {"DIMENSION": 1024},        # kept for published files; the width is read from the speech features
     "TEST": {"B_EXAMPLE": True,         # kept for published files
-             "SAMPLE_NUM": 30000},      # at most this many pictures
+             "SAMPLE_NUM": 30000},      # at most this many images
 }
 
 _CHOICES = {"TRAIN.ADVERSARIAL": ("bce", "hinge"), "TRAIN.WRONG": ("image", "speech"),

@@ -1,4 +1,4 @@
-"""How good the generated pictures are, and whether they show what was said: every number with its protocol in its name.
+"""How good the generated images are, and whether they show what was said: every number with its protocol in its name.
 
 Prints a table, appends each number to metric-<name>.jsonl and keeps the latest of all in metrics.json (--output).
 Without --inception_weights nothing is called FID: the same metrics are then measured through EfficientNet-lite0.
@@ -27,14 +27,14 @@ def _metric_list(text: str) -> list[str]:
 def parse(argv=None):
     parser = cli.Parser(__doc__)
     add = parser.add_argument
-    add("--images", required=True, type=cli.existing_dir, metavar="FOLDER", help="the generated pictures, as main.py "
+    add("--images", required=True, type=cli.existing_dir, metavar="FOLDER", help="the generated images, as main.py "
         "makes them: …/iteration<n>/single_samples/valid")
     add("--data_dir", required=True, type=cli.existing_dir, metavar="DIR",
         help="folder of the data set, such as ./data/birds")
     add("--metrics", type=_metric_list, metavar="A,B,…", help=f"which of {','.join(METRICS)} (default: all that the "
         "set allows; class needs classes, attributes needs attributes.json; pr: precision and recall)")
     add("--extractor", default="auto", choices=("auto", "inception", "pytorch_fid", "lite0"), help="network of FID, "
-        "KID, precision and recall: inception shows it pictures as torch-fidelity does, pytorch_fid as pytorch-fid; "
+        "KID, precision and recall: inception shows it images as torch-fidelity does, pytorch_fid as pytorch-fid; "
         "auto: inception if its weights are there, else lite0")
     add("--inception_weights", type=cli.existing_file, metavar="FILE", help=f"the FID Inception, {WEIGHTS_NAME}, "
         "checked by SHA-256 (default: what scripts/download.py fid_inception puts into the folder pretrained beside "
@@ -42,21 +42,21 @@ def parse(argv=None):
     add("--any_weights", action="store_true", help="accept --inception_weights of another hash; the name then says so")
     add("--is_weights", type=cli.existing_file, metavar="FILE", help="torchvision Inception-v3 fine-tuned on the set's "
         "classes, a state dict, for the inception score")
-    add("--real_split", default="test", metavar="NAME", help="the split that the pictures were made for and are "
-        "compared with; all its pictures")
-    add("--crop", default="box", choices=("box", "whole"), help="real pictures: cut as for training the generator, "
+    add("--real_split", default="test", metavar="NAME", help="the split that the images were made for and are "
+        "compared with; all its images")
+    add("--crop", default="box", choices=("box", "whole"), help="real images: cut as for training the generator, "
         "around the bounding box where there is one, or whole; always the square in the middle")
-    add("--picture_size", type=cli.positive_int, metavar="N", help="which of the generated sizes, in pixels, by the "
+    add("--image_size", "--picture_size", type=cli.positive_int, metavar="N", help="which of the generated sizes, in pixels, by the "
         "name of the files (default: the largest)")
     add("--size", type=cli.positive_int, metavar="N", help="pixels at which both sides are compared; papers: 256 "
-        "(default: that of the generated pictures)")
-    add("--max_pictures", type=cli.natural, default=0, metavar="N", help="at most N generated pictures, drawn at "
+        "(default: that of the generated images)")
+    add("--max_images", "--max_pictures", type=cli.natural, default=0, metavar="N", help="at most N generated images, drawn at "
         "random; 0: all")
     add("--lite0_size", type=cli.positive_int, default=224, metavar="N", help="pixels that lite0 sees; fewer are "
         "faster and change the metrics' names")
-    add("--batch_size", type=cli.positive_int, default=64, metavar="N", help="pictures at a time")
+    add("--batch_size", type=cli.positive_int, default=64, metavar="N", help="images at a time")
     add("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="where to compute")
-    add("--jobs", type=cli.natural, default=0, metavar="N", help="threads that decode pictures; 0: one a core")
+    add("--jobs", type=cli.natural, default=0, metavar="N", help="threads that decode images; 0: one a core")
     add("--output", type=Path, metavar="FOLDER", help="where the numbers go (default: the folder of single_samples)")
     add("--quiet", action="store_true", help="no progress bars")
     return parser.parse_args(argv)
@@ -119,11 +119,11 @@ def _job(args, split, wanted, weights, output, device):
     import os
 
     from StackGAN_v2.evaluation.evaluator import BY_CLASS, Job
-    from StackGAN_v2.evaluation.image_sets import RealPictures, find_generated
-    found = find_generated(args.images, split, args.picture_size or 0, args.max_pictures)
+    from StackGAN_v2.evaluation.image_sets import RealImages, find_generated
+    found = find_generated(args.images, split, args.image_size or 0, args.max_images)
     size = args.size or found.size
     main_extractor, lite0, judge = _extractors(args, wanted, weights, bool(BY_CLASS & set(wanted)), device)
-    real = RealPictures(split, size, args.crop)
+    real = RealImages(split, size, args.crop)
     return Job(wanted, args.data_dir, output, split, found, size, real, main_extractor, lite0, judge, device,
                args.batch_size, args.jobs or os.cpu_count() or 1, not args.quiet,
                {"images": str(args.images), **_made_with(args.images)})
@@ -142,7 +142,7 @@ def _extractors(args, wanted, weights, by_class: bool, device):
 
 
 def _made_with(images: Path) -> dict:
-    """What main.py wrote about the pictures: digests of generator and embeddings, and the seed."""
+    """What main.py wrote about the images: digests of generator and embeddings, and the seed."""
     from common.files import read_json
     note = images.parent / "samples.json"
     return {"made_with": read_json(note)} if note.is_file() else {}

@@ -1,4 +1,4 @@
-"""A trained generator made ready to paint: batch norms become part of other layers, kernels are laid out once."""
+"""A trained generator made ready to generate: batch norms become part of other layers, kernels are laid out once."""
 import copy
 
 import torch
@@ -17,7 +17,7 @@ class _Up(nn.ConvTranspose2d):
 
 @torch.no_grad()
 def folded(generator: Generator, precision: str = "fp32") -> Generator:
-    """A copy in evaluation mode that computes the same pictures, up to float32's rounding, with fewer passes over memory.
+    """A copy in evaluation mode that computes the same images, up to float32's rounding, with fewer passes over memory.
 
     A batch norm in evaluation mode is a fixed scale and shift a channel: w·(k ∗ x) + b = (w·k) ∗ x + b. The kernel that
     an `UpConv` derives from its weight at every call is derived here, once. For bf16, weights are kept as autocast would

@@ -1,4 +1,4 @@
-"""Paint what a recording or a sentence says, or the pictures on the straight line between two of them."""
+"""Generate what a recording or a sentence says, or the images on the straight line between two of them."""
 import sys
 from pathlib import Path
 
@@ -7,7 +7,7 @@ if __name__ == "__main__":                         # run as a file: import from 
 
 from common import ROOT, cli  # noqa: E402
 
-STEPS = 11                                         # pictures on the line, both ends included
+STEPS = 11                                         # images on the line, both ends included
 
 
 def parse():
@@ -17,7 +17,7 @@ def parse():
                         "white belly' 'a large blue bird'")
     add = parser.add_argument
     add("--type", required=True, choices=("inference", "interpolation"),
-        help="inference: pictures of every input; interpolation: 11 pictures between two inputs, and a strip of them")
+        help="inference: images of every input; interpolation: 11 images between two inputs, and a strip of them")
     add("--wav", nargs="+", default=[], metavar="FILE", help="recordings, of any rate, channels and format that soundfile "
         "reads (wav, flac, ogg, mp3, …)")
     add("--text", nargs="+", default=[], metavar="SENTENCE", help="sentences, spoken by --engine")
@@ -27,10 +27,10 @@ def parse():
         "output/Audio_to_Image/log that the generator was trained with)")
     add("--generator", metavar="FILE", help="generator netG_<n>.pth (default: the newest latest.pth below "
         "output/StackGAN_v2)")
-    add("--seeds", type=cli.number_list, default="0", metavar="LIST", help="noises: 0-7 paints each input eight times; "
+    add("--seeds", type=cli.number_list, default="0", metavar="LIST", help="noises: 0-7 generates each input eight times; "
         "interpolation uses each for one line")
-    add("--output_dir", type=Path, default=Path("output/interpolation"), metavar="DIR", help="folder of the pictures")
-    add("--all_sizes", action="store_true", help="also write the pictures of the earlier, smaller stages")
+    add("--output_dir", type=Path, default=Path("output/interpolation"), metavar="DIR", help="folder of the images")
+    add("--all_sizes", action="store_true", help="also write the images of the earlier, smaller stages")
     add("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="where to compute")
     return parser.parse_args()
 
@@ -38,7 +38,7 @@ def parse():
 def main():
     args = parse()
     if not args.wav and not args.text:
-        raise cli.UserError("nothing to paint: give recordings with --wav or sentences with --text")
+        raise cli.UserError("nothing to generate: give recordings with --wav or sentences with --text")
     if args.type == "interpolation" and len(args.wav) + len(args.text) != 2:
         raise cli.UserError(f"--type interpolation goes between two inputs, not {len(args.wav) + len(args.text)}: give two "
                             "with --wav, --text or one of each")
@@ -58,7 +58,7 @@ def main():
     encoder_path, encoder, meta = _fitting(encoders, learned, lambda path: load_encoder(path, device))
     if learned not in (None, meta["digest"]):
         print(f"warning: {generator_path} was trained with encoder {learned}, but {encoder_path} is {meta['digest']}: the "
-              "pictures need not show what is said", file=sys.stderr)
+              "images need not show what is said", file=sys.stderr)
     if meta["nhidden"] != generator.text_dim:
         raise cli.UserError(f"{generator_path} was trained on speech features of width {generator.text_dim}, but "
                             f"{encoder_path} makes {meta['nhidden']}; name two that belong together")
@@ -66,8 +66,8 @@ def main():
     spoken, faults = _listen(args, encoder, meta)
     if faults and (args.type == "interpolation" or not spoken):
         raise cli.UserError(faults[0])
-    paint = _interpolate if args.type == "interpolation" else _infer
-    for path in paint(args, generator, spoken):
+    generate = _interpolate if args.type == "interpolation" else _infer
+    for path in generate(args, generator, spoken):
         print(path)
     if faults:
         count = f"{len(faults)} of {len(faults) + len(spoken)} inputs could not be used"
@@ -135,9 +135,9 @@ def _infer(args, generator, spoken):
     from StackGAN_v2 import sampler
     noises = torch.stack([sampler.noise(generator, seed) for seed in args.seeds])
     for name, embedding in spoken:
-        pictures = sampler.paint(generator, embedding.expand(len(noises), -1), noises)
+        images = sampler.generate(generator, embedding.expand(len(noises), -1), noises)
         for i, seed in enumerate(args.seeds):
-            yield from _save(args, generator, [branch[i] for branch in pictures], f"{name}_seed{seed}")
+            yield from _save(args, generator, [branch[i] for branch in images], f"{name}_seed{seed}")
 
 
 def _interpolate(args, generator, spoken):
@@ -149,21 +149,21 @@ def _interpolate(args, generator, spoken):
     weights = torch.linspace(0, 1, STEPS)[:, None]
     for seed in args.seeds:
         noises = sampler.noise(generator, seed).expand(STEPS, -1)
-        pictures = sampler.paint(generator, (1 - weights) * start + weights * end, noises)
+        images = sampler.generate(generator, (1 - weights) * start + weights * end, noises)
         name = f"{first[:60]}_to_{second[:60]}_seed{seed}"
         for step in range(STEPS):
-            yield from _save(args, generator, [branch[step] for branch in pictures], f"{name}_{step:02d}")
+            yield from _save(args, generator, [branch[step] for branch in images], f"{name}_{step:02d}")
         strip = args.output_dir / f"{name}_strip.png"
-        sampler.save_picture(strip, sampler.grid(pictures[-1], columns=STEPS))
+        sampler.save_image(strip, sampler.grid(images[-1], columns=STEPS))
         yield strip
 
 
 def _save(args, generator, branches, name: str):
-    from StackGAN_v2.sampler import save_picture
+    from StackGAN_v2.sampler import save_image
     for size, pixels in list(zip(generator.sizes, branches))[0 if args.all_sizes else -1:]:
         suffix = "" if size == generator.sizes[-1] else f"_{size}"
         path = args.output_dir / f"{name}{suffix}.png"
-        save_picture(path, pixels)
+        save_image(path, pixels)
         yield path
 
 

@@ -1,4 +1,4 @@
-"""Losses of the generator and the discriminators: pure functions of logits, codes, pictures and Gaussians."""
+"""Losses of the generator and the discriminators: pure functions of logits, codes, images and Gaussians."""
 import torch
 import torch.nn.functional as F
 
@@ -6,8 +6,8 @@ import torch.nn.functional as F
 def d_loss(real, wrong, fake, kind: str = "bce", uncond_weight: float = 1.0):
     """Loss of one discriminator.
 
-    real, wrong, fake: (cond_logits `[N]`, uncond_logits `[N]`) for real pictures with their speech, real pictures of
-    another class, and generated ones. A wrong picture is a real one, so the unconditional term takes it as real.
+    real, wrong, fake: (cond_logits `[N]`, uncond_logits `[N]`) for real images with their speech, real images of
+    another class, and generated ones. A wrong image is a real one, so the unconditional term takes it as real.
     With uncond_weight 0 the conditional terms are weighed 1, ½, ½.
     """
     as_real, as_fake = _D_TERMS[kind]
@@ -54,7 +54,7 @@ def class_aware_loss(codes, labels):
 
 
 def color_loss(fine, coarse):
-    """Distance of the colour statistics of two sizes of the same pictures (StackGAN-v2, equation 9).
+    """Distance of the colour statistics of two sizes of the same images (StackGAN-v2, equation 9).
 
     fine, coarse `[N, 3, s, s]`; the coarse one is the target (no gradient). MSE of the channel means plus 5 × MSE of the
     channel covariances.
@@ -71,7 +71,7 @@ def _color_statistics(images):
 
 
 def matching_aware_penalty(cond_logits, image, condition, power: float = 6.0):
-    """Gradient penalty at real pictures with matching speech (DF-GAN, Tao et al. 2022, equation 2, without its weight).
+    """Gradient penalty at real images with matching speech (DF-GAN, Tao et al. 2022, equation 2, without its weight).
 
     cond_logits `[N]` computed from image `[N, 3, s, s]` and condition `[N, E]`, both of which require gradients.
     """

@@ -1,4 +1,4 @@
-"""Train the generator on speech embeddings, or paint the test set with it."""
+"""Train the generator on speech embeddings, or generate the test set with it."""
 import sys
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def parse():
     parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("--cfg", required=True, type=cli.existing_file, metavar="FILE",
-        help="settings, for example ./StackGAN_v2/cfg/birds_3stages.yml; TRAIN.FLAG in it chooses training or painting")
+        help="settings, for example ./StackGAN_v2/cfg/birds_3stages.yml; TRAIN.FLAG in it chooses training or sampling")
     add("--output_dir", metavar="NAME",
         help="training: name of the run's folder in output/StackGAN_v2/ (or a path; default: that of the cfg file)")
     add("--data_dir", type=cli.existing_dir, metavar="DIR", help="folder of the data set (default: cfg DATA_DIR, or "
@@ -24,7 +24,7 @@ def parse():
     add("--audio_switch", default="googlenet_caffe", metavar="NAME", help="which speech features: "
         "<split>/audio_features_NAME.pickle")
     add("--branch_num", type=int, choices=(1, 2, 3), help="stages (default: cfg TREE.BRANCH_NUM)")
-    add("--eval_net_g", type=cli.existing_file, metavar="FILE", help="painting: the generator netG_<n>.pth "
+    add("--eval_net_g", type=cli.existing_file, metavar="FILE", help="sampling: the generator netG_<n>.pth "
         "(default: cfg TRAIN.NET_G)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
         help="change one cfg key, for example TRAIN.BATCH_SIZE=8; may be given several times")
@@ -51,16 +51,16 @@ def parse():
     add("--no_rewrites", dest="rewrites", action="store_false", help="compute convolutions step by step as the papers "
         "write them, not in cheaper ways with equal results")
     add("--sync_bn", action="store_true", help="training: batch norm over all processes, so that N of them equal one")
-    add("--cache", default="auto", choices=("auto", "gpu", "ram", "disk"), help="where the prepared pictures live; what "
+    add("--cache", default="auto", choices=("auto", "gpu", "ram", "disk"), help="where the prepared images live; what "
         "takes more than half of what is free goes to the next place")
-    add("--batch_size", type=batch_size, default="auto", metavar="auto|N", help="painting: pictures at a time; auto: what "
+    add("--batch_size", type=batch_size, default="auto", metavar="auto|N", help="sampling: images at a time; auto: what "
         "a quarter of the free memory holds, at most 64, on a GPU 256")
-    add("--format", default="png", choices=("png", "jpg"), help="painting: kind of the files; jpg, at quality 95, is "
+    add("--format", default="png", choices=("png", "jpg"), help="sampling: kind of the files; jpg, at quality 95, is "
         "a tenth of the work and changes the numbers a little")
-    add("--all_sizes", action="store_true", help="painting: write the pictures of every stage, not only the last")
-    add("--limit", type=cli.natural, default=0, metavar="N", help="painting: only the first N sentences; 0: cfg "
+    add("--all_sizes", action="store_true", help="sampling: write the images of every stage, not only the last")
+    add("--limit", type=cli.natural, default=0, metavar="N", help="sampling: only the first N sentences; 0: cfg "
         "TEST.SAMPLE_NUM")
-    add("--any_speech", action="store_true", help="painting: take the speech features even where they are known to be "
+    add("--any_speech", action="store_true", help="sampling: take the speech features even where they are known to be "
         "of another encoder than those that the generator was trained on")
     add("--dry_run", action="store_true", help="print the resolved settings and exit")
     return parser.parse_args()
@@ -77,7 +77,7 @@ def main():
         _print_settings(args, cfg, data_dir)
         return 0
     from StackGAN_v2 import stages
-    return stages.train(args, cfg, data_dir) if cfg.TRAIN.FLAG else stages.paint(args, cfg, data_dir)
+    return stages.train(args, cfg, data_dir) if cfg.TRAIN.FLAG else stages.generate(args, cfg, data_dir)
 
 
 def _data_dir(args, cfg) -> Path:

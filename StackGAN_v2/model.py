@@ -1,6 +1,6 @@
 """StackGAN-v2 (Zhang et al., TPAMI 2018, section 4) conditioned on a speech embedding, as Li et al. 2020 use it.
 
-A generator of up to three branches paints at base_size, 2·base_size and 4·base_size; a discriminator judges each size.
+A generator of up to three branches generates at base_size, 2·base_size and 4·base_size; a discriminator judges each size.
 Parameter names and shapes are those of the published weights.
 """
 import torch
@@ -157,9 +157,9 @@ class ToImage(nn.Module):
 
 
 class Generator(nn.Module):
-    """Speech embedding and noise → `branch_num` pictures, each twice the size of the one before.
+    """Speech embedding and noise → `branch_num` images, each twice the size of the one before.
 
-    base_size: side of the first picture in pixels (16, 32 or 64); gf_dim: channels of the first stage's last block;
+    base_size: side of the first image in pixels (16, 32 or 64); gf_dim: channels of the first stage's last block;
     text_dim: width of the speech embedding; embedding_dim: width of the condition; r_num: residual blocks a stage.
     """
 
@@ -183,7 +183,7 @@ class Generator(nn.Module):
 
     @property
     def sizes(self) -> list[int]:
-        """Side of each branch's pictures, in pixels."""
+        """Side of each branch's images, in pixels."""
         return [self.base_size << branch for branch in range(self.branch_num)]
 
     def forward(self, z, speech, eps=None):
@@ -224,9 +224,9 @@ class WholeMap(nn.Conv2d):
 
 
 class Discriminator(nn.Module):
-    """Judges pictures of one size: is it real, and does it belong to the condition?
+    """Judges images of one size: is it real, and does it belong to the condition?
 
-    image_size: 16, 32, 64, 128 or 256 pixels. Every stride-2 block halves the picture until 4×4 are left. Over 64 pixels,
+    image_size: 16, 32, 64, 128 or 256 pixels. Every stride-2 block halves the image until 4×4 are left. Over 64 pixels,
     further blocks double the channels and as many 3×3 blocks lead back to 8·df_dim; under 64, the widest ones are left out.
     """
 

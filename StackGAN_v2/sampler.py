@@ -1,4 +1,4 @@
-"""From embeddings to picture files: one picture for every sentence of a split, resumable, in memory of two batches."""
+"""From embeddings to image files: one image for every sentence of a split, resumable, in memory of two batches."""
 import concurrent.futures
 import io
 import re
@@ -31,7 +31,7 @@ def fixed_sentences(generator, rows: list[np.ndarray], most: int, seed: int):
 
 
 @torch.no_grad()
-def paint(generator, speech: torch.Tensor, noises: torch.Tensor, precision: str = "fp32") -> list[np.ndarray]:
+def generate(generator, speech: torch.Tensor, noises: torch.Tensor, precision: str = "fp32") -> list[np.ndarray]:
     """speech `[N, d]`, noises `[N, z_dim + embedding_dim]` → one uint8 `[N, s, s, 3]` a branch."""
     device = next(generator.parameters()).device
     z, eps = noises.to(device).split((generator.z_dim, generator.embedding_dim), 1)
@@ -45,21 +45,21 @@ def to_pixels(images: torch.Tensor) -> np.ndarray:
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def grid(pictures: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
+def grid(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
     """uint8 `[N, s, s, 3]` → one white-ruled sheet `[H, W, 3]`, row by row."""
-    n, size = pictures.shape[:2]
+    n, size = images.shape[:2]
     rows = -(-n // columns)
     sheet = np.full((rows * (size + gap) - gap, columns * (size + gap) - gap, 3), 255, np.uint8)
-    for i, picture in enumerate(pictures):
+    for i, image in enumerate(images):
         top, left = i // columns * (size + gap), i % columns * (size + gap)
-        sheet[top:top + size, left:left + size] = picture
+        sheet[top:top + size, left:left + size] = image
     return sheet
 
 
-def save_picture(path, pixels: np.ndarray) -> None:
+def save_image(path, pixels: np.ndarray) -> None:
     """Write uint8 `[H, W, 3]`, in the form that the name's ending says."""
     jpeg = Path(path).suffix == ".jpg"
-    # runs alone (zlib's Z_RLE): on such pictures smaller than level 1's matches, and found in less time
+    # runs alone (zlib's Z_RLE): on such images smaller than level 1's matches, and found in less time
     options = {"quality": 95, "subsampling": 0} if jpeg else {"compress_level": 1, "compress_type": 3}
     buffer = io.BytesIO()                          # of a file, Pillow does not see that only a part has found room
     Image.fromarray(pixels).save(buffer, "JPEG" if jpeg else "PNG", **options)
@@ -73,28 +73,28 @@ def samples_folder(net_g) -> Path:
     return net_g.parent / f"iteration{number.group(1) if number else '_' + net_g.stem}" / "single_samples" / "valid"
 
 
-def picture_name(split, item, size: int, sentence: int, form: str = "png") -> str:
-    """The published name of a picture: `<class>/<image file>_<size>_sentence<k>_0.png`."""
+def image_name(split, item, size: int, sentence: int, form: str = "png") -> str:
+    """The published name of an image: `<class>/<image file>_<size>_sentence<k>_0.png`."""
     return f"{item.image.relative_to(split.image_root)}_{size}_sentence{sentence}_0.{form}"
 
 
 def fitting_batch(generator) -> int:
-    """Pictures at a time of which a quarter of the device's free memory holds the layers: at most 64, on a GPU 256."""
+    """Images at a time of which a quarter of the device's free memory holds the layers: at most 64, on a GPU 256."""
     device = next(generator.parameters()).device
     channels = 2 * (generator.gf_dim >> (generator.branch_num - 1))      # of the last and largest map
-    picture = 4 * channels * generator.sizes[-1] ** 2 * 6                # bytes; six such maps are more than ever live
+    image = 4 * channels * generator.sizes[-1] ** 2 * 6                # bytes; six such maps are more than ever live
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
-    return max(1, min(free // 4 // picture, 256 if device.type == "cuda" else 64))
+    return max(1, min(free // 4 // image, 256 if device.type == "cuda" else 64))
 
 
-def paint_split(generator, split, rows, folder, *, seed: int, batch_size: int | str, precision: str, all_sizes: bool,
+def sample_split(generator, split, rows, folder, *, seed: int, batch_size: int | str, precision: str, all_sizes: bool,
                 limit: int, fold: bool = True, compiled: bool = False, form: str = "png", workers: int = 2,
                 progress: bool = True) -> tuple[int, int]:
-    """Paint one picture for every sentence into `folder`; returns (pictures written, pictures there already).
+    """Generate one image for every sentence into `folder`; returns (images written, images there already).
 
     rows: a float32 array `[captions, d]` an item; batch_size: or 'auto'; fold: with the batch norms multiplied into the
-    convolutions; form: png or jpg. Pictures of an interrupted run are kept; those of another generator, other embeddings or
-    another seed are removed first. A sentence's noise is its own, so its picture depends on seed, item and sentence
+    convolutions; form: png or jpg. Images of an interrupted run are kept; those of another generator, other embeddings or
+    another seed are removed first. A sentence's noise is its own, so its image depends on seed, item and sentence
     alone: exactly for equal batches, up to one level of 255 for other ones, whose products are summed in another order.
     """
     folder = Path(folder)
@@ -106,32 +106,32 @@ def paint_split(generator, split, rows, folder, *, seed: int, batch_size: int | 
     if folder.exists() and before != made_with:
         shutil.rmtree(folder)
         batch_before = None
-    if batch_size == "auto":                       # an interrupted run goes on with its own batches: see `paint_split`
+    if batch_size == "auto":                       # an interrupted run goes on with its own batches: see `sample_split`
         batch_size = batch_before if isinstance(batch_before, int) else fitting_batch(generator)
     write_json(note, {**made_with, "batch": batch_size})
     sizes = list(enumerate(generator.sizes))[0 if all_sizes else -1:]
     sentences = [(i, k) for i, row in enumerate(rows) for k in range(len(row))][:limit or None]
     last = generator.sizes[-1]
     missing = {(i, k) for i, k in sentences
-               if not (folder / picture_name(split, split.items[i], last, k, form)).is_file()}
-    painter = folded(generator, precision) if fold else generator
+               if not (folder / image_name(split, split.items[i], last, k, form)).is_file()}
+    generator = folded(generator, precision) if fold else generator
     if compiled:
-        painter.compile()
+        generator.compile()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool, \
-            tqdm(total=len(missing), desc="pictures", unit="img", disable=not progress) as bar:
+            tqdm(total=len(missing), desc="images", unit="img", disable=not progress) as bar:
         written = []
         for first in range(0, len(sentences), batch_size):
-            # the same batches as without an interruption: a picture's last bit depends on what it is painted with
+            # the same batches as without an interruption: an image's last bit depends on what it is generated with
             batch = sentences[first:first + batch_size]
             if missing.isdisjoint(batch):
                 continue
             speech = torch.from_numpy(np.stack([rows[i][k] for i, k in batch]))
-            pictures = paint(painter, speech, torch.stack([noise(generator, seed, i, k) for i, k in batch]), precision)
+            images = generate(generator, speech, torch.stack([noise(generator, seed, i, k) for i, k in batch]), precision)
             for future in written:                 # at most one batch waits for the disk
                 future.result()
             # the largest size comes last, since it is the one that says that a sentence is done
-            written = [pool.submit(_save_sizes, [(folder / picture_name(split, split.items[i], size, k, form),
-                                                  pictures[branch][row]) for branch, size in sizes])
+            written = [pool.submit(_save_sizes, [(folder / image_name(split, split.items[i], size, k, form),
+                                                  images[branch][row]) for branch, size in sizes])
                        for row, (i, k) in enumerate(batch) if (i, k) in missing]
             bar.update(len(written))
         for future in written:
@@ -139,6 +139,6 @@ def paint_split(generator, split, rows, folder, *, seed: int, batch_size: int | 
     return len(missing), len(sentences) - len(missing)
 
 
-def _save_sizes(pictures) -> None:
-    for path, pixels in pictures:
-        save_picture(path, pixels)
+def _save_sizes(images) -> None:
+    for path, pixels in images:
+        save_image(path, pixels)

@@ -1,4 +1,4 @@
-"""The two things that main.py does, step by step: train a generator, and paint the test set with one."""
+"""The two things that main.py does, step by step: train a generator, and generate the test set with one."""
 import signal
 from pathlib import Path
 
@@ -21,8 +21,8 @@ from StackGAN_v2.data.datasets import Ahead, Batches, SpeechFeatures
 from StackGAN_v2.training.snapshot_writer import Keeper
 from StackGAN_v2.model import load_generator
 
-GRID_SENTENCES = 64                                # pictures on a sample sheet
-SHEET_BATCH = 8                                    # of them painted at a time
+GRID_SENTENCES = 64                                # images on a sample sheet
+SHEET_BATCH = 8                                    # of them generated at a time
 EXTRACTION = "Audio_to_Image/extract_audio_feature.py"
 
 
@@ -42,7 +42,7 @@ def train(args, cfg, data_dir) -> int:
     place = image_cache.settle(cache, args.cache, device)
     batches = Batches(cache, speech, split.labels, sizes, cfg.TRAIN.BATCH_SIZE, cfg.GAN.Z_DIM,
                       cfg.GAN.EMBEDDING_DIM, args.manualSeed, device, ranks.rank(), ranks.world_size(),
-                      wrong_pictures=cfg.TRAIN.WRONG == "image")
+                      wrong_images=cfg.TRAIN.WRONG == "image")
     if device.type == "cuda" and cache.pixels.device.type == "cpu":
         batches = Ahead(batches)
     last = trainer.total_iterations(cfg, len(split.items))
@@ -61,9 +61,9 @@ def train(args, cfg, data_dir) -> int:
                            batches.features.flat if cfg.TRAIN.CONDITION_INIT else None)
     run.rewind(first)                              # lines of steps that a killed run did after its last resume file
     count = sum(p.numel() for p in networks.generator.parameters())
-    run.log(f"{len(split.items):,} pictures of {split.name}, speech features of width {speech.width}, pictures of "
+    run.log(f"{len(split.items):,} images of {split.name}, speech features of width {speech.width}, images of "
             f"{', '.join(map(str, sizes))} pixels, {count / 1e6:.1f} M parameters in the generator, {device} "
-            f"{precision}, pictures in {place}" + (_going_on(*found, course) if found else ""))
+            f"{precision}, images in {place}" + (_going_on(*found, course) if found else ""))
     sheet = _sample_sheet(data_dir, args, cfg, networks.average, folder)
     matcher = _matcher(cfg, folder / "Model" / "matcher.pth", split, batches) if cfg.TRAIN.COEFF.MATCHING else None
     compiled = device.type == "cuda" if args.compile is None else args.compile
@@ -90,8 +90,8 @@ def train(args, cfg, data_dir) -> int:
     return 128 + (stop.received or signal.SIGTERM) if done < last else 0
 
 
-def paint(args, cfg, data_dir) -> int:
-    """One picture for every sentence of the test split."""
+def generate(args, cfg, data_dir) -> int:
+    """One image for every sentence of the test split."""
     net_g = args.eval_net_g or cfg.TRAIN.NET_G
     if not net_g:
         raise UserError("--eval_net_g is missing: give the generator's file, netG_<iteration>.pth")
@@ -105,11 +105,11 @@ def paint(args, cfg, data_dir) -> int:
         raise UserError(f"{net_g} was trained on speech features of width {generator.text_dim}, but --audio_switch "
                         f"{args.audio_switch} has {rows[0].shape[1]}; use the features that it was trained on")
     folder = sampler.samples_folder(net_g)
-    written, kept = sampler.paint_split(
+    written, kept = sampler.sample_split(
         generator.to(memory_format=_memory_format(args)), split, rows, folder, seed=args.manualSeed,
         batch_size=args.batch_size, precision=precision, all_sizes=args.all_sizes, limit=args.limit or cfg.TEST.SAMPLE_NUM,
         fold=args.rewrites, compiled=bool(args.compile), form=args.format, workers=max(cfg.WORKERS, default_jobs()))
-    print(f"{written:,} pictures written, {kept:,} were there: {folder}")
+    print(f"{written:,} images written, {kept:,} were there: {folder}")
     return 0
 
 
@@ -162,12 +162,12 @@ def _matcher(cfg, path, split, batches):
     key = {"seed": seed, "steps": steps, "data set": split.digest(), "sizes": batches.sizes,
            "speech": checkpoint.digest({"speech": speech})}
     mine = Batches(batches.cache, batches.features, split.labels, batches.sizes, matching_network.BATCH, batches.z_dim,
-                   batches.embedding_dim, seed + 1, batches.device, wrong_pictures=False)
+                   batches.embedding_dim, seed + 1, batches.device, wrong_images=False)
     return matching_network.load_or_train(path, key, mine, speech, steps, seed)
 
 
 def _sample_sheet(data_dir, args, cfg, generator, folder):
-    """A function that paints the same test sentences with the same noise at every snapshot: Image/<iteration>.png."""
+    """A function that generates the same test sentences with the same noise at every snapshot: Image/<iteration>.png."""
     try:
         split = load_split(data_dir, "test")
         rows = _speech(data_dir, split, args.audio_switch)
@@ -176,12 +176,12 @@ def _sample_sheet(data_dir, args, cfg, generator, folder):
         rows = _speech(data_dir, split, args.audio_switch)
     speech, noises = sampler.fixed_sentences(generator, rows, GRID_SENTENCES, args.manualSeed)
 
-    def paint_sheet(iteration: int) -> None:
+    def sample_sheet(iteration: int) -> None:
         if ranks.is_main():                        # a few at a time: all at once would take more than training does
-            parts = [sampler.paint(generator, *part) for part in zip(speech.split(SHEET_BATCH), noises.split(SHEET_BATCH))]
-            for size, pictures in zip(generator.sizes, map(np.concatenate, zip(*parts))):
-                sampler.save_picture(folder / "Image" / f"{size}_{iteration:06d}.png", sampler.grid(pictures, columns=8))
-    return paint_sheet
+            parts = [sampler.generate(generator, *part) for part in zip(speech.split(SHEET_BATCH), noises.split(SHEET_BATCH))]
+            for size, images in zip(generator.sizes, map(np.concatenate, zip(*parts))):
+                sampler.save_image(folder / "Image" / f"{size}_{iteration:06d}.png", sampler.grid(images, columns=8))
+    return sample_sheet
 
 
 def _plain(values: dict) -> dict:

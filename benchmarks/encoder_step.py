@@ -22,14 +22,14 @@ class Material:
         import numpy as np
         import torch
         from Audio_to_Image.datasets import SpeechClips, TrainingSet
-        from benchmarks import material
+        from benchmarks import synthetic_data
         from common.splits import Item, Split
         self.batch, self.device = batch, device
         random = np.random.default_rng(0)
         split = Split("train", Path("train.json"),
-                      tuple(Item(str(i), Path(f"{i}.jpg"), i % material.CLASSES, str(i % material.CLASSES), (),
+                      tuple(Item(str(i), Path(f"{i}.jpg"), i % synthetic_data.CLASSES, str(i % synthetic_data.CLASSES), (),
                                  (Path(f"{i}.wav"),)) for i in range(items)), Path("."), Path("."), True)
-        clips = SpeechClips(split, material.log_mels(items), frames, device, where)
+        clips = SpeechClips(split, synthetic_data.log_mels(items), frames, device, where)
         features = random.standard_normal((items, 10, width)).astype(np.float32)
         self.set = TrainingSet(clips, list(abs(features)))
         self.plan = self.set.plan(0, 0, batch)

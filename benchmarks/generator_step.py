@@ -22,16 +22,16 @@ def published(size, batch, tiny=False):
                        [f"TREE.BRANCH_NUM={BRANCHES[size]}", f"TRAIN.BATCH_SIZE={batch}", *small])
 
 
-def made_batches(folder, cfg, pictures, device):
+def made_batches(folder, cfg, images, device):
     """→ (our batches of a drawn set, its split)."""
     import numpy as np
-    from benchmarks import material
+    from benchmarks import synthetic_data
     from StackGAN_v2.data import image_cache
     from StackGAN_v2.data.datasets import Batches, SpeechFeatures
     size = cfg.TREE.BASE_SIZE << (cfg.TREE.BRANCH_NUM - 1)
-    split = material.draw_pictures(folder, pictures, 2 * size)
+    split = synthetic_data.draw_images(folder, images, 2 * size)
     random = np.random.default_rng(0)
-    rows = [random.standard_normal((10, material.TEACHER_WIDTH)).astype(np.float32) for _ in split.items]
+    rows = [random.standard_normal((10, synthetic_data.TEACHER_WIDTH)).astype(np.float32) for _ in split.items]
     cache = image_cache.build(split, folder, size, progress=False).to(device)
     sizes = [cfg.TREE.BASE_SIZE << i for i in range(cfg.TREE.BRANCH_NUM)]
     return Batches(cache, SpeechFeatures(rows), split.labels, sizes, cfg.TRAIN.BATCH_SIZE, cfg.GAN.Z_DIM,
@@ -72,17 +72,17 @@ def plain(cfg, batches, device, feed=None) -> measure.Way:
 
 
 def plain_feed(split, batches):
-    """Real and wrong pictures decoded when they are wanted, one after the other; the rest of a batch as ours."""
+    """Real and wrong images decoded when they are wanted, one after the other; the rest of a batch as ours."""
     from dataclasses import replace
     import torch
-    from benchmarks.plain_gan import plain_pictures
+    from benchmarks.plain_gan import plain_images
     from StackGAN_v2.data.image_cache import bounding_boxes
     boxes = bounding_boxes(split)
 
     def load(indices):
         items = [split.items[i] for i in indices]
-        pictures = [plain_pictures(item.image, boxes.get(item.key), batches.sizes) for item in items]
-        return [torch.stack(one_size).to(batches.device) for one_size in zip(*pictures)]
+        images = [plain_images(item.image, boxes.get(item.key), batches.sizes) for item in items]
+        return [torch.stack(one_size).to(batches.device) for one_size in zip(*images)]
 
     def take():
         real, wrong, _ = batches.images(0)
@@ -92,9 +92,9 @@ def plain_feed(split, batches):
 
 def main(argv=None) -> int:
     parser = measure.parser(__doc__, __file__)
-    parser.add_argument("--size", type=int, choices=BRANCHES, default=256, help="side of the largest pictures, pixels")
+    parser.add_argument("--size", type=int, choices=BRANCHES, default=256, help="side of the largest images, pixels")
     parser.add_argument("--batch_size", type=cli.positive_int, metavar="N",
-                        help="pictures an iteration (default: the published 24 on a GPU, 4 on a CPU)")
+                        help="images an iteration (default: the published 24 on a GPU, 4 on a CPU)")
     args = parser.parse_args(argv)
     device, precision = measure.start(args, argv)
     on_gpu = device.type == "cuda"
@@ -117,7 +117,7 @@ def main(argv=None) -> int:
         if on_gpu and not args.quick:
             ways["ours, compiled"] = our(off="no compilation", compiled=True)
         rows = measure.compare(ways, device, args)
-    measure.report(f"generator step {args.size}", "picture", rows, args, device, precision, batch=batch,
+    measure.report(f"generator step {args.size}", "image", rows, args, device, precision, batch=batch,
                    pixels=cfg.TREE.BASE_SIZE << (cfg.TREE.BRANCH_NUM - 1))
     return 0
 

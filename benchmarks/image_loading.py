@@ -1,4 +1,4 @@
-"""Training pictures: each decoded, cropped and scaled when it is wanted, and cut from the cache in batches."""
+"""Training images: each decoded, cropped and scaled when it is wanted, and cut from the cache in batches."""
 import functools
 import sys
 import tempfile
@@ -15,15 +15,15 @@ SIZES = [64, 128, 256]
 
 
 class Job:
-    """`count` pictures of CUB's size, to be cut into batches at random."""
+    """`count` images of CUB's size, to be cut into batches at random."""
 
     def __init__(self, folder, count: int, batch: int, side: int, device):
         import torch
-        from benchmarks import material
+        from benchmarks import synthetic_data
         from StackGAN_v2.data import image_cache
         self.folder, self.batch, self.device = folder, batch, device
         self.random = torch.Generator().manual_seed(0)
-        self.split = material.draw_pictures(folder, count, side)
+        self.split = synthetic_data.draw_images(folder, count, side)
         self.boxes = image_cache.bounding_boxes(self.split)
 
     def build(self):
@@ -32,12 +32,12 @@ class Job:
 
     def plain(self) -> measure.Way:
         import torch
-        from benchmarks.plain_gan import plain_pictures
+        from benchmarks.plain_gan import plain_images
 
         def run(_):
             items = [self.split.items[i] for i in torch.randint(len(self.split.items), (self.batch,))]
-            pictures = [plain_pictures(item.image, self.boxes.get(item.key), SIZES) for item in items]
-            return [torch.stack(one_size).to(self.device) for one_size in zip(*pictures)]
+            images = [plain_images(item.image, self.boxes.get(item.key), SIZES) for item in items]
+            return [torch.stack(one_size).to(self.device) for one_size in zip(*images)]
         return measure.Way(run, self.batch)
 
     def ours(self, batches: int, sizes) -> measure.Way:
@@ -66,8 +66,8 @@ def main(argv=None) -> int:
         began = time.perf_counter()
         job().build()
         built = time.perf_counter() - began
-    measure.report("image loading", "picture", rows, args, device, "fp32", batch=batch, pixels=max(SIZES),
-                   cache_pictures_per_s=round(count / built, 1))
+    measure.report("image loading", "image", rows, args, device, "fp32", batch=batch, pixels=max(SIZES),
+                   cache_images_per_s=round(count / built, 1))
     return 0
 
 

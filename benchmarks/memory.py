@@ -1,6 +1,6 @@
-"""Host memory of a training from disk: the generator on a set of CUB-200-2011's size, its pictures in a mapped file.
+"""Host memory of a training from disk: the generator on a set of CUB-200-2011's size, its images in a mapped file.
 
-Draws some pictures and links them under as many names as CUB has training pictures, so that nothing has to be downloaded.
+Draws some images and links them under as many names as CUB has training images, so that nothing has to be downloaded.
 The peak is the sum over all processes of what each holds (PSS: shared pages are divided among those who share them).
 """
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 if __name__ in ("__main__", "__mp_main__"):        # run as a file: import from the project, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks import material, recipe, toybirds_256  # noqa: E402
+from benchmarks import synthetic_data, recipe, toybirds_256  # noqa: E402
 from common import ROOT, cli  # noqa: E402
 
 DRAWN = 240
@@ -21,30 +21,30 @@ DRAWN = 240
 
 def parse(argv=None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("--pictures", type=cli.positive_int, default=recipe.TRAINING, metavar="N", help="of the training split")
-    parser.add_argument("--side", type=cli.positive_int, default=320, metavar="N", help="pixels of the pictures")
+    parser.add_argument("--images", type=cli.positive_int, default=recipe.TRAINING, metavar="N", help="of the training split")
+    parser.add_argument("--side", type=cli.positive_int, default=320, metavar="N", help="pixels of the images")
     parser.add_argument("--batch_size", type=cli.positive_int, default=2, metavar="N",
-                        help="pictures an iteration; on a GPU their maps are not in host memory: give the published 24 there")
+                        help="images an iteration; on a GPU their maps are not in host memory: give the published 24 there")
     parser.add_argument("--steps", type=cli.positive_int, default=6, metavar="N", help="iterations")
-    parser.add_argument("--cache", choices=("gpu", "ram", "disk"), default="disk", help="where the pictures are")
+    parser.add_argument("--cache", choices=("gpu", "ram", "disk"), default="disk", help="where the images are")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the generator's cfg")
     parser.add_argument("--json", metavar="FILE", help="write the result there too")
     return parser.parse_args(argv)
 
 
-def make_set(folder: Path, pictures: int, side: int) -> None:
-    """`folder`/train.json with `pictures` items of `DRAWN` drawn pictures, and the embeddings of their sentences."""
+def make_set(folder: Path, images: int, side: int) -> None:
+    """`folder`/train.json with `images` items of `DRAWN` drawn images, and the embeddings of their sentences."""
     from common.features import feature_path, save_features
     from common.files import read_json, write_json
     from common.splits import load_split
-    split = material.draw_pictures(folder, min(pictures, DRAWN), side)
+    split = synthetic_data.draw_images(folder, min(images, DRAWN), side)
     content = read_json(folder / "test.json")
     items = []
-    for number in range(pictures):
+    for number in range(images):
         drawn = number % len(split.items)
-        picture, entry = split.items[drawn].image, content["data"][drawn]
+        image, entry = split.items[drawn].image, content["data"][drawn]
         name = Path(entry["image"]).with_stem(f"{Path(entry['image']).stem}_{number}")
-        os.link(picture, split.image_root / name)
+        os.link(image, split.image_root / name)
         items.append({**entry, "image": str(name)})
     write_json(folder / "train.json", {**content, "data": items})
     for name in ("train", "test"):
@@ -85,18 +85,18 @@ def main(argv=None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "birds"
         data.mkdir()
-        make_set(data, args.pictures, args.side)
+        make_set(data, args.images, args.side)
         values = [f"TRAIN.BATCH_SIZE={args.batch_size}", *args.set]
         peak = peak_of(toybirds_256.command(
             "main.py", "--cfg", ROOT / "StackGAN_v2/cfg/birds_3stages.yml", "--data_dir", data, "--audio_switch",
             toybirds_256.SWITCH, "--output_dir", Path(folder) / "run", "--cache", args.cache, "--max_steps", args.steps,
             *(word for value in values for word in ("--set", value))))
         cache = sum(path.stat().st_size for path in (data / "train").glob("images_*.npy"))
-    print(f"peak {peak / 2 ** 20:,.0f} MiB of host memory: {args.pictures:,} pictures, {cache / 2 ** 20:,.0f} MiB of them on disk, "
+    print(f"peak {peak / 2 ** 20:,.0f} MiB of host memory: {args.images:,} images, {cache / 2 ** 20:,.0f} MiB of them on disk, "
           f"batches of {args.batch_size}")
     if args.json:
         from common.files import write_json
-        write_json(Path(args.json), {"peak_bytes": peak, "pictures": args.pictures, "cache_bytes": cache,
+        write_json(Path(args.json), {"peak_bytes": peak, "images": args.images, "cache_bytes": cache,
                                      "batch_size": args.batch_size, "cache": args.cache, "set": args.set})
     return 0
 

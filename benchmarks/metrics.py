@@ -1,4 +1,4 @@
-"""The numbers of a painted set: pictures read and seen one at a time and SciPy's matrix root, and ours.
+"""The numbers of a generated set: images read and seen one at a time and SciPy's matrix root, and ours.
 
 The network is torchvision's Inception-v3 with random weights, which changes no time.
 """
@@ -23,9 +23,9 @@ def random_inception(device):
     network.fc = torch.nn.Identity()
 
     @torch.inference_mode()
-    def see(pictures, precision="fp32"):
+    def see(images, precision="fp32"):
         from common.devices import autocast
-        views = functional.interpolate(pictures.to(device).float(), size=(299, 299), mode="bilinear") / 127.5 - 1
+        views = functional.interpolate(images.to(device).float(), size=(299, 299), mode="bilinear") / 127.5 - 1
         with autocast(device, precision):
             return network(views).float()
     return see
@@ -59,15 +59,15 @@ def main(argv=None) -> int:
         def plain(see):
             rows = []
             for path in paths[:few]:
-                picture = torch.from_numpy(np.asarray(Image.open(path).convert("RGB")).copy()).permute(2, 0, 1)[None]
-                rows.append(see(picture).cpu().numpy())
+                image = torch.from_numpy(np.asarray(Image.open(path).convert("RGB")).copy()).permute(2, 0, 1)[None]
+                rows.append(see(image).cpu().numpy())
             rows = np.concatenate(rows)
             return rows.mean(0), np.cov(rows, rowvar=False)
 
         def ours(see):
             moments = Moments(2048, device)
-            for pictures in batches(lambda i: load_generated(paths[i], 256), count, 64, default_jobs()):
-                moments.update(see(pictures))
+            for images in batches(lambda i: load_generated(paths[i], 256), count, 64, default_jobs()):
+                moments.update(see(images))
             return moments.mean, moments.covariance
 
         def our_way():
@@ -82,7 +82,7 @@ def main(argv=None) -> int:
     distance = {"frechet_plain_s": lambda: np.trace(first + second - 2 * linalg.sqrtm(first @ second).real),
                 "frechet_ours_s": lambda: frechet_distance(mean, first, mean, second)}
     distance = {name: round(measure.seconds_of(call, turns), 3) for name, call in distance.items()}
-    measure.report("metrics", "picture", rows, args, device, "fp32", pixels=256, width=width, **distance)
+    measure.report("metrics", "image", rows, args, device, "fp32", pixels=256, width=width, **distance)
     return 0
 
 

@@ -2,7 +2,7 @@
 
 Nearest upsampling before each convolution, the condition tiled and concatenated, sigmoid outputs and binary cross-entropy,
 three passes of every discriminator, whose weights' gradients are computed in the generator's step too, one Adam update a
-tensor, one average a parameter, one picture at a time from its file; float32, contiguous, uncompiled. State dicts are those
+tensor, one average a parameter, one image at a time from its file; float32, contiguous, uncompiled. State dicts are those
 of `StackGAN_v2.model`. The published loop runs an Inception network in every step besides: that is not counted here.
 """
 import copy
@@ -155,7 +155,7 @@ class PlainDiscriminator(nn.Module):
 
 
 class PlainNetworks:
-    """Generator, average, discriminators and optimisers as `StackGAN_v2.training.trainer.Networks` has them, with its weights."""
+    """Generator, average, discriminators and optimizers as `StackGAN_v2.training.trainer.Networks` has them, with its weights."""
 
     def __init__(self, cfg, networks, device="cpu"):
         ours, gan = networks.generator, cfg.GAN
@@ -166,8 +166,8 @@ class PlainNetworks:
             plain.load_state_dict({key: value.contiguous() for key, value in own.state_dict().items()})
             plain.to(device)
         self.average = [copy.deepcopy(p.data) for p in self.generator.parameters()]
-        self.optimiser_g = _adam(self.generator, cfg.TRAIN.GENERATOR_LR, cfg.TRAIN.BETAS)
-        self.optimisers_d = [_adam(d, cfg.TRAIN.DISCRIMINATOR_LR, cfg.TRAIN.BETAS) for d in self.discriminators]
+        self.optimizer_g = _adam(self.generator, cfg.TRAIN.GENERATOR_LR, cfg.TRAIN.BETAS)
+        self.optimizers_d = [_adam(d, cfg.TRAIN.DISCRIMINATOR_LR, cfg.TRAIN.BETAS) for d in self.discriminators]
 
 
 def _adam(network, lr, betas):
@@ -181,8 +181,8 @@ def plain_step(networks: PlainNetworks, batch, cfg) -> dict[str, torch.Tensor]:
     n = len(mu)
     ones, zeros = torch.ones(n, device=mu.device), torch.zeros(n, device=mu.device)
     bce = F.binary_cross_entropy
-    for i, (network, optimiser) in enumerate(zip(networks.discriminators, networks.optimisers_d)):
-        optimiser.zero_grad()
+    for i, (network, optimizer) in enumerate(zip(networks.discriminators, networks.optimizers_d)):
+        optimizer.zero_grad()
         c = mu.detach()
         real, wrong, fake = network(batch.real[i], c), network(batch.wrong[i], c), network(images[i].detach(), c)
         if coeff.UNCOND_LOSS > 0:
@@ -191,9 +191,9 @@ def plain_step(networks: PlainNetworks, batch, cfg) -> dict[str, torch.Tensor]:
         else:
             loss = bce(real[0], ones) + 0.5 * (bce(wrong[0], zeros) + bce(fake[0], zeros))
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         terms[f"D{i}"] = loss.detach()
-    networks.optimiser_g.zero_grad()
+    networks.optimizer_g.zero_grad()
     total = 0
     for i, (network, image) in enumerate(zip(networks.discriminators, images)):
         cond, uncond, code = network(image, mu)
@@ -206,7 +206,7 @@ def plain_step(networks: PlainNetworks, batch, cfg) -> dict[str, torch.Tensor]:
     terms["KL"] = coeff.KL * (-0.5) * (1 + logvar - mu.pow(2) - logvar.exp()).mean()
     total = total + terms["KL"]
     total.backward()
-    networks.optimiser_g.step()
+    networks.optimizer_g.step()
     with torch.no_grad():
         for p, average in zip(networks.generator.parameters(), networks.average):
             average.mul_(cfg.TRAIN.EMA).add_(p, alpha=1 - cfg.TRAIN.EMA)
@@ -232,16 +232,16 @@ def _color(fine, coarse):
 
 
 @torch.no_grad()
-def plain_paint(generator: PlainGenerator, speech, noises):
-    """What `StackGAN_v2.sampler.paint` gives, from the plain generator."""
+def plain_generate(generator: PlainGenerator, speech, noises):
+    """What `StackGAN_v2.sampler.generate` gives, from the plain generator."""
     z, eps = noises.split((generator.z_dim, generator.embedding_dim), 1)
     images, _, _ = generator(z, speech, eps)
     return [((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
             for image in images]
 
 
-def plain_pictures(path, box, sizes) -> list[torch.Tensor]:
-    """One picture from its file, `[3, s, s]` in [−1, 1] a size: crop to the box, scale, random crop, mirror, scale down."""
+def plain_images(path, box, sizes) -> list[torch.Tensor]:
+    """One image from its file, `[3, s, s]` in [−1, 1] a size: crop to the box, scale, random crop, mirror, scale down."""
     from torchvision import transforms
     image = Image.open(path).convert("RGB")
     if box is not None:

@@ -26,7 +26,7 @@ def parse(argv=None):
     parser.add_argument("--seeds", type=cli.positive_int, default=3, metavar="N", help="runs of each precision, two at least")
     parser.add_argument("--epochs", type=cli.positive_int, default=6, metavar="N", help="of the encoder")
     parser.add_argument("--iterations", type=cli.positive_int, default=400, metavar="N", help="of the generator")
-    parser.add_argument("--pictures", type=cli.positive_int, default=300, metavar="N", help="that its KID is measured on")
+    parser.add_argument("--images", type=cli.positive_int, default=300, metavar="N", help="that its KID is measured on")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the generator's cfg")
     parser.add_argument("--trainers", choices=("encoder", "generator", "both"), default="both", help="which to try")
     parser.add_argument("--json", metavar="FILE", help="write the results there too")
@@ -53,7 +53,7 @@ def train_generator(args, folder: Path, precision: str, seed: int) -> dict:
               "--precision", precision, "--manualSeed", seed, *switches]
     run("StackGAN_v2/main.py", *common, "--output_dir", folder.resolve(), "--tick", max(1, args.iterations // 40))
     run("StackGAN_v2/main.py", *common, "--set", "TRAIN.FLAG=False", "--eval_net_g", folder / "Model/latest.pth", "--limit",
-        args.pictures)
+        args.images)
     samples = next((folder / "Model").glob("iteration*/single_samples/valid"))
     run("StackGAN_v2/evaluate.py", "--images", samples, "--data_dir", data, "--metrics", "kid", "--lite0_size", 128, "--quiet",
         "--output", folder)
@@ -93,7 +93,7 @@ def main(argv=None) -> int:
     if args.json:
         from common.files import write_json
         write_json(Path(args.json), {"settings": {name: value for name, value in vars(args).items()
-                                                  if name in ("seeds", "epochs", "iterations", "pictures", "set")}, **results})
+                                                  if name in ("seeds", "epochs", "iterations", "images", "set")}, **results})
     return 0
 
 

@@ -12,16 +12,16 @@ if __name__ in ("__main__", "__mp_main__"):        # run as a file: import from 
 from benchmarks import measure  # noqa: E402
 from common import cli  # noqa: E402
 
-PICTURES, TRAINING, TEST, SENTENCES = 11788, 8855, 2933, 10
+IMAGES, TRAINING, TEST, SENTENCES = 11788, 8855, 2933, 10
 EPOCHS, ITERATIONS, BATCH = 1000, 220000, 24
 
 # stage of the recipe, its benchmark with options, items
-STAGES = (("log-mels", "log_mel", [], PICTURES * SENTENCES),
-          ("teacher features", "teacher", [], PICTURES),
+STAGES = (("log-mels", "log_mel", [], IMAGES * SENTENCES),
+          ("teacher features", "teacher", [], IMAGES),
           ("speech encoder", "encoder_step", [], EPOCHS * TRAINING),
-          ("speech features", "extraction", [], PICTURES * SENTENCES),
+          ("speech features", "extraction", [], IMAGES * SENTENCES),
           ("generator", "generator_step", ["--size", "256"], ITERATIONS * BATCH),
-          ("pictures", "sampling", [], TEST * SENTENCES),
+          ("images", "sampling", [], TEST * SENTENCES),
           ("metrics", "metrics", [], TEST * SENTENCES + TEST))
 
 

@@ -1,4 +1,4 @@
-"""Data for the benchmarks, made on the spot: sounds, log-mels and pictures of the sizes that CUB-200-2011 has."""
+"""Data for the benchmarks, made on the spot: sounds, log-mels and images of the sizes that CUB-200-2011 has."""
 import wave
 from pathlib import Path
 
@@ -47,12 +47,12 @@ def log_mels(count: int, seed: int = 0):
     return Held(caption_frames(count, seed))
 
 
-def draw_pictures(folder, pictures: int, side: int):
-    """toybirds of `pictures` pictures a split (ten sentences each), drawn into `folder`; → the test split."""
+def draw_images(folder, images: int, side: int):
+    """toybirds of `images` images a split (ten sentences each), drawn into `folder`; → the test split."""
     from common.parallel import default_jobs
     from common.splits import load_split
     from scripts.toybirds.dataset import Settings, make_set
-    classes = max(2, pictures // 4)
-    settings = Settings(2 * classes, classes, -(-pictures // classes), side, 0)
-    make_set(settings, Path(folder), default_jobs() if pictures > 8 else 1, lambda todo, total: todo)
+    classes = max(2, images // 4)
+    settings = Settings(2 * classes, classes, -(-images // classes), side, 0)
+    make_set(settings, Path(folder), default_jobs() if images > 8 else 1, lambda todo, total: todo)
     return load_split(Path(folder), "test")

@@ -1,4 +1,4 @@
-"""Teacher features: a picture's ten views through GoogLeNet, picture by picture, and ours in batches or threads.
+"""Teacher features: an image's ten views through GoogLeNet, image by image, and ours in batches or threads.
 
 The weights are random, which changes no time, so that nothing has to be downloaded.
 """
@@ -33,7 +33,7 @@ def main(argv=None) -> int:
     device, precision = measure.start(args, argv)
     import numpy as np
     import torch
-    from benchmarks import material
+    from benchmarks import synthetic_data
     from common.untrusted.images import open_rgb
     from common.parallel import default_jobs
     from Audio_to_Image.teachers.extraction import _features
@@ -42,7 +42,7 @@ def main(argv=None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         @functools.cache
         def paths():
-            split = material.draw_pictures(folder, min(count, 128), 64 if args.quick else 500)
+            split = synthetic_data.draw_images(folder, min(count, 128), 64 if args.quick else 500)
             return [split.items[i % len(split.items)].image for i in range(count)]
 
         def flops(network):
@@ -52,7 +52,7 @@ def main(argv=None) -> int:
             teacher = random_teacher(device, "fp32")
 
             def run(_):
-                for path in paths()[:few]:         # contiguous views, each picture alone
+                for path in paths()[:few]:         # contiguous views, each image alone
                     views = torch.from_numpy(np.ascontiguousarray(teacher.views(open_rgb(path)))).to(device)
                     contiguous(teacher.network, views.flip(1) - teacher.mean).cpu()
             return measure.Way(run, few, flops=flops(teacher.network) * few)
@@ -67,7 +67,7 @@ def main(argv=None) -> int:
         if precision == "bf16":
             ways["ours, fp32"] = lambda: ours("fp32", "bf16")
         rows = measure.compare(ways, device, args)
-    measure.report("teacher features", "picture", rows, args, device, precision, views=10, picture_side=500)
+    measure.report("teacher features", "image", rows, args, device, precision, views=10, image_side=500)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Train the generator on drawn birds of 256 pixels for some minutes, and keep its grid of pictures and its numbers.
+"""Train the generator on drawn birds of 256 pixels for some minutes, and keep its grid of images and its numbers.
 
 Needs a GPU to be worth looking at, and no network, sound or weights: a sentence's embedding is made from its words (a
 random direction a word, added up), which stands for the speech encoder's.
@@ -24,7 +24,7 @@ def parse(argv=None):
     parser.add_argument("--work", default="data/toybirds_256", metavar="DIR", help="folder of the drawn set")
     parser.add_argument("--results", metavar="DIR", help="folder of the results (default: the device's in "
                                                          "benchmarks/results)")
-    parser.add_argument("--quick", action="store_true", help="a few small pictures and no numbers: whether it runs")
+    parser.add_argument("--quick", action="store_true", help="a few small images and no numbers: whether it runs")
     return parser.parse_args(argv)
 
 
@@ -92,8 +92,8 @@ def main(argv=None) -> int:
     folder = ROOT / "output/StackGAN_v2" / run
     train(settings, [*common, "--output_dir", run], args.minutes, args.quick)
     net_g = (folder / "Model/latest.pth").resolve()
-    painting = ["--set", "TRAIN.FLAG=False", "--eval_net_g", net_g]
-    subprocess.run(command("main.py", *common, *settings, *painting), check=True)
+    sampling = ["--set", "TRAIN.FLAG=False", "--eval_net_g", net_g]
+    subprocess.run(command("main.py", *common, *settings, *sampling), check=True)
     samples = next((folder / "Model").glob("iteration*/single_samples"))
     status = 0 if args.quick else subprocess.run(command(
         "evaluate.py", "--images", samples / "valid", "--data_dir", data, "--metrics", "attributes", "--output",

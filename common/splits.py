@@ -21,7 +21,7 @@ PLACES_CLASSES = ("bedroom", "dinette", "dining_room", "home_office", "hotel_roo
 
 @dataclass(frozen=True)
 class Item:
-    """One picture with its captions. `key` is the picture's path below the image folder, without suffix."""
+    """One image with its captions. `key` is the image's path below the image folder, without suffix."""
     key: str
     image: Path
     label: int

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Choices for Flickr8k with its spoken captions: five recordings a picture, no classes.
+# Choices for Flickr8k with its spoken captions: five recordings an image, no classes.
 engine=none
 download="Flickr8k_audio Flickr8k_images Flickr8k_text googlenet"
 prepare=./scripts/prepare_flickr8k.py

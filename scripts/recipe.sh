@@ -32,13 +32,13 @@ encoder_options="--epoch 1000 --eval_every 10 --lr_scheduler_step_size 200 --lr_
 extract_options=
 gan_cfg=StackGAN_v2/cfg/birds_3stages.yml
 gan_options=
-paint_options=
+sample_options=
 evaluate_options=
 download=                    # names for scripts/download.py, fetched before the set is made; "": what is there is used
 download_options=            # such as "--keep_archive" or "--registry FILE"
 prepare=                     # a Python command that makes the set in data/, if there is one
 choices="dataset stage stop_stage data_root output_root tag nproc nnodes node_rank master_addr master_port wait_for_machines
-  seed device engine speech_options teacher teacher_options encoder_options extract_options gan_cfg gan_options paint_options
+  seed device engine speech_options teacher teacher_options encoder_options extract_options gan_cfg gan_options sample_options
   evaluate_options download download_options prepare ${own_choices-}"
 
 # ---- options: first the data set, then its file of choices, then everything else -------------------------------------

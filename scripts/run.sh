@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A recipe: every stage from spoken words to pictures and numbers, for one data set.
+# A recipe: every stage from spoken words to images and numbers, for one data set.
 #
 #   bash scripts/run.sh --dataset birds                       all stages; those that are done are skipped
 #   bash scripts/run.sh --dataset birds --stage 3 --stop_stage 4
@@ -8,11 +8,11 @@
 #
 #   0 data             download, draw or prepare the set, where a recipe can
 #   1 speech           synthesise the captions (sets that come with recordings have none to make)
-#   2 image features   ten views of every picture through the teacher
+#   2 image features   ten views of every image through the teacher
 #   3 encoder          train the speech encoder
 #   4 speech features  embed every caption
 #   5 generator        train StackGAN-v2
-#   6 pictures         paint every test sentence
+#   6 images         generate every test sentence
 #   7 evaluation       the numbers
 #   8 report           one HTML page
 #
@@ -23,10 +23,10 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/recipe.sh"
 
 evaluate() {    # joined by &&: bash does not stop at errors within a function whose status is asked for
     evaluate_encoder &&
-    "$python" ./StackGAN_v2/evaluate.py --images "$(pictures)" --data_dir "$data" --device "$device" $evaluate_options
+    "$python" ./StackGAN_v2/evaluate.py --images "$(samples)" --data_dir "$data" --device "$device" $evaluate_options
 }
 
-pictures() { dirname "$(readlink -f "$generator/Model/latest.pth")" | sed "s|\$|/iteration$(readlink -f \
+samples() { dirname "$(readlink -f "$generator/Model/latest.pth")" | sed "s|\$|/iteration$(readlink -f \
     "$generator/Model/latest.pth" | sed 's/.*netG_//; s/\.pth$//')/single_samples/valid|"; }
 
 # ---- stages --------------------------------------------------------------------------------------------------------
@@ -37,8 +37,8 @@ run_stage 4 "speech features" "$python" ./Audio_to_Image/extract_audio_feature.p
 run_stage 5 generator launch ./StackGAN_v2/main.py --cfg "$gan_cfg" --output_dir "$gan_name" --audio_switch "$teacher" \
     --data_dir "$data" --device "$device" --manualSeed "$seed" $gan_options
 end_of_training
-run_stage 6 pictures "$python" ./StackGAN_v2/main.py --cfg "$gan_cfg" --set TRAIN.FLAG=False \
-    --eval_net_g "$generator/Model/latest.pth" --data_dir "$data" --audio_switch "$teacher" --device "$device" $paint_options
+run_stage 6 images "$python" ./StackGAN_v2/main.py --cfg "$gan_cfg" --set TRAIN.FLAG=False \
+    --eval_net_g "$generator/Model/latest.pth" --data_dir "$data" --audio_switch "$teacher" --device "$device" $sample_options
 run_stage 7 evaluation evaluate
 run_stage 8 report "$python" ./scripts/report.py "$recipe" --dataset "$dataset" --data_root "$data_root" \
     --output "$recipe/index.html" --device "$device"

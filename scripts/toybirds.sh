@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # Choices for toybirds, the set that the project draws and speaks itself: the birds' recipe, small enough for two CPU cores.
-# 260 species to learn from and 100 that the model never meets, three pictures each, ten sentences a picture.
+# 260 species to learn from and 100 that the model never meets, three images each, ten sentences an image.
 tag=demo
 prepare="./scripts/make_toybirds.py --classes 360 --test_classes 100 --images_per_class 3"
 engine=hibari
 speech_options="--speed 1.2-1.4"                  # cost follows the length of the sound
 teacher=efficientnet_lite0                        # its ImageNet weights come with a package; GoogLeNet's do not
-teacher_options="--view_size 128"                 # the pictures have 128 pixels
+teacher_options="--view_size 128"                 # the images have 128 pixels
 encoder_options="--epoch 20 --eval_every 10 --batch_size 16 --grad_clip 5 --lr_schedule cosine --learning_rate 5e-4
   --loss_diff 1 --loss_same 0.1 --l1_flag --jel_flag --lambda_l1 5 --distill_flag --lambda_distill 1000
   --bidirectional --rnn_layers 1 --max_frames 576"
 gan_cfg=StackGAN_v2/cfg/toybirds_3stages.yml
-paint_options="--all_sizes"
+sample_options="--all_sizes"
 evaluate_options="--lite0_size 128"
 [ "${BASH_SOURCE[0]}" != "$0" ] || exec bash "$(dirname -- "$0")/run.sh" --dataset toybirds "$@"

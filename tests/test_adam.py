@@ -13,11 +13,11 @@ def parameters():
             for shape, last in SHAPES]
 
 
-def steps(optimiser, weights, first, last):
+def steps(optimizer, weights, first, last):
     for number in range(first, last):
         for weight in weights:
             weight.grad = (weight.detach() * number).sin()
-        optimiser.step()
+        optimizer.step()
 
 
 @pytest.mark.parametrize("weight_decay", [0, 0.01])
@@ -48,8 +48,8 @@ def test_gradients_are_not_copied():
     """torch lays a channels_last gradient out anew in every step, which takes longer than the update."""
     weight = torch.randn(64, 32, 4, 4).to(memory_format=torch.channels_last).requires_grad_()
     weight.grad = torch.randn_like(weight)
-    optimiser = Adam([weight], 0.01)
-    optimiser.step()
+    optimizer = Adam([weight], 0.01)
+    optimizer.step()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
-        optimiser.step()
+        optimizer.step()
     assert {"aten::clone", "aten::contiguous"}.isdisjoint(event.key for event in seen.key_averages())

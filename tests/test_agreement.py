@@ -1,6 +1,6 @@
 """FID, KID and IS of the command agree with pytorch-fid and with a direct computation in float64 on equal weights.
 
-The weights are random (He: the default start collapses). Ten painted and five real pictures, so that a CPU can do it.
+The weights are random (He: the default start collapses). Ten generated and five real images, so that a CPU can do it.
 """
 import json
 
@@ -43,34 +43,34 @@ def weights(network, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """(data, painted): a set whose pictures need no resizing, and pictures of another colour for its sentences."""
+    """(data, generated): a set whose images need no resizing, and images of another colour for its sentences."""
     random, root = np.random.default_rng(0), tmp_path_factory.mktemp("set")
-    data, painted = root / "data", root / "run/single_samples/valid"
+    data, generated = root / "data", root / "run/single_samples/valid"
 
-    def picture(path, tint):
+    def image(path, tint):
         small = (random.random((6, 6, 3)) * 255 * tint).astype(np.uint8)
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(small).resize((SIZE, SIZE), Image.BICUBIC).save(path)
     items = []
     for i in range(REAL):
         name = f"00{i % 2 + 1}.bird/{i}.png"
-        picture(data / "images" / name, (1, 1, 1))
+        image(data / "images" / name, (1, 1, 1))
         for k in range(SENTENCES):
-            picture(painted / f"{name}_{SIZE}_sentence{k}_0.png", (1, .5, .5))
+            image(generated / f"{name}_{SIZE}_sentence{k}_0.png", (1, .5, .5))
         items.append({"image": name, "class": name.split("/")[0], "text": ["a bird"] * SENTENCES})
     write_json(data / "test.json", {"image_base_path": str(data / "images"), "data": items})
-    return data, painted
+    return data, generated
 
 
 def measured(folders, weights, *options):
-    data, painted = folders
-    assert evaluate.main(["--images", str(painted), "--data_dir", str(data), "--quiet", "--device", "cpu",
+    data, generated = folders
+    assert evaluate.main(["--images", str(generated), "--data_dir", str(data), "--quiet", "--device", "cpu",
                           "--any_weights", "--inception_weights", str(weights), *options]) == 0
-    return json.loads((painted.parent.parent / "metrics.json").read_text())
+    return json.loads((generated.parent.parent / "metrics.json").read_text())
 
 
 def pixels(folder):
-    """In the order of the command: by picture, then by sentence."""
+    """In the order of the command: by image, then by sentence."""
     paths = sorted(folder.rglob("*.png"), key=lambda path: path.name)
     return torch.from_numpy(np.stack([np.asarray(Image.open(path)) for path in paths])).permute(0, 3, 1, 2), paths
 
@@ -111,11 +111,11 @@ def test_the_command_agrees_with_float64_and_with_pytorch_fids_distance(folders,
         ("fid", "whole_test5_gen10"), ("kid", "whole_test5_gen10"), ("is", "gen10")))
     exact = network.double()
     exact.feature_extractor_internal_dtype = torch.float64
-    painted, logits = (z.double().numpy() for z in exact(pixels(folders[1])[0]))
+    generated, logits = (z.double().numpy() for z in exact(pixels(folders[1])[0]))
     real = exact(pixels(folders[0] / "images")[0])[0].double().numpy()
-    assert fid["value"] == pytest.approx(direct_fid(painted, real), **CLOSE) and fid["value"] > 0.1
-    assert fid["value"] == pytest.approx(calculate_frechet_distance(*moments(painted, real)), **CLOSE)
-    assert (kid["value"], kid["std"]) == pytest.approx(direct_kid(painted, real), **CLOSE)
+    assert fid["value"] == pytest.approx(direct_fid(generated, real), **CLOSE) and fid["value"] > 0.1
+    assert fid["value"] == pytest.approx(calculate_frechet_distance(*moments(generated, real)), **CLOSE)
+    assert (kid["value"], kid["std"]) == pytest.approx(direct_kid(generated, real), **CLOSE)
     assert score["value"] == pytest.approx(direct_is(logits), **CLOSE)
     for record in (fid, kid):                      # weights of another file are never the field's FID
         assert record["published"] == [] and record["comparable_with"].startswith("none: ")

@@ -1,4 +1,4 @@
-"""The benchmarks that run whole trainings: on sets of a few small pictures, a few steps each."""
+"""The benchmarks that run whole trainings: on sets of a few small images, a few steps each."""
 import json
 import shutil
 
@@ -13,10 +13,10 @@ TINY = ["--set", "TREE.BASE_SIZE=16", "--set", "GAN.GF_DIM=4", "--set", "GAN.DF_
 
 def test_memory_is_that_of_a_training_from_disk(tmp_path, capsys):
     result = tmp_path / "x.json"
-    assert memory.main(["--pictures", "20", "--side", "96", "--steps", "2", *TINY, "--json", str(result)]) == 0
+    assert memory.main(["--images", "20", "--side", "96", "--steps", "2", *TINY, "--json", str(result)]) == 0
     found = json.loads(result.read_text())
-    assert 20 * 76 * 76 * 3 <= found["cache_bytes"] < 2 * 20 * 76 * 76 * 3                 # 20 pictures of 64 · 76/64 pixels
-    assert found["peak_bytes"] > 2 ** 27 and "20 pictures" in capsys.readouterr().out
+    assert 20 * 76 * 76 * 3 <= found["cache_bytes"] < 2 * 20 * 76 * 76 * 3                 # 20 images of 64 · 76/64 pixels
+    assert found["peak_bytes"] > 2 ** 27 and "20 images" in capsys.readouterr().out
 
 
 def test_distance_is_in_spreads_of_float32():

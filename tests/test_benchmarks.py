@@ -72,8 +72,8 @@ def test_the_recipe_adds_up(tmp_path, capsys):
 
 def test_the_table_shows_every_way_and_what_was_not_measured():
     rows = [row("plain", 2.0, ratio=1.0), row("ours, fp32", 3.0, switch="bf16", gain=1.5)]
-    lines = run_all.stage_table([{"stage": "teacher", "unit": "picture", "skipped": ["no sound"], "rows": rows}])
-    assert "| teacher | plain | 2 pictures | 1.00 | 25% | 100 |" in lines[2] and lines[3].endswith("| bf16: 1.50 |")
+    lines = run_all.stage_table([{"stage": "teacher", "unit": "image", "skipped": ["no sound"], "rows": rows}])
+    assert "| teacher | plain | 2 images | 1.00 | 25% | 100 |" in lines[2] and lines[3].endswith("| bf16: 1.50 |")
     assert "not measured: no sound" in lines[4]
     assert len({line.count("|") for line in lines}) == 1
 

@@ -11,14 +11,14 @@ from common.cli import UserError
 
 
 def content():
-    """A network, the state of an optimiser (keys are numbers) and plain values: all that this project's files hold."""
+    """A network, the state of an optimizer (keys are numbers) and plain values: all that this project's files hold."""
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
     network.to(memory_format=torch.channels_last)
-    optimiser = torch.optim.Adam(network.parameters(), 1e-3, betas=(0.5, 0.9))
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3, betas=(0.5, 0.9))
     network(torch.randn(2, 3, 8, 8)).square().sum().backward()
-    optimiser.step()
-    return {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "none": None, "number": 0.1,
+    optimizer.step()
+    return {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "none": None, "number": 0.1,
             "text": "ü", "flags": [True, (1, -2), {}], "half": torch.ones(5, dtype=torch.bfloat16),
             "empty": torch.zeros(0, 3), "random": torch.get_rng_state(), "bools": torch.tensor([True, False]),
             "transposed": torch.arange(6.0).view(2, 3).T}
@@ -222,7 +222,7 @@ def test_the_first_tensor_that_is_not_finite_is_named():
     assert checkpoint.first_not_finite(value) == "a.x"
 
 
-def test_an_optimiser_takes_its_state_and_keeps_its_settings():
+def test_an_optimizer_takes_its_state_and_keeps_its_settings():
     def adam(network, lr):
         return torch.optim.Adam(network.parameters(), lr)
     old, network = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)

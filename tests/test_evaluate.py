@@ -1,4 +1,4 @@
-"""The evaluation command: names, records, caches and refusals, on small pictures through a stub network."""
+"""The evaluation command: names, records, caches and refusals, on small images through a stub network."""
 import functools
 import json
 import subprocess
@@ -15,8 +15,8 @@ from common.cli import UserError
 from common.files import write_json
 from StackGAN_v2.evaluation import attribute_probe, feature_extractors, evaluator, image_sets, records
 from StackGAN_v2 import evaluate
-from StackGAN_v2.evaluation.image_sets import FeatureFile, RealPictures
-from StackGAN_v2.sampler import picture_name
+from StackGAN_v2.evaluation.image_sets import FeatureFile, RealImages
+from StackGAN_v2.sampler import image_name
 
 SIZE, CLASSES, IMAGES, SENTENCES = 16, 4, 3, 2
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 210), "white": (240, 240, 240)}
@@ -31,10 +31,10 @@ class StubExtractor(feature_extractors.Extractor):
     def __init__(self, device="cpu", view=224):
         self.device = torch.device(device)
 
-    def _forward(self, pictures):
-        type(self).calls += len(pictures)
-        features = torch.nn.functional.adaptive_avg_pool2d(pictures.float(), 2).flatten(1) / 255
-        return features, pictures.float().mean((2, 3)) / 64
+    def _forward(self, images):
+        type(self).calls += len(images)
+        features = torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1) / 255
+        return features, images.float().mean((2, 3)) / 64
 
 
 @pytest.fixture
@@ -56,16 +56,16 @@ def data(tmp_path):
         items = []
         for c, (name, colour) in enumerate(COLOURS.items()):
             for i in range(IMAGES):
-                picture = f"{c + 1:03d}.{name}/{split}_{i}.jpg"
-                path = folder / "CUB_200_2011/images" / picture
+                image = f"{c + 1:03d}.{name}/{split}_{i}.jpg"
+                path = folder / "CUB_200_2011/images" / image
                 path.parent.mkdir(parents=True, exist_ok=True)
                 pixels = random.integers(90, 130, (40, 50, 3), np.uint8)
                 pixels[10:30, 15:35] = np.clip(np.array(colour) + random.integers(-15, 15, (20, 20, 3)), 0, 255)
                 Image.fromarray(pixels).save(path, quality=95)
-                images.append(f"{len(images) + 1} {picture}\n")
+                images.append(f"{len(images) + 1} {image}\n")
                 boxes.append(f"{len(images)} 15 10 20 20\n")
-                captions[picture] = [[0]] * SENTENCES
-                items.append({"image": picture, "class": f"{c + 1:03d}.{name}", "text": ["a bird"] * SENTENCES})
+                captions[image] = [[0]] * SENTENCES
+                items.append({"image": image, "class": f"{c + 1:03d}.{name}", "text": ["a bird"] * SENTENCES})
         write_json(folder / f"{split}.json", {"image_base_path": str(folder / "CUB_200_2011/images"), "data": items})
     (folder / "CUB_200_2011/images.txt").write_text("".join(images))
     (folder / "CUB_200_2011/bounding_boxes.txt").write_text("".join(boxes))
@@ -75,26 +75,26 @@ def data(tmp_path):
 
 
 @pytest.fixture
-def pictures(data, tmp_path):
-    """The real test pictures under the names of generated ones: the best generator there could be."""
-    return paint(data, tmp_path / "run/iteration9/single_samples/valid")
+def images(data, tmp_path):
+    """The real test images under the names of generated ones: the best generator there could be."""
+    return generate(data, tmp_path / "run/iteration9/single_samples/valid")
 
 
-def paint(data, folder, order=None, size=SIZE):
+def generate(data, folder, order=None, size=SIZE):
     split = splits.load_split(data, "test")
-    real = RealPictures(split, size)
+    real = RealImages(split, size)
     for i, item in enumerate(split.items):
         for k in range(SENTENCES):
-            path = folder / picture_name(split, item, size, k)
+            path = folder / image_name(split, item, size, k)
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(real.load(i if order is None else order[i])).save(path)
     return folder
 
 
-def run(data, pictures, *options):
-    always = ["--images", str(pictures), "--data_dir", str(data), "--quiet", "--device", "cpu"]
+def run(data, images, *options):
+    always = ["--images", str(images), "--data_dir", str(data), "--quiet", "--device", "cpu"]
     assert evaluate.main([*always, *options]) == 0
-    return json.loads((pictures.parent.parent / "metrics.json").read_text())
+    return json.loads((images.parent.parent / "metrics.json").read_text())
 
 
 def command(*options):
@@ -102,34 +102,34 @@ def command(*options):
                           capture_output=True, timeout=300)
 
 
-def test_perfect_pictures(data, pictures, stub, capsys):
-    found = run(data, pictures)
+def test_perfect_images(data, images, stub, capsys):
+    found = run(data, images)
     stem = "lite0_16px_box_test12_gen24"
     assert set(found) == {f"{name}_{stem}" for name in (
         "fid", "kid", "precision", "recall", "retrieval_map", "retrieval_r1", "retrieval_r5", "retrieval_r10",
-        "retrieval_picture_r1", "retrieval_picture_r5", "retrieval_picture_r10", "retrieval_picture_r50",
+        "retrieval_image_r1", "retrieval_image_r5", "retrieval_image_r10", "retrieval_image_r50",
         "class_accuracy")} | {"is_lite0_16px_gen24", "attribute_agreement_16px_test_gen24"}
     assert found[f"fid_{stem}"]["value"] < 1e-2
     assert found[f"precision_{stem}"]["value"] == found[f"recall_{stem}"]["value"] == 1
     assert found[f"retrieval_map_{stem}"]["value"] == pytest.approx(100)
     assert 25 < found[f"retrieval_map_{stem}"]["chance"] < 40
     assert found[f"retrieval_r1_{stem}"]["chance"] == pytest.approx(25)
-    assert found[f"retrieval_picture_r1_{stem}"]["value"] == 100
-    assert found[f"retrieval_picture_r1_{stem}"]["chance"] == pytest.approx(100 * 2 / 24)
+    assert found[f"retrieval_image_r1_{stem}"]["value"] == 100
+    assert found[f"retrieval_image_r1_{stem}"]["chance"] == pytest.approx(100 * 2 / 24)
     assert found[f"class_accuracy_{stem}"]["value"] == 100 and found[f"class_accuracy_{stem}"]["chance"] == 25
     agreement = found["attribute_agreement_16px_test_gen24"]
     assert agreement["value"] == agreement["ceiling"] > agreement["chance"] and agreement["normalised"] == 1
     assert agreement["attributes"]["body"]["named"] == 24
     record = found[f"kid_{stem}"]
-    assert record["protocol"]["generated_pictures"] == 24 and record["protocol"]["crop"] == "box"
-    assert any("subsets of 12 pictures" in warning for warning in record["warnings"])
+    assert record["protocol"]["generated_images"] == 24 and record["protocol"]["crop"] == "box"
+    assert any("subsets of 12 images" in warning for warning in record["warnings"])
     out = capsys.readouterr().out
     assert "lite0 stands in for the FID Inception" in out and "fid_" + stem in out
 
 
-def test_wrong_pictures_are_worse(data, tmp_path, stub):
+def test_wrong_images_are_worse(data, tmp_path, stub):
     order = np.roll(np.arange(CLASSES * IMAGES), IMAGES)           # everything in the next class's colour
-    found = run(data, paint(data, tmp_path / "run/iteration9/single_samples/valid", order), "--metrics",
+    found = run(data, generate(data, tmp_path / "run/iteration9/single_samples/valid", order), "--metrics",
                 "fid,class,attributes,retrieval")
     assert found["fid_lite0_16px_box_test12_gen24"]["value"] < 1e-2     # as a set, as good as the real ones
     assert found["class_accuracy_lite0_16px_box_test12_gen24"]["value"] == 0
@@ -137,65 +137,65 @@ def test_wrong_pictures_are_worse(data, tmp_path, stub):
     assert found["attribute_agreement_16px_test_gen24"]["normalised"] < 0
 
 
-def test_values_equal_a_direct_computation(data, pictures, stub):
+def test_values_equal_a_direct_computation(data, images, stub):
     from scipy import linalg
-    found = run(data, pictures, "--metrics", "fid,is", "--crop", "whole")
+    found = run(data, images, "--metrics", "fid,is", "--crop", "whole")
     extractor = StubExtractor()
-    paths = sorted(pictures.rglob("*.png"))
+    paths = sorted(images.rglob("*.png"))
     generated, logits = extractor(torch.from_numpy(np.stack([Image.open(p) for p in paths])).permute(0, 3, 1, 2))
-    real = RealPictures(splits.load_split(data, "test"), SIZE, "whole")
+    real = RealImages(splits.load_split(data, "test"), SIZE, "whole")
     true, _ = extractor(torch.stack([torch.from_numpy(real.load(i).copy()).permute(2, 0, 1) for i in range(len(real))]))
     x, y = generated.double().numpy(), true.double().numpy()
     a, b = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
     fid = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(a + b - 2 * linalg.sqrtm(a @ b).real)
     record = found["fid_lite0_16px_whole_test12_gen24"]
     assert record["value"] == pytest.approx(fid, rel=1e-3)
-    assert any("12 real pictures for 12 features" in warning for warning in record["warnings"])
+    assert any("12 real images for 12 features" in warning for warning in record["warnings"])
     p = logits[np.random.RandomState(2020).permutation(24)].double().softmax(1)
     scores = [torch.exp((q * (q / q.mean(0)).log()).sum(1).mean()).item()
               for q in (p[i * 24 // 10:(i + 1) * 24 // 10] for i in range(10))]
     assert found["is_lite0_16px_gen24"]["value"] == pytest.approx(np.mean(scores), rel=1e-6)
 
 
-def test_real_side_and_probe_are_kept_and_notice_changes(data, pictures, stub):
-    run(data, pictures, "--metrics", "fid,attributes")
+def test_real_side_and_probe_are_kept_and_notice_changes(data, images, stub):
+    run(data, images, "--metrics", "fid,attributes")
     first, probe = stub.calls, data / "train/attribute_probe.pth"
     stamp = probe.stat().st_mtime_ns
-    run(data, pictures, "--metrics", "fid,attributes", "--max_pictures", "20")
+    run(data, images, "--metrics", "fid,attributes", "--max_images", "20")
     assert (first, stub.calls - first) == (12 + 24, 20) and probe.stat().st_mtime_ns == stamp
     item = splits.load_split(data, "test").items[0]
     Image.new("RGB", (40, 40)).save(item.image)
-    run(data, pictures, "--metrics", "fid")
+    run(data, images, "--metrics", "fid")
     assert stub.calls == 12 + 24 + 20 + 12 + 24
 
 
-def test_records_are_appended_and_the_latest_kept(data, pictures, stub, tmp_path):
+def test_records_are_appended_and_the_latest_kept(data, images, stub, tmp_path):
     for _ in range(2):
-        run(data, pictures, "--metrics", "is")
+        run(data, images, "--metrics", "is")
     lines = (tmp_path / "run/iteration9/metric-is_lite0_16px_gen24.jsonl").read_text().splitlines()
     assert len(lines) == 2 and json.loads(lines[0])["value"] == json.loads(lines[1])["value"]
-    found = run(data, pictures, "--metrics", "fid", "--size", "8")
+    found = run(data, images, "--metrics", "fid", "--size", "8")
     assert set(found) == {"is_lite0_16px_gen24", "fid_lite0_8px_box_test12_gen24"}
 
 
-def test_only_the_largest_size_is_used(data, pictures, stub):
-    paint(data, pictures, size=8)
-    assert set(run(data, pictures, "--metrics", "is")) == {"is_lite0_16px_gen24"}
-    assert "is_lite0_8px_gen24" in run(data, pictures, "--metrics", "is", "--picture_size", "8")
+def test_only_the_largest_size_is_used(data, images, stub):
+    generate(data, images, size=8)
+    assert set(run(data, images, "--metrics", "is")) == {"is_lite0_16px_gen24"}
+    assert "is_lite0_8px_gen24" in run(data, images, "--metrics", "is", "--image_size", "8")
 
 
-def test_faults_are_one_sentence(data, pictures, stub, tmp_path):
+def test_faults_are_one_sentence(data, images, stub, tmp_path):
     def fault(*options):
         with pytest.raises(UserError) as error:
-            run(data, pictures, *options)
+            run(data, images, *options)
         return str(error.value)
 
-    assert "holds no pictures" in fault("--picture_size", "99")
-    assert "at least 10 generated pictures, and there is 1" in fault("--metrics", "is", "--max_pictures", "1")
-    assert "at least 2 generated pictures, and there is 1" in fault("--metrics", "fid", "--max_pictures", "1")
-    some = sorted(pictures.rglob("*.png"))[5]
+    assert "holds no images" in fault("--image_size", "99")
+    assert "at least 10 generated images, and there is 1" in fault("--metrics", "is", "--max_images", "1")
+    assert "at least 2 generated images, and there is 1" in fault("--metrics", "fid", "--max_images", "1")
+    some = sorted(images.rglob("*.png"))[5]
     stranger = some.rename(some.with_name("stranger.jpg_16_sentence0_0.png"))
-    assert "is not of a picture in" in fault("--metrics", "fid")
+    assert "is not of an image in" in fault("--metrics", "fid")
     stranger.unlink()
     (data / "attributes.json").unlink()
     assert "has no attributes.json" in fault("--metrics", "attributes")
@@ -204,118 +204,118 @@ def test_faults_are_one_sentence(data, pictures, stub, tmp_path):
     assert "is not that of the FID Inception" in fault("--metrics", "fid", "--inception_weights", weights)
 
 
-def records_of(data, pictures, *options):
-    return list(run(data, pictures, *options).values())
+def records_of(data, images, *options):
+    return list(run(data, images, *options).values())
 
 
 def cut(path, by=.5):
     path.write_bytes(path.read_bytes()[:int(path.stat().st_size * by)])
 
 
-def test_all_damaged_pictures_are_named(data, pictures, stub):
-    paths = sorted(pictures.rglob("*.png"))
+def test_all_damaged_images_are_named(data, images, stub):
+    paths = sorted(images.rglob("*.png"))
     cut(paths[5])
-    with pytest.raises(UserError, match=f"^{paths[5]} is a damaged picture"):
-        run(data, pictures, "--metrics", "fid", "--batch_size", "4")
+    with pytest.raises(UserError, match=f"^{paths[5]} is a damaged image"):
+        run(data, images, "--metrics", "fid", "--batch_size", "4")
     for path in paths[2:15:2]:
         cut(path)
     with pytest.raises(UserError) as error:
-        run(data, pictures, "--metrics", "fid", "--batch_size", "4")
+        run(data, images, "--metrics", "fid", "--batch_size", "4")
     text = str(error.value)
-    assert text.startswith("8 pictures cannot be used: ") and text.endswith("; and 3 more") and "\n" not in text
+    assert text.startswith("8 images cannot be used: ") and text.endswith("; and 3 more") and "\n" not in text
     assert [str(path) in text for path in paths[2:8]] == [True, False, True, True, True, False]
     for path in paths[2:15:2]:
         path.write_bytes(b"")
-    with pytest.raises(UserError, match="7 pictures cannot be used: .* is empty .expected"):
-        run(data, pictures, "--metrics", "fid", "--max_pictures", "0")
+    with pytest.raises(UserError, match="7 images cannot be used: .* is empty .expected"):
+        run(data, images, "--metrics", "fid", "--max_images", "0")
 
 
-def test_damaged_real_pictures_are_named(data, pictures, stub):
+def test_damaged_real_images_are_named(data, images, stub):
     items = splits.load_split(data, "test").items
     for item in items[3:5]:
         cut(item.image)
-    with pytest.raises(UserError, match="^2 pictures cannot be used: ") as error:
-        run(data, pictures, "--metrics", "fid")
+    with pytest.raises(UserError, match="^2 images cannot be used: ") as error:
+        run(data, images, "--metrics", "fid")
     assert all(str(item.image) in str(error.value) for item in items[3:5])
 
 
-def test_mixed_sizes_are_refused_before_anything_is_computed(data, pictures, stub):
-    paths = sorted(pictures.rglob("*.png"))
+def test_mixed_sizes_are_refused_before_anything_is_computed(data, images, stub):
+    paths = sorted(images.rglob("*.png"))
     for path in paths[:2]:
         Image.new("RGB", (8, 9)).save(path)
-    with pytest.raises(UserError, match="^2 pictures cannot be used: .*8 × 9 pixels, but its name says 16") as error:
-        run(data, pictures, "--metrics", "fid")
+    with pytest.raises(UserError, match="^2 images cannot be used: .*8 × 9 pixels, but its name says 16") as error:
+        run(data, images, "--metrics", "fid")
     assert str(paths[1]) in str(error.value) and stub.calls == 0
 
 
-def test_grey_and_transparent_pictures_are_warned_of(data, pictures, stub, capsys):
-    paths = sorted(pictures.rglob("*.png"))
+def test_grey_and_transparent_images_are_warned_of(data, images, stub, capsys):
+    paths = sorted(images.rglob("*.png"))
     Image.open(paths[0]).convert("L").save(paths[0])
     for path in paths[1:3]:
         Image.open(path).convert("RGBA").save(path)
-    for record in records_of(data, pictures, "--metrics", "fid,is"):
+    for record in records_of(data, images, "--metrics", "fid,is"):
         told = [w for w in record["warnings"] if "not RGB" in w]
-        assert [w.split(",")[0] for w in told] == ["1 pictures are L", "2 pictures are RGBA"]
+        assert [w.split(",")[0] for w in told] == ["1 images are L", "2 images are RGBA"]
         assert str(paths[0]) in told[0] and "transparency laid on white" in told[1]
-    assert "warning: fid, is: 2 pictures are RGBA, not RGB" in capsys.readouterr().out
+    assert "warning: fid, is: 2 images are RGBA, not RGB" in capsys.readouterr().out
 
 
-def test_sentences_without_a_picture_are_warned_of(data, pictures, stub, capsys):
-    for path in sorted(pictures.rglob("*.png"))[4:7]:
+def test_sentences_without_a_image_are_warned_of(data, images, stub, capsys):
+    for path in sorted(images.rglob("*.png"))[4:7]:
         path.unlink()
-    record, = records_of(data, pictures, "--metrics", "fid")
-    assert "3 of the 24 sentences have no picture; papers take one for every sentence" in record["warnings"]
-    assert record["protocol"]["sentences"] == 24 and record["protocol"]["sentences_without_picture"] == 3
+    record, = records_of(data, images, "--metrics", "fid")
+    assert "3 of the 24 sentences have no image; papers take one for every sentence" in record["warnings"]
+    assert record["protocol"]["sentences"] == 24 and record["protocol"]["sentences_without_image"] == 3
     assert "gen21" in record["metric"] and "warning: fid: 3 of the 24" in capsys.readouterr().out
 
 
-def test_one_picture_a_sentence_is_taken(data, pictures, stub):
-    first = sorted(pictures.rglob("*.png"))[0]
-    value = records_of(data, pictures, "--metrics", "fid")[0]["value"]
+def test_one_image_a_sentence_is_taken(data, images, stub):
+    first = sorted(images.rglob("*.png"))[0]
+    value = records_of(data, images, "--metrics", "fid")[0]["value"]
     Image.new("RGB", (SIZE, SIZE)).save(first.with_name(first.name.replace("_0.png", "_1.png")))
     Image.new("RGB", (SIZE, SIZE)).save(first.with_name("holiday.jpg"))
-    record = records_of(data, pictures, "--metrics", "fid")[0]
-    assert record["value"] == value and record["protocol"]["generated_pictures"] == 24
-    assert "1 further pictures of sentences that have one are left out: one a sentence is taken" in record["warnings"]
-    assert any(w.startswith("1 pictures not named as main.py") and "holiday.jpg" in w for w in record["warnings"])
+    record = records_of(data, images, "--metrics", "fid")[0]
+    assert record["value"] == value and record["protocol"]["generated_images"] == 24
+    assert "1 further images of sentences that have one are left out: one a sentence is taken" in record["warnings"]
+    assert any(w.startswith("1 images not named as main.py") and "holiday.jpg" in w for w in record["warnings"])
 
 
-def test_a_sentence_that_the_set_does_not_have_is_refused(data, pictures, stub):
-    some = sorted(pictures.rglob("*.png"))[1]
+def test_a_sentence_that_the_set_does_not_have_is_refused(data, images, stub):
+    some = sorted(images.rglob("*.png"))[1]
     some.rename(some.with_name(some.name.replace("sentence1", "sentence7")))
-    with pytest.raises(UserError, match="is for sentence 7, but .* gives its picture 2 sentences"):
-        run(data, pictures, "--metrics", "fid")
+    with pytest.raises(UserError, match="is for sentence 7, but .* gives its image 2 sentences"):
+        run(data, images, "--metrics", "fid")
 
 
-def test_fewer_pictures_than_features_are_warned_of(data, pictures, stub):
-    record, = records_of(data, pictures, "--metrics", "fid", "--max_pictures", "11")
-    told = "11 generated pictures for 12 features: their covariance is singular and the distance biased upwards"
+def test_fewer_images_than_features_are_warned_of(data, images, stub):
+    record, = records_of(data, images, "--metrics", "fid", "--max_images", "11")
+    told = "11 generated images for 12 features: their covariance is singular and the distance biased upwards"
     assert any(told in warning for warning in record["warnings"])
 
 
-def test_a_set_without_classes_is_asked_by_picture(data, pictures, stub, capsys):
+def test_a_set_without_classes_is_asked_by_image(data, images, stub, capsys):
     content = json.loads((data / "test.json").read_text())
     for item in content["data"]:
         del item["class"]
     write_json(data / "test.json", content)
     (data / "attributes.json").unlink()
-    found = {name.split("_lite0")[0]: record for name, record in run(data, pictures).items()}
+    found = {name.split("_lite0")[0]: record for name, record in run(data, images).items()}
     assert "class_accuracy" not in found and "without class" in capsys.readouterr().out
     ours = {name for name in found if name.startswith("retrieval")}
-    assert ours == {f"retrieval_picture_{name}" for name in ("map", "r1", "r5", "r10", "r50")}
-    assert found["retrieval_picture_r1"]["value"] == 100
-    assert found["retrieval_picture_r1"]["protocol"]["right"] == "painted for a sentence of the very picture"
-    assert found["retrieval_picture_r50"]["chance"] == pytest.approx(100)      # more than there are
+    assert ours == {f"retrieval_image_{name}" for name in ("map", "r1", "r5", "r10", "r50")}
+    assert found["retrieval_image_r1"]["value"] == 100
+    assert found["retrieval_image_r1"]["protocol"]["right"] == "generated for a sentence of the very image"
+    assert found["retrieval_image_r50"]["chance"] == pytest.approx(100)      # more than there are
 
 
-def test_numbers_that_are_none_are_refused(data, pictures, stub, monkeypatch):
+def test_numbers_that_are_none_are_refused(data, images, stub, monkeypatch):
     monkeypatch.setattr(StubExtractor, "_forward",
                         lambda self, x: (torch.full((len(x), 12), torch.nan), torch.zeros(len(x), 3)))
     with pytest.raises(UserError, match="is not a finite number"):
-        run(data, pictures, "--metrics", "kid")
+        run(data, images, "--metrics", "kid")
 
 
-def test_extractors_are_chosen_and_found(data, pictures, stub, tmp_path, monkeypatch):
+def test_extractors_are_chosen_and_found(data, images, stub, tmp_path, monkeypatch):
     class Named(StubExtractor):
         name, stranger = "inception", ""
 
@@ -324,14 +324,14 @@ def test_extractors_are_chosen_and_found(data, pictures, stub, tmp_path, monkeyp
             self.path = path
     monkeypatch.setattr(feature_extractors, "InceptionExtractor", Named)
     with pytest.raises(UserError, match="--extractor inception: its weights are not in .*download.py fid_inception"):
-        run(data, pictures, "--metrics", "fid", "--extractor", "inception")
+        run(data, images, "--metrics", "fid", "--extractor", "inception")
     weights = data.parent / "pretrained" / evaluate.WEIGHTS_NAME
     weights.parent.mkdir()
     weights.touch()
-    assert records_of(data, pictures, "--metrics", "fid")[0]["metric"] == "fid_inception_16px_box_test12_gen24"
-    assert "fid_lite0_16px_box_test12_gen24" in run(data, pictures, "--metrics", "fid", "--extractor", "lite0")
+    assert records_of(data, images, "--metrics", "fid")[0]["metric"] == "fid_inception_16px_box_test12_gen24"
+    assert "fid_lite0_16px_box_test12_gen24" in run(data, images, "--metrics", "fid", "--extractor", "lite0")
     with pytest.raises(UserError, match="--extractor lite0 has no use for"):
-        run(data, pictures, "--extractor", "lite0", "--inception_weights", str(weights))
+        run(data, images, "--extractor", "lite0", "--inception_weights", str(weights))
 
 
 def test_the_registry_and_the_command_mean_the_same_file():
@@ -378,5 +378,5 @@ def test_the_command_itself(data, tmp_path):
     assert "--inception_weights" in command("--help").stdout
     (tmp_path / "empty").mkdir()
     answer = command("--images", tmp_path / "empty", "--data_dir", data)
-    assert answer.returncode == 2 and "holds no pictures" in answer.stderr and "Traceback" not in answer.stderr
+    assert answer.returncode == 2 and "holds no images" in answer.stderr and "Traceback" not in answer.stderr
     assert answer.stderr.count("\n") == 1 and Path(tmp_path / "empty").is_dir()

@@ -13,9 +13,9 @@ def test_a_finetuned_inception_of_any_number_of_classes(tmp_path):
     torch.save({"module." + key: value for key, value in network.state_dict().items()}, tmp_path / "birds.pth")
     extractor = feature_extractors.FinetunedInception(tmp_path / "birds.pth")
     assert extractor.classes == 5 and extractor.name.startswith("finetuned5_")
-    pictures = torch.randint(0, 256, (2, 3, 299, 299), dtype=torch.uint8)
+    images = torch.randint(0, 256, (2, 3, 299, 299), dtype=torch.uint8)
     with torch.inference_mode():
-        torch.testing.assert_close(extractor(pictures)[1], network(pictures.float() / 127.5 - 1), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(extractor(images)[1], network(images.float() / 127.5 - 1), rtol=1e-4, atol=1e-4)
     torch.save({"conv": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="is no torchvision Inception-v3"):
         feature_extractors.FinetunedInception(tmp_path / "other.pth")

@@ -1,4 +1,4 @@
-"""scripts/finetune_inception.py: from pictures of classes to a network that evaluate.py judges with."""
+"""scripts/finetune_inception.py: from images of classes to a network that evaluate.py judges with."""
 import json
 from collections import namedtuple
 
@@ -10,7 +10,7 @@ from PIL import Image
 from common.cli import UserError
 from common.files import write_json
 from scripts import finetune_inception
-from scripts.finetuning import pictures, training
+from scripts.finetuning import images, training
 from StackGAN_v2 import evaluate
 
 Outputs = namedtuple("Outputs", ["logits", "aux_logits"])
@@ -32,7 +32,7 @@ class Small(torch.nn.Module):
 
 @pytest.fixture
 def data(tmp_path):
-    """Three classes of one colour each in `test`, four pictures a class; two others in `train`."""
+    """Three classes of one colour each in `test`, four images a class; two others in `train`."""
     folder, random = tmp_path / "birds", np.random.default_rng(0)
     for split, colours in (("test", "RGB"), ("train", "CM")):
         items = []
@@ -57,7 +57,7 @@ def tune(data, *options):
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(training, "inception", Small)
-    monkeypatch.setattr(pictures, "SIZE", 32)
+    monkeypatch.setattr(images, "SIZE", 32)
 
 
 def test_two_steps_from_a_file_to_a_judge(data, tmp_path, capsys):
@@ -74,12 +74,12 @@ def test_two_steps_from_a_file_to_a_judge(data, tmp_path, capsys):
     key = "Mixed_6a.branch3x3.conv.weight"
     assert not torch.equal(state[key], start.state_dict()[key])    # the old layers learn too
     assert (state[key] - start.state_dict()[key]).abs().max() < 0.1
-    painted = tmp_path / "painted"
+    generated = tmp_path / "generated"
     for name in ("001.R/0.jpg", "002.G/1.jpg", "003.B/2.jpg", "003.B/3.jpg"):
         for k in range(3):
-            (painted / name).parent.mkdir(parents=True, exist_ok=True)
-            Image.open(data / "images" / name).resize((16, 16)).save(painted / f"{name}_16_sentence{k}_0.png")
-    assert evaluate.main(["--images", str(painted), "--data_dir", str(data), "--metrics", "is", "--quiet", "--device",
+            (generated / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.open(data / "images" / name).resize((16, 16)).save(generated / f"{name}_16_sentence{k}_0.png")
+    assert evaluate.main(["--images", str(generated), "--data_dir", str(data), "--metrics", "is", "--quiet", "--device",
                           "cpu", "--is_weights", str(judge)]) == 0
     record, = json.loads((tmp_path / "metrics.json").read_text()).values()
     assert record["metric"].startswith("is_finetuned3_") and 1 <= record["value"] <= 3
@@ -114,19 +114,19 @@ def test_a_resume_file_of_other_options_is_refused(data, small, tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(training.Training, "run", lambda *a, **k: run(*a, **k, stop_after=1))
         tune(data, "--max_steps", "4", "--batch_size", "3")
-    with pytest.raises(UserError, match="of a run with other options or pictures"):
+    with pytest.raises(UserError, match="of a run with other options or images"):
         tune(data, "--max_steps", "5", "--batch_size", "3")
     assert tune(data, "--max_steps", "1", "--batch_size", "3", "--resume", "none") == 0
 
 
 def test_which_classes(data, small):
-    found = {which: pictures.load(data, which, 0.25, 0, 1, False) for which in ("test", "train", "all")}
+    found = {which: images.load(data, which, 0.25, 0, 1, False) for which in ("test", "train", "all")}
     assert {which: len(one.classes) for which, one in found.items()} == {"test": 3, "train": 2, "all": 5}
     every = found["all"]
     assert sorted(torch.cat((every.train, every.held_out)).tolist()) == list(range(20))
     assert every.labels[every.held_out].bincount().tolist() == [1] * 5
     middle = torch.full((20, 2), 0.5), torch.zeros(20, dtype=torch.bool)
-    mean = every.cut(torch.arange(20), *middle).mean((2, 3))       # train's pictures come first
+    mean = every.cut(torch.arange(20), *middle).mean((2, 3))       # train's images come first
     assert mean.argmax(1).tolist() == [0] * 4 + [1] * 4 + [0] * 4 + [1] * 4 + [2] * 4
     assert every.labels.tolist() == [3] * 4 + [4] * 4 + [0] * 4 + [1] * 4 + [2] * 4
 

@@ -28,7 +28,7 @@ def test_the_stream_of_images_visits_every_one_before_any_again():
     assert not torch.equal(Order(5, seed=4).indices(0, 20), whole)
 
 
-def test_wrong_pictures_are_of_another_class_and_equally_likely():
+def test_wrong_images_are_of_another_class_and_equally_likely():
     labels = [2, 0, 2, 1, 0, 2]
     images = torch.arange(6).repeat_interleave(600)
     drawn = OtherClass(labels).draw(images, torch.linspace(0, 1 - 1e-7, 600).repeat(6))
@@ -54,7 +54,7 @@ def test_crop_box_by_hand():
 
 
 def test_cached_batches_equal_the_pillow_path(folder):
-    """Crop, mirror and the smaller sizes on the device against Pillow, one picture at a time."""
+    """Crop, mirror and the smaller sizes on the device against Pillow, one image at a time."""
     split = load_split(folder, "train")
     cache = image_cache.build(split, folder / "train", 64, jobs=1, progress=False)
     offsets = torch.tensor([[0.0, 0.999], [0.5, 0.3], [0.7, 0.0]])
@@ -68,35 +68,35 @@ def test_cached_batches_equal_the_pillow_path(folder):
         top, left = (int(offsets[n, i] * (stored.size[1 - i] - 63)) for i in (0, 1))
         crop = stored.crop((left, top, left + 64, top + 64))
         crop = crop.transpose(Image.FLIP_LEFT_RIGHT) if mirror[n] else crop
-        for size, pictures in zip(sizes, batch):
+        for size, images in zip(sizes, batch):
             expected = np.asarray(crop.resize((size, size), Image.BILINEAR), np.float32)
-            found = (pictures[n].permute(1, 2, 0).numpy() + 1) * 127.5
+            found = (images[n].permute(1, 2, 0).numpy() + 1) * 127.5
             assert np.abs(found - expected).max() <= (1e-4 if size == 64 else 1.001)
 
 
 @pytest.fixture(scope="module", params=[64, 256])
 def cuts(request):
-    """Pictures of odd shapes (noise, black and white, a slope), and crops of them at all borders, also mirrored."""
+    """Images of odd shapes (noise, black and white, a slope), and crops of them at all borders, also mirrored."""
     side, random = request.param * 76 // 64, np.random.default_rng(0)
     shapes = [(side, side), (side, side + 37), (side + 51, side)]
     noise = [random.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes]
     slope = np.add.outer(np.arange(side), 2 * np.arange(side + 9))[:, :, None] // np.array([3, 4, 5]) % 256
-    pictures = [*noise, (noise[1] > 127).astype(np.uint8) * 255, slope.astype(np.uint8)]
-    cache = image_cache.ImageCache(torch.from_numpy(np.concatenate([picture.reshape(-1, 3) for picture in pictures])),
-                                   np.array([picture.shape[:2] for picture in pictures]))
+    images = [*noise, (noise[1] > 127).astype(np.uint8) * 255, slope.astype(np.uint8)]
+    cache = image_cache.ImageCache(torch.from_numpy(np.concatenate([image.reshape(-1, 3) for image in images])),
+                                   np.array([image.shape[:2] for image in images]))
     corners = torch.tensor([[0.0, 0.0], [0.999, 0.999], [0.0, 0.999], [0.5, 0.25]])
-    draw = torch.cartesian_prod(torch.arange(len(pictures)), torch.arange(len(corners)), torch.arange(2))
-    return request.param, pictures, cache, (draw[:, 0], corners[draw[:, 1]], draw[:, 2] > 0)
+    draw = torch.cartesian_prod(torch.arange(len(images)), torch.arange(len(corners)), torch.arange(2))
+    return request.param, images, cache, (draw[:, 0], corners[draw[:, 1]], draw[:, 2] > 0)
 
 
 def test_cuts_in_bytes_equal_pillow_to_the_last_level(cuts):
-    size, pictures, cache, draw = cuts
+    size, images, cache, draw = cuts
     sizes = [size // 4, size // 2, size]
     batch = cache.batch(*draw, sizes)
     for n, (index, offset, mirror) in enumerate(zip(*draw)):
-        picture = pictures[index]
-        top, left = (int(offset[i] * (picture.shape[i] - size + 1)) for i in (0, 1))
-        crop = picture[top:top + size, left:left + size]
+        image = images[index]
+        top, left = (int(offset[i] * (image.shape[i] - size + 1)) for i in (0, 1))
+        crop = image[top:top + size, left:left + size]
         crop = Image.fromarray(crop[:, ::-1] if mirror else crop)
         for s, found in zip(sizes, batch):
             assert found.dtype == torch.float32 and found.is_contiguous(memory_format=torch.channels_last)
@@ -107,7 +107,7 @@ def test_cuts_in_bytes_equal_pillow_to_the_last_level(cuts):
 
 
 def test_a_gpu_cuts_the_same(cuts):
-    """The indexing that a GPU does gives the same bytes; its float32 gives smaller pictures at most one level away."""
+    """The indexing that a GPU does gives the same bytes; its float32 gives smaller images at most one level away."""
     size, _, cache, (indices, offsets, mirror) = cuts
     corner = (offsets * (torch.stack((cache.height, cache.width), 1)[indices] - size + 1)).long()
     cut = cache._cut(indices, corner, mirror, size)
@@ -121,7 +121,7 @@ def test_a_gpu_cuts_the_same(cuts):
 
 
 def test_cuts_do_not_depend_on_threads(cuts):
-    """Also with more threads than pictures; threads that begin later get torch's number as it was."""
+    """Also with more threads than images; threads that begin later get torch's number as it was."""
     size, _, cache, draw = cuts
     before, found = torch.get_num_threads(), []
     try:
@@ -149,7 +149,7 @@ def test_cuts_on_a_gpu_are_those_of_the_cpu(cuts):
         assert (host - way.cpu()).abs().max() * 127.5 <= (1e-4 if way.shape[-1] == size else 1.001)
 
 
-def test_the_cache_is_rebuilt_when_a_picture_changes(folder):
+def test_the_cache_is_rebuilt_when_a_image_changes(folder):
     split = load_split(folder, "test")
     build = lambda: image_cache.build(split, folder / "test", 64, jobs=1, progress=False)      # noqa: E731
     first = build().pixels.clone()

@@ -50,7 +50,7 @@ def inputs():
     return torch.from_numpy(array("z", (4, 100))), torch.from_numpy(array("emb", (4, 1024)))
 
 
-def pictures(name):
+def image_batches(name):
     return [torch.tanh(torch.from_numpy(array(f"{name}{i}", (4, 3, size, size)))) for i, size in enumerate(SIZES)]
 
 
@@ -65,7 +65,7 @@ def test_golden_networks(filled, golden):
     generator, *discriminators = filled
     images, mu, _ = generator(*inputs())
     np.testing.assert_allclose(mu, golden["G_eval_mu"], rtol=1e-4, atol=1e-6)
-    for i, (image, discriminator, real) in enumerate(zip(images, discriminators, pictures("real"))):
+    for i, (image, discriminator, real) in enumerate(zip(images, discriminators, image_batches("real"))):
         np.testing.assert_allclose(summary(image), golden[f"G_eval_img{i}"], rtol=1e-4, atol=1e-5)
         cond, uncond, code = discriminator(real, mu)
         assert code.shape == (4, 8192)
@@ -83,7 +83,7 @@ def test_golden_training_step(golden, monkeypatch):
         fill_state_dict(network)
     silence(networks.generator)
     z, speech = inputs()
-    batch = Batch(pictures("real"), pictures("wrong"), speech, torch.tensor([3, 5, 3, 7]), z, torch.zeros(4, 128))
+    batch = Batch(image_batches("real"), image_batches("wrong"), speech, torch.tensor([3, 5, 3, 7]), z, torch.zeros(4, 128))
     terms = Stepper(networks, cfg, torch.device("cpu"), "fp32")(batch, 0)
     found = [float(terms[name]) for name in ("D0", "D1", "D2", "KL", "G")]
     np.testing.assert_allclose(found, golden["step_color0"], rtol=1e-4)
@@ -108,7 +108,7 @@ def test_adversarial_losses_by_hand():
     nothing = (zero, zero)
     assert float(losses.d_loss(nothing, nothing, nothing, "bce", 1.0)) == pytest.approx(6 * math.log(2))
     assert float(losses.d_loss(nothing, nothing, nothing, "bce", 0.0)) == pytest.approx(2 * math.log(2))
-    # the wrong picture is real: the unconditional term is content when its logit is 1
+    # the wrong image is real: the unconditional term is content when its logit is 1
     good = losses.d_loss((one, one), (-one, one), (-one, -one), "hinge", 1.0)
     assert float(good) == 0
     assert float(losses.d_loss((one, one), (-one, -one), (-one, -one), "hinge", 1.0)) == 2
@@ -174,7 +174,7 @@ def test_conditions_start_with_unit_spread():
 @pytest.mark.parametrize("penalise", [False, True])
 @pytest.mark.parametrize("wrong", ["image", "speech"])
 def test_one_pass_equals_one_for_each_kind(wrong, penalise):
-    """Real, wrong and fake pictures together: the numbers and running statistics of separate passes, one after the other."""
+    """Real, wrong and fake images together: the numbers and running statistics of separate passes, one after the other."""
     torch.manual_seed(0)
     cfg = load_config(settings=["TREE.BASE_SIZE=16", "GAN.GF_DIM=8", "GAN.DF_DIM=4", "TREE.BRANCH_NUM=1",
                                 f"TRAIN.WRONG={wrong}"])

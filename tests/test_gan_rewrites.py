@@ -1,10 +1,10 @@
-"""Cheaper ways to the same numbers: the trainer's step and the painter against the plain ones, and what switches them off."""
+"""Cheaper ways to the same numbers: the trainer's step and the generator against the plain ones, and what switches them off."""
 import types
 
 import pytest
 import torch
 
-from benchmarks.plain_gan import PlainGenerator, PlainNetworks, plain_paint, plain_step
+from benchmarks.plain_gan import PlainGenerator, PlainNetworks, plain_generate, plain_step
 from common.cli import UserError
 from common.devices import pick_precision, set_up_arithmetic
 from StackGAN_v2.networks import convolution
@@ -29,7 +29,7 @@ def no_rewrites():
 
 
 def step_terms(memory_format=torch.channels_last, precision="fp32", compiled=False):
-    """The losses of a plain step and of ours, on equal weights and pictures."""
+    """The losses of a plain step and of ours, on equal weights and images."""
     stepper, batch, plain = a_step(precision, compiled, memory_format)
     ours = stepper(batch, 1)
     return {name: (float(value), float(ours[name])) for name, value in plain.items()}
@@ -134,7 +134,7 @@ def test_autocast_reaches_what_is_convolved_by_hand():
         assert layer.weight.grad.dtype == torch.float32
 
 
-def test_a_folded_generator_paints_the_same(no_rewrites):
+def test_a_folded_generator_generates_the_same(no_rewrites):
     torch.manual_seed(0)
     settings = (2, 16, 8, 5, 6, 9)
     generator, plain = Generator(*settings).apply(init_weights).eval(), PlainGenerator(*settings).eval()
@@ -147,9 +147,9 @@ def test_a_folded_generator_paints_the_same(no_rewrites):
     half = folded(generator, "bf16")
     assert not any("running" in name for name, _ in ready.named_buffers())
     speech, noises = torch.randn(3, 9), torch.randn(3, 11)
-    for found, expected in zip(sampler.paint(ready, speech, noises), plain_paint(plain, speech, noises)):
+    for found, expected in zip(sampler.generate(ready, speech, noises), plain_generate(plain, speech, noises)):
         assert abs(found.astype(int) - expected).max() <= 1 and expected.std() > 1
-    for found, expected in zip(sampler.paint(half, speech, noises, "bf16"), sampler.paint(ready, speech, noises, "bf16")):
+    for found, expected in zip(sampler.generate(half, speech, noises, "bf16"), sampler.generate(ready, speech, noises, "bf16")):
         assert abs(found.astype(int) - expected).max() <= 1
     assert all(torch.equal(value, state[key]) for key, value in generator.state_dict().items())
 
@@ -159,7 +159,7 @@ def test_a_folded_generator_paints_the_same(no_rewrites):
     ("disk", "cpu", 0, 10 ** 6, "a memory-mapped file", False), ("gpu", "cpu", 0, 10 ** 6, "memory (no GPU)", True),
     ("gpu", "cuda", 100, 10 ** 6, "memory (0.0 GiB, and the GPU has", True),
     ("auto", "cuda", 100, 100, "a memory-mapped file (0.0 GiB, and memory", False)])
-def test_pictures_live_where_there_is_room(wanted, device, gpu_free, ram_free, words, copied, monkeypatch):
+def test_images_live_where_there_is_room(wanted, device, gpu_free, ram_free, words, copied, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (gpu_free, gpu_free))
     monkeypatch.setattr(image_cache, "free_memory", lambda: ram_free)
     pixels = torch.zeros(100, 3, dtype=torch.uint8)

@@ -45,7 +45,7 @@ def assert_equal_runs(first, second) -> None:
     one, other = (checkpoint.load(run / "resume.pth") for run in (first, second))
     assert one.keys() == other.keys() and one["iteration"] == other["iteration"]
     for name in one.keys() - {"iteration", "settings", "course", "best"}:
-        a, b = (content[name]["state"] if "optimiser" in name else {"": content[name]} for content in (one, other))
+        a, b = (content[name]["state"] if "optimizer" in name else {"": content[name]} for content in (one, other))
         assert a.keys() == b.keys() and a
         for key in a:
             assert all(torch.equal(a[key][entry], b[key][entry]) for entry in a[key]), (name, key)
@@ -69,7 +69,7 @@ def test_a_run_in_parts_equals_one_though_its_newest_resume_file_is_damaged(fold
 
 
 def test_what_a_run_leaves(folder, tmp_path, capsys):
-    """Snapshot = average, not the live generator; sheets of every size; one line of numbers a tick; then pictures."""
+    """Snapshot = average, not the live generator; sheets of every size; one line of numbers a tick; then images."""
     run = tmp_path / "run"
     run_main(folder, "--output_dir", run, "--max_steps", 4, "--tick", 2)
     content = checkpoint.load(run / "resume.pth")
@@ -83,8 +83,8 @@ def test_what_a_run_leaves(folder, tmp_path, capsys):
     assert [tick["step"] for tick in ticks] == [2, 3, 4]
     assert {"D0", "D1", "D2", "G", "KL", "CAL0", "color1"} <= ticks[0].keys()
 
-    paint = ["--set", "TRAIN.FLAG=False", "--eval_net_g", run / "Model" / "latest.pth"]
-    run_main(folder, *paint)
+    generate = ["--set", "TRAIN.FLAG=False", "--eval_net_g", run / "Model" / "latest.pth"]
+    run_main(folder, *generate)
     valid = run / "Model" / "iteration4" / "single_samples" / "valid"
     names = sorted(path.name for path in valid.rglob("*.png"))
     assert names == sorted(f"test_{i}.png_64_sentence{k}_0.png" for i in range(7) for k in range(1 + i % 2))
@@ -92,15 +92,15 @@ def test_what_a_run_leaves(folder, tmp_path, capsys):
     before = first.read_bytes()
     first.unlink()
     others = {path: path.stat().st_mtime_ns for path in valid.rglob("*.png")}
-    run_main(folder, *paint, "--batch_size", 3)
+    run_main(folder, *generate, "--batch_size", 3)
     assert first.read_bytes() == before                                     # the same noise in any batch
     assert all(path.stat().st_mtime_ns == time for path, time in others.items())
-    run_main(folder, *paint, "--all_sizes", "--manualSeed", 1)
+    run_main(folder, *generate, "--all_sizes", "--manualSeed", 1)
     assert first.read_bytes() != before and len(list(valid.rglob("*.png"))) == 30
 
     newest = run / "Model" / "netG_4.pth"
     newest.write_bytes(newest.read_bytes()[:-1000])
-    run_main(folder, *paint)                       # latest.pth now means the one before, for every later command too
+    run_main(folder, *generate)                       # latest.pth now means the one before, for every later command too
     assert capsys.readouterr().err.count("netG_4.pth is not a checkpoint") == 1
     assert (run / "Model" / "latest.pth").resolve() == run / "Model" / "netG_3.pth"
     assert len(list((run / "Model" / "iteration3").rglob("*.png"))) == 10
@@ -268,7 +268,7 @@ def test_snapshots_that_stay_and_the_best_one(folder, tmp_path, monkeypatch):
 
 
 def test_the_judge_of_snapshots(folder, tmp_path):
-    """The same number each time; that of the pictures which the painted ones are; lowest for the real pictures."""
+    """The same number each time; that of the images which the generated ones are; lowest for the real images."""
     split = load_split(folder, "test")
     rows = [np.zeros((1, 9), np.float32)] * len(split.items)
     generator = Networks(load_config(folder.parent / "tiny.yml"), 9, torch.device("cpu")).average
@@ -276,9 +276,9 @@ def test_the_judge_of_snapshots(folder, tmp_path):
     value = kid(generator)
     assert value == kid(generator) and kid.extractor.view == 128
     noises = torch.stack([sampler.noise(generator, 0, i, 0) for i in range(7)])
-    pictures = torch.from_numpy(sampler.paint(generator, torch.zeros(7, 9), noises)[-1]).permute(0, 3, 1, 2)
-    painted = kid.extractor(pictures)[0]
-    assert value == pytest.approx(squared_mmd(painted, kid.real), rel=1e-4) and len(kid.real) == 7
+    images = torch.from_numpy(sampler.generate(generator, torch.zeros(7, 9), noises)[-1]).permute(0, 3, 1, 2)
+    generated = kid.extractor(images)[0]
+    assert value == pytest.approx(squared_mmd(generated, kid.real), rel=1e-4) and len(kid.real) == 7
     assert squared_mmd(kid.real, kid.real) < value
 
 
@@ -310,7 +310,7 @@ def test_other_settings_do_not_resume_or_are_told(folder, tmp_path, capsys):
         checkpoint.save(tmp_path / "other.pth", {**content, "settings": {**content["settings"], **change}})
         with pytest.raises(UserError, match=message):
             run_main(folder, "--output_dir", tmp_path, "--max_steps", 2, "--resume", tmp_path / "other.pth")
-    for wrong in ({"generator": {}}, {"optimiser_g": {"state": 1}}, {"iteration": "x"}, {"settings": None},
+    for wrong in ({"generator": {}}, {"optimizer_g": {"state": 1}}, {"iteration": "x"}, {"settings": None},
                   {"more": 1}):
         checkpoint.save(tmp_path / "other.pth", {**content, **wrong})
         with pytest.raises(UserError, match="other.pth"):
@@ -318,7 +318,7 @@ def test_other_settings_do_not_resume_or_are_told(folder, tmp_path, capsys):
     capsys.readouterr()
     run_main(folder, "--output_dir", tmp_path, "--max_steps", 2, "--set", "TRAIN.GENERATOR_LR=1e-3")
     assert "TRAIN.GENERATOR_LR now 0.001 (was 0.0002)" in capsys.readouterr().out
-    assert checkpoint.load(tmp_path / "resume.pth")["optimiser_g"]["param_groups"][0]["lr"] == 1e-3
+    assert checkpoint.load(tmp_path / "resume.pth")["optimizer_g"]["param_groups"][0]["lr"] == 1e-3
 
 
 def test_a_generator_and_features_of_other_widths_do_not_meet(folder, tmp_path):
@@ -334,14 +334,14 @@ def test_pixels_and_grids_by_hand():
     assert sheet.shape == (5, 5, 3) and sheet[2].min() == 255 and sheet[:2, :2].max() == 0 and sheet[3:, 3:].min() == 255
 
 
-def test_a_sheet_is_painted_in_parts(folder, tmp_path, monkeypatch):
-    """Few pictures at a time, for want of memory: none is missed, doubled or moved, and each is what it was."""
+def test_a_sheet_is_generated_in_parts(folder, tmp_path, monkeypatch):
+    """Few images at a time, for want of memory: none is missed, doubled or moved, and each is what it was."""
     from argparse import Namespace
     cfg = load_config(folder.parent / "tiny.yml")
     generator = Networks(cfg, 9, torch.device("cpu")).average
     args = Namespace(audio_switch="stub", manualSeed=3)
     asked = []
-    monkeypatch.setattr(sampler, "paint", lambda *given, paint=sampler.paint: asked.append(len(given[1])) or paint(*given))
+    monkeypatch.setattr(sampler, "generate", lambda *given, generate=sampler.generate: asked.append(len(given[1])) or generate(*given))
     for batch in (100, 3):
         monkeypatch.setattr(stages, "SHEET_BATCH", batch)
         (tmp_path / f"{batch}" / "Image").mkdir(parents=True)

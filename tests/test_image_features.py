@@ -1,4 +1,4 @@
-"""The stage that writes teacher features: order, shared pictures, resuming, freshness, faulty pictures, its command."""
+"""The stage that writes teacher features: order, shared images, resuming, freshness, faulty images, its command."""
 import json
 import shutil
 import subprocess
@@ -37,7 +37,7 @@ class MeanColour(Teacher):
 
 @pytest.fixture
 def birds(tmp_path):
-    """Five items on four pictures: picture k has colour (k, 2k, 3k); items 1 and 4 share picture 1."""
+    """Five items on four images: image k has colour (k, 2k, 3k); items 1 and 4 share image 1."""
     folder = tmp_path / "data" / "birds"
     (folder / "images").mkdir(parents=True)
     for k in range(4):
@@ -54,15 +54,15 @@ def prepared(folder):
     return path, split, extraction.describe(split, "efficientnet_lite0", None, "mirror", 8, "fp32")
 
 
-def make(path, split, wanted, teacher, whole_pictures=True, batch_size=3):
-    return extraction.make(path, split, teacher, wanted, 2, batch_size, whole_pictures, backend="torch")
+def make(path, split, wanted, teacher, whole_images=True, batch_size=3):
+    return extraction.make(path, split, teacher, wanted, 2, batch_size, whole_images, backend="torch")
 
 
-@pytest.mark.parametrize("whole_pictures", [True, False])
-def test_rows_follow_the_split_and_a_shared_picture_is_seen_once(birds, whole_pictures):
+@pytest.mark.parametrize("whole_images", [True, False])
+def test_rows_follow_the_split_and_a_shared_image_is_seen_once(birds, whole_images):
     path, split, wanted = prepared(birds)
     teacher = MeanColour()
-    assert make(path, split, wanted, teacher, whole_pictures) == []
+    assert make(path, split, wanted, teacher, whole_images) == []
     assert teacher.seen == 4
     rows = load_features(path, split, "…")
     assert [row.shape for row in rows] == [(10, 3)] * 5
@@ -78,12 +78,12 @@ def test_a_stopped_run_goes_on_where_it_was(birds, monkeypatch):
 
     class Stopping(MeanColour):
         def forward(self, views):
-            if views.float().mean() > 3:                               # picture 2 or 3
+            if views.float().mean() > 3:                               # image 2 or 3
                 raise KeyboardInterrupt
             return super().forward(views)
 
     with pytest.raises(KeyboardInterrupt):
-        make(path, split, wanted, Stopping(), whole_pictures=False, batch_size=1)
+        make(path, split, wanted, Stopping(), whole_images=False, batch_size=1)
     assert not path.exists()
     teacher = MeanColour()
     make(path, split, wanted, teacher)
@@ -109,20 +109,20 @@ def test_shards_of_other_settings_or_damaged_ones_are_not_used(birds, monkeypatc
     assert teacher.seen == 1
 
 
-def test_faulty_pictures_are_collected_and_nothing_is_written(birds, capsys):
+def test_faulty_images_are_collected_and_nothing_is_written(birds, capsys):
     path, split, wanted = prepared(birds)
     for name in ("1.png", "3.png"):
-        (birds / "images" / name).write_text("no picture")
-    for whole_pictures in (True, False):
-        failed = make(path, split, wanted, MeanColour(), whole_pictures)
+        (birds / "images" / name).write_text("no image")
+    for whole_images in (True, False):
+        failed = make(path, split, wanted, MeanColour(), whole_images)
         assert len(failed) == 2 and not path.exists() and not path.with_suffix(".json").exists()
-    with pytest.raises(UserError, match="^2 pictures could not be read"):
+    with pytest.raises(UserError, match="^2 images could not be read"):
         extraction.report(failed)
     printed = capsys.readouterr().err
-    assert "1.png is not a picture" in printed and "3.png" in printed
+    assert "1.png is not an image" in printed and "3.png" in printed
 
 
-def test_missing_pictures_are_told_before_the_work(birds):
+def test_missing_images_are_told_before_the_work(birds):
     path, split, wanted = prepared(birds)
     (birds / "images" / "2.png").unlink()
     teacher = MeanColour()
@@ -139,7 +139,7 @@ def test_what_is_there_is_used_while_it_fits(birds, capsys):
     assert not extraction.usable(path, split, {**wanted, "flip": "vertical"})
     assert "other flip" in capsys.readouterr().out
     Image.new("RGB", (99, 50), (255, 0, 9)).save(birds / "images" / "2.png")
-    assert not extraction.usable(path, split, prepared(birds)[2])                  # a picture has changed
+    assert not extraction.usable(path, split, prepared(birds)[2])                  # an image has changed
 
 
 def test_published_features_are_used_as_they_are(birds, capsys):
@@ -147,7 +147,7 @@ def test_published_features_are_used_as_they_are(birds, capsys):
     make(path, split, wanted, MeanColour())
     path.with_suffix(".json").unlink()                                 # published ones have no sidecar
     assert extraction.usable(path, split, {**wanted, "flip": "vertical"})
-    assert "published features of 5 pictures" in capsys.readouterr().out
+    assert "published features of 5 images" in capsys.readouterr().out
     content = json.loads(split.path.read_text())
     split.path.write_text(json.dumps({**content, "data": content["data"][:3]}))
     with pytest.raises(UserError, match="5 rows.*3 items.*--overwrite"):

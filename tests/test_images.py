@@ -1,4 +1,4 @@
-"""common.untrusted.images: every kind of picture becomes 8-bit RGB by a known rule; every fault is one sentence with the file."""
+"""common.untrusted.images: every kind of image becomes 8-bit RGB by a known rule; every fault is one sentence with the file."""
 import io
 
 import numpy as np
@@ -85,8 +85,8 @@ def jpeg_bytes():
 
 
 @pytest.mark.parametrize("content, words", [
-    (b"", "empty"), (b"<html>404</html>", "not a picture"), (jpeg_bytes()[:-1500], "damaged"),
-    (jpeg_bytes()[:30], "a.jpg"), (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture")])
+    (b"", "empty"), (b"<html>404</html>", "not an image"), (jpeg_bytes()[:-1500], "damaged"),
+    (jpeg_bytes()[:30], "a.jpg"), (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image")])
 def test_faulty_files_are_named(tmp_path, content, words):
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(UserError, match="a.jpg") as caught:

@@ -11,7 +11,7 @@ from StackGAN_v2.networks.part_attention import SIZE, PartsReader
 
 
 class ColouredPairs:
-    """Pictures of one colour and embeddings that name it, hidden in directions of little variance."""
+    """Images of one colour and embeddings that name it, hidden in directions of little variance."""
     device = torch.device("cpu")
 
     def __init__(self, size=SIZE):
@@ -31,7 +31,7 @@ class ColouredPairs:
 
 
 def test_the_parts_are_means_over_places():
-    """Of a picture of one colour every inner place holds the same, so that a part that looks there is what the place holds."""
+    """Of an image of one colour every inner place holds the same, so that a part that looks there is what the place holds."""
     torch.manual_seed(0)
     reader = PartsReader(parts=5, width=4).eval()
     seen = reader(torch.randn(2, 3, SIZE, SIZE))
@@ -71,7 +71,7 @@ def test_the_loss_of_two_pairs_by_hand():
 
 
 @pytest.mark.parametrize("size", [16, 64, 256])
-def test_pictures_of_any_size_are_read_at_64(size):
+def test_images_of_any_size_are_read_at_64(size):
     colour = torch.tensor([0.2, -0.4, 0.9])[None, :, None, None]
     torch.testing.assert_close(fitted(colour.expand(2, 3, size, size)), colour.expand(2, 3, 64, 64))
 

@@ -32,10 +32,10 @@ def test_moments_equal_numpy_in_any_batches():
     np.testing.assert_allclose(moments.covariance, np.cov(x.numpy(), rowvar=False), rtol=1e-9)
 
 
-def test_one_picture_has_no_covariance():
+def test_one_image_has_no_covariance():
     moments = metrics.Moments(2)
     moments.update(torch.zeros(1, 2))
-    with pytest.raises(ValueError, match="at least 2 pictures, not 1"):
+    with pytest.raises(ValueError, match="at least 2 images, not 1"):
         moments.covariance
 
 
@@ -67,7 +67,7 @@ def test_frechet_distance_equals_torch_fidelity():
 
 
 def test_inception_score_by_hand():
-    # four certain pictures evenly over four classes: exp(log 4); all pictures alike: exp(0)
+    # four certain images evenly over four classes: exp(log 4); all images alike: exp(0)
     certain = torch.eye(4).repeat(5, 1) * 200
     score = metrics.InceptionScore(20, 4, splits=1)
     score.update(certain)
@@ -91,8 +91,8 @@ def test_inception_score_equals_torch_fidelity_in_any_batches():
     assert score.value() == pytest.approx((expected["inception_score_mean"], expected["inception_score_std"]), rel=1e-9)
 
 
-def test_inception_score_needs_a_picture_a_part():
-    with pytest.raises(ValueError, match="at least 10 pictures, not 9"):
+def test_inception_score_needs_a_image_a_part():
+    with pytest.raises(ValueError, match="at least 10 images, not 9"):
         metrics.InceptionScore(9, 4)
 
 
@@ -226,18 +226,18 @@ def test_a_probe_learns_where_and_what():
     """Two attributes, the colours of two places that wander: only a probe that looks at the right one can tell them."""
     random = np.random.default_rng(0)
     truth = torch.from_numpy(random.integers(0, (3, 2), (96, 2)))
-    pictures = torch.full((96, 3, 76, 76), 120, dtype=torch.uint8)
-    for picture, (top, bottom), x in zip(pictures, truth.tolist(), random.integers(10, 50, 96)):
-        picture[:, 10:26, x:x + 16] = torch.eye(3, dtype=torch.uint8)[:, top, None, None] * 250
-        picture[:, 48:64, x:x + 16] = bottom * 250
-    probe = attribute_probe.train_probe(pictures[:64], truth[:64], [3, 2], steps=40, batch=16, progress=False)
-    read = attribute_probe.read_attributes(probe, pictures[64:, :, 6:70, 6:70])
+    images = torch.full((96, 3, 76, 76), 120, dtype=torch.uint8)
+    for image, (top, bottom), x in zip(images, truth.tolist(), random.integers(10, 50, 96)):
+        image[:, 10:26, x:x + 16] = torch.eye(3, dtype=torch.uint8)[:, top, None, None] * 250
+        image[:, 48:64, x:x + 16] = bottom * 250
+    probe = attribute_probe.train_probe(images[:64], truth[:64], [3, 2], steps=40, batch=16, progress=False)
+    read = attribute_probe.read_attributes(probe, images[64:, :, 6:70, 6:70])
     assert (read == truth[64:]).double().mean() > 0.9
     content = attribute_probe.probe_state(probe)
     again = attribute_probe.probe_from_state(content, "probe.pth")
-    assert torch.equal(attribute_probe.read_attributes(again, pictures[64:, :, 6:70, 6:70]), read)
-    twin = attribute_probe.train_probe(pictures[:64], truth[:64], [3, 2], steps=3, batch=16, progress=False)
-    third = attribute_probe.train_probe(pictures[:64], truth[:64], [3, 2], steps=3, batch=16, progress=False)
+    assert torch.equal(attribute_probe.read_attributes(again, images[64:, :, 6:70, 6:70]), read)
+    twin = attribute_probe.train_probe(images[:64], truth[:64], [3, 2], steps=3, batch=16, progress=False)
+    third = attribute_probe.train_probe(images[:64], truth[:64], [3, 2], steps=3, batch=16, progress=False)
     assert all(torch.equal(a, b) for a, b in zip(twin.state_dict().values(), third.state_dict().values()))
 
 

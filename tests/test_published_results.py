@@ -5,7 +5,7 @@ import pytest
 
 from StackGAN_v2.evaluation.published_results import SETS, Setting, comparable_with
 
-BIRDS = Setting(stranger="", real_pictures=2933, classes=50, generated=29330, size=256, painted_size=256, crop="box")
+BIRDS = Setting(stranger="", real_images=2933, classes=50, generated=29330, size=256, generated_size=256, crop="box")
 
 
 def test_the_papers_protocol_on_birds():
@@ -16,17 +16,17 @@ def test_the_papers_protocol_on_birds():
 
 
 def test_flowers_are_known_by_their_counts():
-    flowers = dataclasses.replace(BIRDS, real_pictures=1155, classes=20, generated=11550, crop="centre")
+    flowers = dataclasses.replace(BIRDS, real_images=1155, classes=20, generated=11550, crop="centre")
     assert comparable_with("fid", flowers)[1] == [{"method": "Li et al. 2020", "value": "54.76 (unverified)"}]
 
 
 @pytest.mark.parametrize("change, reason", [
     ({"stranger": "through a stub"}, "through a stub"),
-    ({"real_pictures": 300}, "no published test split has 300 pictures of 50 classes"),
-    ({"classes": 0}, "no published test split has 2933 pictures of 0 classes"),
-    ({"size": 64}, "painted at 256 and compared at 64"),
-    ({"painted_size": 64}, "painted at 64 and compared at 256"),
-    ({"generated": 29329}, "one picture for each of the 29330 test sentences, here are 29329")])
+    ({"real_images": 300}, "no published test split has 300 images of 50 classes"),
+    ({"classes": 0}, "no published test split has 2933 images of 0 classes"),
+    ({"size": 64}, "generated at 256 and compared at 64"),
+    ({"generated_size": 64}, "generated at 64 and compared at 256"),
+    ({"generated": 29329}, "one image for each of the 29330 test sentences, here are 29329")])
 def test_anything_else_compares_with_nothing(change, reason):
     text, published = comparable_with("fid", dataclasses.replace(BIRDS, **change))
     assert text.startswith("none: ") and reason in text and published == []
@@ -52,4 +52,4 @@ def test_retrieval_names_what_is_otherwise():
 
 
 def test_every_set_is_another_one():
-    assert len({(one.pictures, one.classes) for one in SETS}) == len(SETS)
+    assert len({(one.images, one.classes) for one in SETS}) == len(SETS)

@@ -24,7 +24,7 @@ SETTINGS = ["TREE.BRANCH_NUM=2", "TREE.BASE_SIZE=16", "GAN.GF_DIM=4", "GAN.DF_DI
             "TRAIN.COEFF.MA_PENALTY=0.1", "TRAIN.MA_PENALTY_EVERY=1"]
 
 
-class Pictures:
+class Images:
     """What a batch needs of an image cache."""
 
     def __init__(self):
@@ -48,7 +48,7 @@ class Keeping(torch.optim.SGD):
 
 def make_batches():
     rows = [row.numpy() for row in torch.randn(len(LABELS), 2, WIDTH, generator=torch.Generator().manual_seed(2))]
-    return Batches(Pictures(), SpeechFeatures(rows), LABELS, SIZES, BATCH, 5, 6, 3, CPU, ranks.rank(), ranks.world_size())
+    return Batches(Images(), SpeechFeatures(rows), LABELS, SIZES, BATCH, 5, 6, 3, CPU, ranks.rank(), ranks.world_size())
 
 
 def rank_main(output: str, wrong: str, sync_bn: str) -> None:
@@ -58,16 +58,16 @@ def rank_main(output: str, wrong: str, sync_bn: str) -> None:
     cfg = load_config(settings=[*SETTINGS, f"TRAIN.WRONG={wrong}"])
     networks = Networks(cfg, WIDTH, CPU, sync_bn=sync_bn == "yes")
     # not Adam, whose first step is ±lr, however small a gradient
-    networks.optimiser_g, *networks.optimisers_d = optimisers = [Keeping(n.parameters(), 0.01) for n in networks.all()]
+    networks.optimizer_g, *networks.optimizers_d = optimizers = [Keeping(n.parameters(), 0.01) for n in networks.all()]
     step, batches = Stepper(networks, cfg, CPU, "fp32"), make_batches()
     for iteration in range(2):
         step(batches(iteration), iteration)
     content = {}
     for i, network in enumerate((*networks.all(), networks.average)):
         content |= {f"{i} {name}": value for name, value in network.state_dict().items()}
-    for i, (network, optimiser) in enumerate(zip(networks.all(), optimisers)):
+    for i, (network, optimizer) in enumerate(zip(networks.all(), optimizers)):
         names = [name for name, _ in network.named_parameters()]
-        content |= {f"{i} gradient {name}": grad for name, grad in zip(names, optimiser.kept, strict=True)}
+        content |= {f"{i} gradient {name}": grad for name, grad in zip(names, optimizer.kept, strict=True)}
     torch.save(content, f"{output}.{ranks.rank()}")
     ranks.finish()
 
@@ -91,7 +91,7 @@ def test_two_processes_equal_one_with_synchronized_batch_norm(tmp_path, wrong):
 
 
 def test_without_it_the_processes_have_equal_weights_and_statistics_of_their_own(tmp_path):
-    """Each rank normalises by its own pictures, as the published code does on several GPUs."""
+    """Each rank normalises by its own images, as the published code does on several GPUs."""
     first, second = run_ranks(2, tmp_path / "2", "image", False)
     differ = {name for name in first if not torch.equal(first[name], second[name])}
     assert differ and all("running_" in name for name in differ), differ

@@ -17,7 +17,7 @@ TINY = {
                        "--epoch 1 --jobs 1",
     "extract_options": "--jobs 1",
     "gan_options": "--max_steps 2 --set TRAIN.BATCH_SIZE=4 --set GAN.GF_DIM=8 --set GAN.DF_DIM=4",
-    "paint_options": "--all_sizes --limit 12", "evaluate_options": "--metrics fid,class --lite0_size 64 --quiet",
+    "sample_options": "--all_sizes --limit 12", "evaluate_options": "--metrics fid,class --lite0_size 64 --quiet",
 }
 
 
@@ -41,14 +41,14 @@ def done(tmp_path_factory):
 
 
 def test_the_whole_chain(done):
-    """Every stage ran, in order, with its time; the page holds sound, pictures of three sizes and numbers."""
+    """Every stage ran, in order, with its time; the page holds sound, images of three sizes and numbers."""
     folder, output = done
     stages = [json.loads(line) for line in (folder / "out put/trial/stages.jsonl").read_text().splitlines()]
     assert [stage["stage"] for stage in stages] == list(range(9))
     assert all(stage["seconds"] > 0 for stage in stages)
     model = folder / "out put/StackGAN_v2/trial_speech_encoder/Model"
-    pictures = list((model / "iteration2/single_samples/valid").rglob("*.png"))
-    assert len(pictures) == 36 and {Image.open(path).size for path in pictures} == {(16, 16), (32, 32), (64, 64)}
+    images = list((model / "iteration2/single_samples/valid").rglob("*.png"))
+    assert len(images) == 36 and {Image.open(path).size for path in images} == {(16, 16), (32, 32), (64, 64)}
     assert json.loads((model / "iteration2/metrics.json").read_text())
     page = (folder / "out put/trial/index.html").read_text()
     assert "<audio" in page and "data:image/png;base64" in page and "http-equiv" in page
@@ -63,9 +63,9 @@ def test_a_second_run_repeats_nothing(done):
 
 def test_a_changed_choice_repeats_its_stage_and_those_behind_it(done):
     folder, _ = done
-    result = recipe(folder, "--stop_stage", "6", paint_options="--all_sizes --limit 6")
+    result = recipe(folder, "--stop_stage", "6", sample_options="--all_sizes --limit 6")
     assert result.returncode == 0 and result.stdout.count("done before") == 6, result.stdout + result.stderr
-    assert "stage 6 (pictures)\n" in result.stdout
+    assert "stage 6 (images)\n" in result.stdout
 
 
 def test_own_voice(done, tmp_path):
@@ -96,7 +96,7 @@ def test_own_voice(done, tmp_path):
     assert len(list((tmp_path / "out").glob("a_to_b_seed0_*.png"))) == 12
     assert Image.open(tmp_path / "out/a_to_b_seed0_strip.png").size == (11 * 66 - 2, 64)
     for words, sentence in ((["--type", "interpolation", "--wav", tmp_path / "a.ogg"], "between two inputs, not 1"),
-                            (["--type", "inference"], "nothing to paint"),
+                            (["--type", "inference"], "nothing to generate"),
                             (["--type", "inference", "--wav", tmp_path / "none.wav"], "none.wav")):
         result = run(*words)
         assert result.returncode == 2 and sentence in result.stderr and result.stderr.count("\n") == 1
@@ -133,7 +133,7 @@ def test_an_ablation_trains_each_row_once(done):
 
 
 def test_evaluation_stops_at_its_first_fault(done):
-    """Speech is measured first; that the pictures could still be measured does not make the stage a success."""
+    """Speech is measured first; that the images could still be measured does not make the stage a success."""
     folder, _ = done
     result = recipe(folder, "--stage", "7", "--stop_stage", "7", "--teacher", "nobody")
     assert result.returncode == 2 and "stage 7 (evaluation) ended with status 2" in result.stderr, result.stderr

@@ -249,7 +249,7 @@ def test_pictures_are_those_that_main_paints(whole):
     rows = [np.float32(np.random.default_rng(i).standard_normal((2, 9))) for i in range(6)]
     chosen = sample.choose(split, [2] * 6, 4)
     painted = sample.paint(generator, rows, chosen, "fp32")
-    sampler.paint_split(generator, split, rows, whole / "valid", seed=0, batch_size=5, precision="fp32", all_sizes=True,
+    sampler.sample_split(generator, split, rows, whole / "valid", seed=0, batch_size=5, precision="fp32", all_sizes=True,
                         limit=0, progress=False)
     for sentence, own in zip(chosen, painted):
         for size, pixels in zip(generator.sizes, own.stages):

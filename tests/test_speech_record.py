@@ -1,4 +1,4 @@
-"""A generator knows whose speech it learned: painting, the page and interpolation take no other encoder's unasked."""
+"""A generator knows whose speech it learned: sampling, the page and interpolation take no other encoder's unasked."""
 import json
 import os
 import sys
@@ -29,24 +29,24 @@ def features(folder, splits=("train", "test"), **source) -> None:
             path.with_suffix(".json").unlink()
 
 
-def test_painting_refuses_another_encoders_features(tmp_path):
-    """The run's options name the encoder; --any_speech paints; files without a record pass in silence."""
+def test_sampling_refuses_another_encoders_features(tmp_path):
+    """The run's options name the encoder; --any_speech generates; files without a record pass in silence."""
     folder = make_set(tmp_path, items=4)
     features(folder, encoder="aaaa")
     run_main(folder, "--output_dir", tmp_path / "run", "--max_steps", 1)
     net_g, spoken = tmp_path / "run/Model/latest.pth", feature_path(folder, "test", "audio", "stub")
     assert trained_on(net_g) == "aaaa" == encoder_of(spoken)
     assert checkpoint.load(tmp_path / "run/resume.pth")["course"]["speech encoder"] == "aaaa"
-    paint = ["--set", "TRAIN.FLAG=False", "--eval_net_g", net_g, "--limit", 1]
-    run_main(folder, *paint)
+    generate = ["--set", "TRAIN.FLAG=False", "--eval_net_g", net_g, "--limit", 1]
+    run_main(folder, *generate)
     features(folder, ["test"], encoder="bbbb")
     advice = "encoder aaaa, but .*encoder bbbb.*extract_audio_feature.*--any_speech"
     with pytest.raises(UserError, match=advice) as refusal:
-        run_main(folder, *paint)
+        run_main(folder, *generate)
     assert str(net_g) in str(refusal.value) and str(spoken) in str(refusal.value)
-    run_main(folder, *paint, "--any_speech")
+    run_main(folder, *generate, "--any_speech")
     features(folder, ["test"])
-    run_main(folder, *paint)
+    run_main(folder, *generate)
 
 
 @pytest.mark.parametrize("options", ["[1]", '{"options": 3}', '{"options": {"speech_encoder": ["a"]}}',
@@ -69,7 +69,7 @@ def test_going_on_with_another_encoders_features_is_told(tmp_path, capsys):
     assert "speech encoder now bbbb (was aaaa)" in capsys.readouterr().out
 
 
-def test_the_page_says_why_it_does_not_paint(tmp_path):
+def test_the_page_says_why_it_does_not_generate(tmp_path):
     make_reported_set(tmp_path)
     make_runs(tmp_path)
     run, path = tmp_path / "out" / PARTS[1], feature_path(tmp_path / "data/tiny", "test", "audio", "stub")
@@ -77,8 +77,8 @@ def test_the_page_says_why_it_does_not_paint(tmp_path):
     options["options"]["speech_encoder"] = "aaaa"
     write_json(run / "options.json", options)
     write_json(path.with_suffix(".json"), note | {"encoder": "bbbb"})
-    assert "There are no painted pictures" in (page := report(tmp_path, run).text) and "of encoder bbbb" in page
-    assert "There are no painted pictures" not in report(tmp_path, run, "--any_speech").text
+    assert "There are no generated images" in (page := report(tmp_path, run).text) and "of encoder bbbb" in page
+    assert "There are no generated images" not in report(tmp_path, run, "--any_speech").text
 
 
 # ---- interpolation ---------------------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ def test_interpolation_takes_the_encoder_that_fits(output, tmp_path, monkeypatch
     (tmp_path / "output/StackGAN_v2/run/options.json").write_text(json.dumps(options))
     monkeypatch.setattr(interpolation, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "argv", ["interpolation.py", "--type", "inference", "--wav", str(tmp_path / "a.wav"),
-                                      "--output_dir", str(tmp_path / "pictures"), "--device", "cpu"])
+                                      "--output_dir", str(tmp_path / "images"), "--device", "cpu"])
     interpolation.main()
     out, err = capsys.readouterr()
     assert f"/{taken}/latest.pth" in out

@@ -140,7 +140,7 @@ def test_other_networks_and_missing_files_are_named(weights, tmp_path):
 # ---- views and resizing ----------------------------------------------------------------------------------------------
 
 def test_ten_views_on_a_known_grid():
-    """Pixel (x, y) of a 5 × 5 picture is 10·y + x, so a view of 2 × 2 is known by its upper left number."""
+    """Pixel (x, y) of a 5 × 5 image is 10·y + x, so a view of 2 × 2 is known by its upper left number."""
     grid = torch.tensor([[10 * y + x for x in range(5)] for y in range(5)])[None, None]
     mirrored = teachers.ten_views(grid)[0, :, 0]
     assert mirrored.shape == (10, 2, 2)
@@ -188,20 +188,20 @@ class FirstView(torch.nn.Module):
 def test_mean_is_subtracted_in_bgr(googlenet_teacher, monkeypatch):
     teacher = googlenet_teacher
     monkeypatch.setattr(teacher, "network", FirstView())
-    features = teacher.picture_features([teacher.prepare(Image.new("RGB", (300, 400), (200, 100, 50)))])
+    features = teacher.image_features([teacher.prepare(Image.new("RGB", (300, 400), (200, 100, 50)))])
     assert features.shape == (1, 10, 1024)
     np.testing.assert_allclose(features[0, 0, :3], [50 - 104.00699, 100 - 116.66877, 200 - 122.67892], atol=1e-5)
 
 
 def test_googlenet_teacher_end_to_end(googlenet_teacher):
-    """A picture that is symmetric has equal mirrored views; `views` and `picture_features` agree."""
+    """An image that is symmetric has equal mirrored views; `views` and `image_features` agree."""
     half = np.random.default_rng(4).integers(0, 256, (60, 40, 3), np.uint8)
     image = Image.fromarray(np.concatenate([half, half[:, ::-1]], axis=1))
     teacher = googlenet_teacher
     views = teacher.views(image)
     assert views.shape == (10, 3, 224, 224) and views.dtype == np.float32
     assert np.abs(views[:5] - views[5:]).max() < 1e-3
-    features = teacher.picture_features([teacher.prepare(image)])[0]
+    features = teacher.image_features([teacher.prepare(image)])[0]
     np.testing.assert_allclose(features, teacher.features(views), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(features[:5], features[5:], rtol=1e-3, atol=1e-3)
 
@@ -234,7 +234,7 @@ def test_caffe_backend_gives_the_same(model_files, googlenet_teacher, monkeypatc
     fake_pycaffe(monkeypatch, cv2)
     image = Image.fromarray(np.random.default_rng(5).integers(0, 256, (50, 70, 3), np.uint8))
     caffe_teacher = teachers.make_teacher("googlenet_caffe", model_files / "new.caffemodel", backend="caffe")
-    theirs, ours = (teacher.picture_features([teacher.prepare(image)])
+    theirs, ours = (teacher.image_features([teacher.prepare(image)])
                     for teacher in (caffe_teacher, googlenet_teacher))
     assert np.abs(ours - theirs).max() / np.abs(theirs).max() < 1e-5
 
@@ -270,7 +270,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def photo():
-    """A smooth picture in uint8 `[2, 3, 224, 224]`: sums of a few waves."""
+    """A smooth image in uint8 `[2, 3, 224, 224]`: sums of a few waves."""
     y, x = torch.meshgrid(torch.arange(224.), torch.arange(224.), indexing="ij")
     waves = torch.stack([torch.sin(x / 9 + k) + torch.cos(y / (13 + k) - x / 31) for k in range(6)])
     return ((waves + 2) * 63).to(torch.uint8).reshape(2, 3, 224, 224)
@@ -288,7 +288,7 @@ def test_lite0_agrees_with_the_packages_own_network(network, photo):
     assert (ours - theirs).abs().max() < 1e-4
 
 
-def test_lite0_is_frozen_and_takes_any_number_of_pictures(network, photo):
+def test_lite0_is_frozen_and_takes_any_number_of_images(network, photo):
     assert not network.training and not any(p.requires_grad for p in network.parameters())
     many = photo[:1].expand(efficientnet_lite0.CPU_BATCH + 1, -1, -1, -1)           # more than one part on the CPU
     with torch.inference_mode():

@@ -1,7 +1,7 @@
-"""Teacher networks: what turns a picture into ten views and each view into the feature that the encoder learns from.
+"""Teacher networks: what turns an image into ten views and each view into the feature that the encoder learns from.
 
-The ten views are the published ones: a picture resized to 227 × 227 (aspect ignored), five 224 × 224 crops, and the
-same five of the mirrored picture. A teacher is made by `make_teacher`; all teachers have the interface of `Teacher`.
+The ten views are the published ones: an image resized to 227 × 227 (aspect ignored), five 224 × 224 crops, and the
+same five of the mirrored image. A teacher is made by `make_teacher`; all teachers have the interface of `Teacher`.
 """
 import sys
 import tempfile
@@ -16,26 +16,26 @@ from common import ROOT, devices, efficientnet_lite0
 from common.cli import UserError
 
 VIEWS = 10
-MARGIN = 3                                         # the resized picture is larger than a view by this many pixels
+MARGIN = 3                                         # the resized image is larger than a view by this many pixels
 CORNERS = ((0, 0), (3, 0), (1, 1), (0, 3), (3, 3))             # (x, y) of a crop's upper left pixel
-FLIPS = {"mirror": -1, "vertical": -2}             # axis of [.., y, x]; the published code turned pictures upside down
+FLIPS = {"mirror": -1, "vertical": -2}             # axis of [.., y, x]; the published code turned images upside down
 DEFAULT_WEIGHTS = ROOT / "data" / "pretrained" / "bvlc_googlenet.caffemodel"
 
 
-def ten_views(pictures: torch.Tensor, flip: str = "mirror") -> torch.Tensor:
-    """`[N, C, S + 3, S + 3]` → `[N, 10, C, S, S]`: the crops at `CORNERS`, then those of the flipped picture."""
-    assert pictures.dim() == 4 and pictures.shape[2] == pictures.shape[3], f"not square: {tuple(pictures.shape)}"
-    size = pictures.shape[-1] - MARGIN
+def ten_views(images: torch.Tensor, flip: str = "mirror") -> torch.Tensor:
+    """`[N, C, S + 3, S + 3]` → `[N, 10, C, S, S]`: the crops at `CORNERS`, then those of the flipped image."""
+    assert images.dim() == 4 and images.shape[2] == images.shape[3], f"not square: {tuple(images.shape)}"
+    size = images.shape[-1] - MARGIN
     return torch.stack([side[..., y:y + size, x:x + size]
-                        for side in (pictures, pictures.flip(FLIPS[flip])) for x, y in CORNERS], dim=1)
+                        for side in (images, images.flip(FLIPS[flip])) for x, y in CORNERS], dim=1)
 
 
 def caffe_resize(image: np.ndarray, size: int) -> np.ndarray:
     """`[H, W, C]` uint8 → `[size, size, C]` float32 as `caffe.io.resize_image` does, aspect ignored.
 
     That is bilinear interpolation at pixel centres without antialiasing (skimage's `resize(order=1, mode="constant")`),
-    in floating point and not rounded. Outside the picture lies its smallest value, since Caffe scales to [0, 1] and
-    skimage fills with 0: seen only at the border of pictures smaller than `size`.
+    in floating point and not rounded. Outside the image lies its smallest value, since Caffe scales to [0, 1] and
+    skimage fills with 0: seen only at the border of images smaller than `size`.
     """
     assert image.ndim == 3 and image.dtype == np.uint8
     floor = image.min()
@@ -54,7 +54,7 @@ def caffe_resize(image: np.ndarray, size: int) -> np.ndarray:
 
 
 class Teacher:
-    """A frozen network with its own preparation of pictures; `width` is the length of its features."""
+    """A frozen network with its own preparation of images; `width` is the length of its features."""
     name: str
     width: int
 
@@ -92,16 +92,16 @@ class Teacher:
         return features.float().cpu().numpy()
 
     @torch.inference_mode()
-    def picture_features(self, prepared: list[np.ndarray]) -> np.ndarray:
-        """Results of `prepare` for N pictures → `[N, 10, width]`. Views are cut on the device: less to transfer."""
-        pictures = torch.from_numpy(np.stack(prepared))
+    def image_features(self, prepared: list[np.ndarray]) -> np.ndarray:
+        """Results of `prepare` for N images → `[N, 10, width]`. Views are cut on the device: less to transfer."""
+        images = torch.from_numpy(np.stack(prepared))
         if self.device.type == "cuda":
-            pictures = pictures.pin_memory().to(self.device, non_blocking=True)
-        return self.features(ten_views(pictures, self.flip).flatten(0, 1)).reshape(len(prepared), VIEWS, self.width)
+            images = images.pin_memory().to(self.device, non_blocking=True)
+        return self.features(ten_views(images, self.flip).flatten(0, 1)).reshape(len(prepared), VIEWS, self.width)
 
 
 class GoogLeNetTeacher(Teacher):
-    """The published teacher: BVLC GoogLeNet, `pool5/7x7_s1`, pictures resized as Caffe does."""
+    """The published teacher: BVLC GoogLeNet, `pool5/7x7_s1`, images resized as Caffe does."""
     name, width = "googlenet_caffe", googlenet.WIDTH
 
     def __init__(self, weights, flip, device, precision, view_size=224):

@@ -1,7 +1,7 @@
-"""Making a file of teacher features: pictures in, one array `[images, 10, width]` out, overlapped and resumable.
+"""Making a file of teacher features: images in, one array `[images, 10, width]` out, overlapped and resumable.
 
 Work is kept in shards beside the final file, so that a killed run loses at most one of them. Items of a split may share
-a picture: each picture is seen once.
+an image: each image is seen once.
 """
 import contextlib
 import shutil
@@ -22,8 +22,8 @@ from common.untrusted.images import open_rgb
 from common.parallel import one_torch_thread
 from common.splits import Split
 
-SHARD = 256                                        # pictures: on two CPU cores, half a minute of work
-LISTED = 20                                        # faulty pictures named at the end; more are counted
+SHARD = 256                                        # images: on two CPU cores, half a minute of work
+LISTED = 20                                        # faulty images named at the end; more are counted
 
 
 def path_of(folder, split: Split, teacher: str) -> Path:
@@ -41,11 +41,11 @@ def describe(split: Split, teacher: str, weights, flip: str, view_size: int, pre
         if weights is not None:                    # the user named a file
             raise
     return {"teacher": teacher, "weights": weights, "flip": flip, "view_size": view_size, "precision": precision,
-            "pictures": _pictures_digest(split)}
+            "images": _images_digest(split)}
 
 
-def _pictures_digest(split: Split) -> str:
-    """Hash of the pictures' sizes in bytes: changes when they do, but not when a data set is copied elsewhere."""
+def _images_digest(split: Split) -> str:
+    """Hash of the images' sizes in bytes: changes when they do, but not when a data set is copied elsewhere."""
     sizes = [item.image.stat().st_size if item.image.is_file() else -1 for item in split.items]
     return sha256(repr(sizes).encode()).hexdigest()[:16]
 
@@ -61,7 +61,7 @@ def usable(path: Path, split: Split, wanted: dict) -> bool:
     sidecar = path.with_suffix(".json")
     if not sidecar.is_file():
         rows = load_features(path, split, "this command with --overwrite")
-        print(f"{path}: published features of {len(rows)} pictures ({rows[0].shape[1]} wide) are there and used as "
+        print(f"{path}: published features of {len(rows)} images ({rows[0].shape[1]} wide) are there and used as "
               f"they are; --overwrite makes them again")
         return True
     found = files.read_note(sidecar)
@@ -74,31 +74,31 @@ def usable(path: Path, split: Split, wanted: dict) -> bool:
     if changed:
         print(f"{path} was made with other {', '.join(changed)}: made again")
         return False
-    print(f"{path}: features of {len(split.items)} pictures are there, nothing to do")
+    print(f"{path}: features of {len(split.items)} images are there, nothing to do")
     return True
 
 
 def make(path: Path, split: Split, teacher: Teacher, description: dict, jobs: int, batch_size: int,
-         whole_pictures: bool, **source) -> list[UserError]:
-    """Write the features of `split` to `path`; returns the faulty pictures, in which case nothing is written.
+         whole_images: bool, **source) -> list[UserError]:
+    """Write the features of `split` to `path`; returns the faulty images, in which case nothing is written.
 
-    `whole_pictures`: the network, too, runs in the `jobs` threads, a picture each (CPU); otherwise the threads prepare
-    pictures ahead and the network takes `batch_size` of them at a time. `source` is added to the sidecar.
+    `whole_images`: the network, too, runs in the `jobs` threads, an image each (CPU); otherwise the threads prepare
+    images ahead and the network takes `batch_size` of them at a time. `source` is added to the sidecar.
     """
-    pictures = list(dict.fromkeys(item.image for item in split.items))
-    missing = [UserError(f"{picture} does not exist") for picture in pictures if not picture.is_file()]
+    images = list(dict.fromkeys(item.image for item in split.items))
+    missing = [UserError(f"{image} does not exist") for image in images if not image.is_file()]
     if missing:                                    # known before the work, so told before it
         return missing
-    shards = _Shards(path.parent / f".{path.stem}.partial", {**description, "order": split.digest()}, len(pictures),
+    shards = _Shards(path.parent / f".{path.stem}.partial", {**description, "order": split.digest()}, len(images),
                      (VIEWS, teacher.width))
-    todo = [picture for number in shards.missing() for picture in pictures[shards.span(number)]]
+    todo = [image for number in shards.missing() for image in images[shards.span(number)]]
     failed = []
-    with tqdm(total=len(pictures), initial=len(pictures) - len(todo), desc=f"{split.name} pictures", unit="img",
+    with tqdm(total=len(images), initial=len(images) - len(todo), desc=f"{split.name} images", unit="img",
               disable=None) as progress:
-        stream = _features(todo, teacher, jobs, batch_size, whole_pictures)
+        stream = _features(todo, teacher, jobs, batch_size, whole_images)
         for number in shards.missing():
             rows = []
-            for _ in pictures[shards.span(number)]:
+            for _ in images[shards.span(number)]:
                 rows.append(next(stream))
                 progress.update()
             faults = [row for row in rows if isinstance(row, UserError)]
@@ -106,44 +106,44 @@ def make(path: Path, split: Split, teacher: Teacher, description: dict, jobs: in
             if not faults:
                 shards.save(number, np.stack(rows))
     if not failed:
-        row_of = dict(zip(pictures, shards.load_all()))
+        row_of = dict(zip(images, shards.load_all()))
         save_features(path, [row_of[item.image] for item in split.items], split, **description, **source)
         shards.remove()
-        print(f"{path}: {len(split.items)} pictures × {VIEWS} views × {teacher.width}")
+        print(f"{path}: {len(split.items)} images × {VIEWS} views × {teacher.width}")
     return failed
 
 
 def report(failed: list[UserError]) -> None:
-    """List faulty pictures on stderr; UserError if there are any."""
+    """List faulty images on stderr; UserError if there are any."""
     for fault in failed[:LISTED]:
         print(f"  {fault}", file=sys.stderr)
     if len(failed) > LISTED:
         print(f"  … and {len(failed) - LISTED} more", file=sys.stderr)
     if failed:
-        raise UserError(f"{len(failed)} pictures could not be read and no features were written for their splits; mend "
+        raise UserError(f"{len(failed)} images could not be read and no features were written for their splits; mend "
                         "or replace them and run this again (finished work is kept)")
 
 
-def _features(pictures, teacher: Teacher, jobs: int, batch_size: int, whole_pictures: bool):
-    """For each picture, in order: its features `[10, width]`, or the UserError that says what is wrong with it."""
+def _features(images, teacher: Teacher, jobs: int, batch_size: int, whole_images: bool):
+    """For each image, in order: its features `[10, width]`, or the UserError that says what is wrong with it."""
     alone = one_torch_thread if jobs > 1 else contextlib.nullcontext
 
-    def prepare(picture):
+    def prepare(image):
         try:
-            if not whole_pictures:
-                return teacher.prepare(open_rgb(picture))
-            with alone():                          # one picture a thread scales better than two threads on one picture
-                return teacher.picture_features([teacher.prepare(open_rgb(picture))])[0]
+            if not whole_images:
+                return teacher.prepare(open_rgb(image))
+            with alone():                          # one image a thread scales better than two threads on one image
+                return teacher.image_features([teacher.prepare(open_rgb(image))])[0]
         except UserError as error:
             return error
 
-    if whole_pictures:
+    if whole_images:
         with alone(), ThreadPoolExecutor(jobs) as pool:
-            yield from _in_order(pool, prepare, pictures, ahead=2 * jobs)
+            yield from _in_order(pool, prepare, images, ahead=2 * jobs)
         return
     with ThreadPoolExecutor(jobs) as pool:
         batch = []
-        for result in _in_order(pool, prepare, pictures, ahead=2 * jobs + 2 * batch_size):
+        for result in _in_order(pool, prepare, images, ahead=2 * jobs + 2 * batch_size):
             batch.append(result)
             if len(batch) == batch_size:
                 yield from _through_network(teacher, batch)
@@ -154,7 +154,7 @@ def _features(pictures, teacher: Teacher, jobs: int, batch_size: int, whole_pict
 
 def _through_network(teacher: Teacher, batch: list):
     good = [prepared for prepared in batch if not isinstance(prepared, UserError)]
-    features = iter(teacher.picture_features(good) if good else ())
+    features = iter(teacher.image_features(good) if good else ())
     return [result if isinstance(result, UserError) else next(features) for result in batch]
 
 

@@ -1,4 +1,4 @@
-"""Training batches: real pictures with a caption's embedding, wrong pictures of another class, and noise.
+"""Training batches: real images with a caption's embedding, wrong images of another class, and noise.
 
 Everything random is a pure function of (seed, iteration): a resumed run draws what an uninterrupted one would have drawn,
 and any number of ranks shares one global batch.
@@ -69,7 +69,7 @@ class OtherClass:
         ranked = labels[self.order]
         self.first, self.last = (torch.searchsorted(ranked, labels, right=right) for right in (False, True))
         if bool((self.last - self.first == len(labels)).any()):
-            raise UserError("the training split has a single class, so there are no wrong pictures to learn from; "
+            raise UserError("the training split has a single class, so there are no wrong images to learn from; "
                             "give its items at least two classes, or none")
 
     def draw(self, images: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
@@ -97,15 +97,15 @@ class Batches:
 
     def __init__(self, cache, features: SpeechFeatures, labels, sizes, batch_size, z_dim, embedding_dim, seed,
                  device, rank=0, ranks=1,
-                 wrong_pictures=True):
+                 wrong_images=True):
         if len(cache) != len(features) or len(labels) != len(features):
-            raise ValueError(f"{len(cache)} pictures, {len(features)} embeddings, {len(labels)} labels")
+            raise ValueError(f"{len(cache)} images, {len(features)} embeddings, {len(labels)} labels")
         if batch_size % ranks:
             raise UserError(f"TRAIN.BATCH_SIZE is {batch_size}; it must divide by the {ranks} processes")
         self.cache, self.features, self.sizes, self.device, self.seed = cache, features, sizes, device, seed
         self.batch_size, self.z_dim, self.embedding_dim = batch_size, z_dim, embedding_dim
         self.labels, self.order, self.others = torch.tensor(labels), Order(len(features), seed), OtherClass(labels)
-        self.wrong_pictures = wrong_pictures
+        self.wrong_images = wrong_images
         share = batch_size // ranks
         self.mine = slice(rank * share, (rank + 1) * share)
 
@@ -113,7 +113,7 @@ class Batches:
         return iteration * self.batch_size / self.order.images
 
     def images(self, iteration: int) -> tuple[torch.Tensor, torch.Tensor, torch.Generator]:
-        """Indices of the real and of the wrong pictures of the global batch, and the generator to go on with."""
+        """Indices of the real and of the wrong images of the global batch, and the generator to go on with."""
         generator = _generator(self.seed, 2, iteration)
         real = self.order.indices(iteration * self.batch_size, self.batch_size)
         return real, self.others.draw(real, torch.rand(self.batch_size, generator=generator)), generator
@@ -125,10 +125,10 @@ class Batches:
         caption = torch.rand(n, generator=generator)
         noise = torch.randn(n, self.z_dim + self.embedding_dim, generator=generator)[self.mine]
         cut = [self.cache.batch(index[self.mine], offsets[i, self.mine], flips[i, self.mine], self.sizes, self.device)
-               for i, index in enumerate((real, wrong)[:1 + self.wrong_pictures])]
+               for i, index in enumerate((real, wrong)[:1 + self.wrong_images])]
         z, eps = send(noise, self.device).split((self.z_dim, self.embedding_dim), 1)
         real = real[self.mine]
-        return Batch(real=cut[0], wrong=cut[1] if self.wrong_pictures else [],
+        return Batch(real=cut[0], wrong=cut[1] if self.wrong_images else [],
                      speech=send(self.features.pick(real, caption[self.mine]), self.device),
                      labels=send(self.labels[real], self.device), z=z, eps=eps)
 

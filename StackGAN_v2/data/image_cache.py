@@ -1,7 +1,7 @@
-"""Pictures decoded, cropped and scaled once, kept as uint8, and cut into training batches on the device.
+"""Images decoded, cropped and scaled once, kept as uint8, and cut into training batches on the device.
 
-A picture is cropped around its bounding box where the set has boxes (birds), scaled so that its shorter side is 76/64 of
-the largest training size, and stored as it is: rows of pixels, one picture after the other. Random crop, mirror and the
+An image is cropped around its bounding box where the set has boxes (birds), scaled so that its shorter side is 76/64 of
+the largest training size, and stored as it is: rows of pixels, one image after the other. Random crop, mirror and the
 smaller sizes are then index arithmetic and one resize for a whole batch.
 """
 import hashlib
@@ -28,9 +28,9 @@ _MARGIN = 76 / 64                                  # the random crop has this mu
 
 
 def bounding_boxes(split) -> dict[str, tuple[float, float, float, float]]:
-    """Picture's path below the image folder, without suffix → (x, y, width, height), from CUB's two text files.
+    """Image's path below the image folder, without suffix → (x, y, width, height), from CUB's two text files.
 
-    Empty if the folder above the pictures has no `bounding_boxes.txt`.
+    Empty if the folder above the images has no `bounding_boxes.txt`.
     """
     for folder in (split.image_root.parent, split.image_root):
         boxes, names = folder / "bounding_boxes.txt", folder / "images.txt"
@@ -56,7 +56,7 @@ def crop_box(size: tuple[int, int], box) -> tuple[int, int, int, int]:
 
 
 def prepare(path, box, side: int) -> np.ndarray:
-    """Decode one picture, crop it to `box` (or not, if None), scale its shorter side to `side`: uint8 `[H, W, 3]`."""
+    """Decode one image, crop it to `box` (or not, if None), scale its shorter side to `side`: uint8 `[H, W, 3]`."""
     image = open_rgb(path)
     if box is not None:
         image = image.crop(crop_box(image.size, box))
@@ -78,7 +78,7 @@ def _prepare_or_reason(path, box, side):
 
 
 class ImageCache:
-    """All pictures of a split, ready for a training size.
+    """All images of a split, ready for a training size.
 
     pixels: uint8 `[total, 3]`; start, height, width: int64 `[images]`. `to` moves them to a device.
     """
@@ -97,11 +97,11 @@ class ImageCache:
         return self
 
     def batch(self, indices, offsets, mirror, sizes: list[int], target=None) -> list[torch.Tensor]:
-        """Cut `[N, 3, s, s]` pictures in [−1, 1] for every size in `sizes`, the largest one from the stored pixels.
+        """Cut `[N, 3, s, s]` images in [−1, 1] for every size in `sizes`, the largest one from the stored pixels.
 
         They are cut where the pixels are, and sent as bytes to the device `target`, if given, to be made smaller there.
         indices int64 `[N]`; offsets float `[N, 2]` in [0, 1): place of the crop (down, across); mirror bool `[N]`.
-        The pictures lie in memory as channels_last.
+        The images lie in memory as channels_last.
         """
         largest, device = max(sizes), self.pixels.device
         target = torch.device(target or device)
@@ -117,22 +117,22 @@ class ImageCache:
 
     def _batch_on_cpu(self, places, sizes: list[int]) -> list[torch.Tensor]:
         """In shares, one for each thread that torch may use: torch itself makes bytes smaller with one."""
-        pictures = [torch.empty(len(places[0]), size, size, 3) for size in sizes]
+        images = [torch.empty(len(places[0]), size, size, 3) for size in sizes]
         shares = max(1, min(torch.get_num_threads(), len(places[0])))
-        work = [[part.tensor_split(shares)[share] for part in (*places, *pictures)] for share in range(shares)]
+        work = [[part.tensor_split(shares)[share] for part in (*places, *images)] for share in range(shares)]
         with one_torch_thread(), ThreadPoolExecutor(shares) as pool:
             beside = [pool.submit(self._make_share, *share) for share in work[1:]]
             self._make_share(*work[0])
             for share in beside:
                 share.result()
-        return [picture.permute(0, 3, 1, 2) for picture in pictures]
+        return [image.permute(0, 3, 1, 2) for image in images]
 
-    def _make_share(self, indices, corner, mirror, *pictures) -> None:
-        size = max(picture.shape[1] for picture in pictures)
+    def _make_share(self, indices, corner, mirror, *images) -> None:
+        size = max(image.shape[1] for image in images)
         with one_torch_thread():
             full = self._cut(indices, corner, mirror, size)
-            for picture in pictures:
-                _scale(full if picture.shape[1] == size else _smaller(full, picture.shape[1]), picture)
+            for image in images:
+                _scale(full if image.shape[1] == size else _smaller(full, image.shape[1]), image)
 
     def _cut(self, indices, corner, mirror, size: int) -> torch.Tensor:
         """uint8 `[N, size, size, 3]` row by row: no number but the pixels is read or written.
@@ -142,8 +142,8 @@ class ImageCache:
         cut = torch.empty(len(indices), size, size, 3, dtype=torch.uint8)
         places = (self.start[indices], self.height[indices], self.width[indices], *corner.unbind(1), mirror)
         for to, start, height, width, top, left, mirrored in zip(cut, *(place.tolist() for place in places)):
-            picture = self.pixels[start:start + height * width].view(height, width, 3)
-            crop = picture[top:top + size, left:left + size]
+            image = self.pixels[start:start + height * width].view(height, width, 3)
+            crop = image[top:top + size, left:left + size]
             if mirrored:
                 to.copy_(crop.flip(1))
             else:
@@ -171,15 +171,15 @@ def _smaller_in_floats(pixels: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def _scale(pixels: torch.Tensor, results: torch.Tensor) -> None:
-    """uint8 → float32 in [−1, 1], a picture at a time: what was just written is still in the cache."""
-    for to, picture in zip(results.numpy(), pixels.numpy()):
-        np.copyto(to, picture)
+    """uint8 → float32 in [−1, 1], an image at a time: what was just written is still in the cache."""
+    for to, image in zip(results.numpy(), pixels.numpy()):
+        np.copyto(to, image)
         to -= np.float32(127.5)
         to *= np.float32(1 / 127.5)
 
 
 def settle(cache: ImageCache, wanted: str, device) -> str:
-    """Bring the pictures to the GPU ('gpu'), into memory ('ram') or leave them on disk; → where they are, in words.
+    """Bring the images to the GPU ('gpu'), into memory ('ram') or leave them on disk; → where they are, in words.
 
     'auto' asks for the first of these. What takes more than half of what is free goes to the next one, and the words say so.
     """
@@ -200,9 +200,9 @@ def settle(cache: ImageCache, wanted: str, device) -> str:
 
 
 def build(split, folder, size: int, jobs: int | None = None, progress: bool = True) -> ImageCache:
-    """The cache of `split` for training pictures of `size` pixels, made in `folder` or read from there if it is still true.
+    """The cache of `split` for training images of `size` pixels, made in `folder` or read from there if it is still true.
 
-    Keyed by every picture's path, length and time, its box and the settings. UserError lists pictures that cannot be read.
+    Keyed by every image's path, length and time, its box and the settings. UserError lists images that cannot be read.
     """
     folder = Path(folder)
     boxes = bounding_boxes(split)
@@ -235,7 +235,7 @@ def _key(work) -> str:
         try:
             status = os.stat(path)
         except OSError:
-            raise UserError(f"{path} does not exist, but its split file names it; unpack the pictures again") from None
+            raise UserError(f"{path} does not exist, but its split file names it; unpack the images again") from None
         digest.update(json.dumps([str(path), status.st_size, status.st_mtime_ns, box, side]).encode())
     return digest.hexdigest()[:32]
 
@@ -245,7 +245,7 @@ def _make(work, stem: Path, key: str, jobs, progress: bool) -> dict:
     shapes, faults, total = [], [], 0
     stem.with_suffix(".json").unlink(missing_ok=True)
     with atomic_path(stem.with_suffix(".npy")) as temporary, open(temporary, "wb") as file, \
-            tqdm(total=len(work), desc=f"{stem.parent.name} pictures", unit="img", disable=not progress) as bar:
+            tqdm(total=len(work), desc=f"{stem.parent.name} images", unit="img", disable=not progress) as bar:
         file.write(_npy_header(0))
         for images in _in_order(parallel_map(_prepare_chunk, list(enumerate(in_chunks(work, 32))), jobs)):
             for image in images:
@@ -257,7 +257,7 @@ def _make(work, stem: Path, key: str, jobs, progress: bool) -> dict:
                     total += image.shape[0] * image.shape[1]
             bar.update(len(images))
         if faults:
-            more = f" (and {len(faults) - 1} more pictures)" if len(faults) > 1 else ""
+            more = f" (and {len(faults) - 1} more images)" if len(faults) > 1 else ""
             raise UserError(faults[0] + more)
         file.seek(0)
         file.write(_npy_header(total))

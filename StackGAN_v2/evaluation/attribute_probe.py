@@ -1,8 +1,8 @@
-"""Does the picture show what was said? A probe reads a picture's attributes, and they are compared with the sentence's.
+"""Does the image show what was said? A probe reads an image's attributes, and they are compared with the sentence's.
 
-The probe is a small network trained on real training pictures, prepared as the generator's were. For each attribute it
-learns where to look (a distribution over positions) and what to read there. Its own success on real test pictures is
-the ceiling of the score; sentences that go with pictures of other classes give its floor.
+The probe is a small network trained on real training images, prepared as the generator's were. For each attribute it
+learns where to look (a distribution over positions) and what to read there. Its own success on real test images is
+the ceiling of the score; sentences that go with images of other classes give its floor.
 """
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +18,14 @@ from common.files import read_json
 from StackGAN_v2.networks.part_attention import SIZE, PartsReader
 
 MARGIN = 76                                        # and trained on crops of this one, as the generator's are
-VERSION = 2                                        # raise when equal pictures would give another probe
+VERSION = 2                                        # raise when equal images would give another probe
 
 
 @dataclass(frozen=True)
 class Attributes:
     """What a set's `attributes.json` says.
 
-    names: the A attributes; values: those of each; classes: class → value numbers `[A]`; captions: picture
+    names: the A attributes; values: those of each; classes: class → value numbers `[A]`; captions: image
     ("<class>/<file>") → for each of its captions the numbers of the attributes that it names.
     """
     names: tuple[str, ...]
@@ -44,11 +44,11 @@ class Attributes:
     def named(self, split, item: int, sentence: int) -> torch.Tensor:
         """The value numbers that a sentence says, int64 `[A]`; −1 where it does not name the attribute."""
         one = split.items[item]
-        picture = one.image.relative_to(split.image_root).as_posix()
+        image = one.image.relative_to(split.image_root).as_posix()
         try:
-            positions = self.captions[picture][sentence]
+            positions = self.captions[image][sentence]
         except (KeyError, IndexError):
-            raise UserError(f"attributes.json does not know sentence {sentence} of {picture}; it belongs to another "
+            raise UserError(f"attributes.json does not know sentence {sentence} of {image}; it belongs to another "
                             "version of the set") from None
         wanted, truth = torch.full((len(self.names),), -1), torch.tensor(self._class(one.class_name))
         wanted[positions] = truth[positions]
@@ -68,8 +68,8 @@ def load_attributes(path) -> Attributes:
         values = tuple(tuple(content["attributes"][name]) for name in names)
         classes = {name: tuple(known.index(value) for known, value in zip(values, row, strict=True))
                    for name, row in content["classes"].items()}
-        captions = {picture: [[int(position) for position in caption] for caption in rows]
-                    for picture, rows in content["captions"].items()}
+        captions = {image: [[int(position) for position in caption] for caption in rows]
+                    for image, rows in content["captions"].items()}
         assert names and all(0 <= p < len(names) for rows in captions.values() for caption in rows for p in caption)
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
         raise UserError(f"{path} is no table of attributes ({type(error).__name__}: {error}); "
@@ -94,14 +94,14 @@ class Probe(nn.Module):
         return torch.cat([what(pooled[:, a]) for a, what in enumerate(self.what)], 1)
 
 
-def train_probe(pictures: torch.Tensor, truth: torch.Tensor, counts: list[int], *, device="cpu", steps: int = 800,
+def train_probe(images: torch.Tensor, truth: torch.Tensor, counts: list[int], *, device="cpu", steps: int = 800,
                 batch: int = 24, learning_rate: float = 4e-3, seed: int = 0, progress: bool = True) -> Probe:
-    """Train a probe on real pictures. Equal arguments give equal probes on the CPU.
+    """Train a probe on real images. Equal arguments give equal probes on the CPU.
 
-    pictures: uint8 `[N, 3, 76, 76]`; truth: int64 `[N, A]` value numbers; counts: values of each attribute. Random
+    images: uint8 `[N, 3, 76, 76]`; truth: int64 `[N, A]` value numbers; counts: values of each attribute. Random
     crops and mirrors; AdamW with one cycle of the learning rate. Draws from its own generators only.
     """
-    assert pictures.shape[1:] == (3, MARGIN, MARGIN) and truth.shape == (len(pictures), len(counts))
+    assert images.shape[1:] == (3, MARGIN, MARGIN) and truth.shape == (len(images), len(counts))
     device, dice = torch.device(device), np.random.default_rng(seed)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -111,10 +111,10 @@ def train_probe(pictures: torch.Tensor, truth: torch.Tensor, counts: list[int], 
         order = np.empty(0, np.int64)
         for _ in tqdm(range(steps), desc="attribute probe", unit="step", disable=not progress):
             while len(order) < batch:
-                order = np.concatenate((order, dice.permutation(len(pictures))))
+                order = np.concatenate((order, dice.permutation(len(images))))
             chosen, order = order[:batch], order[batch:]
-            images = _augmented(pictures, chosen, dice).to(device, memory_format=torch.channels_last)
-            loss = _loss(probe(_scaled(images)), truth[torch.from_numpy(chosen)].to(device), counts)
+            crops = _augmented(images, chosen, dice).to(device, memory_format=torch.channels_last)
+            loss = _loss(probe(_scaled(crops)), truth[torch.from_numpy(chosen)].to(device), counts)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -122,9 +122,9 @@ def train_probe(pictures: torch.Tensor, truth: torch.Tensor, counts: list[int], 
     return probe.eval()
 
 
-def _augmented(pictures, chosen, dice) -> torch.Tensor:
+def _augmented(images, chosen, dice) -> torch.Tensor:
     corners, mirror = dice.integers(0, MARGIN - SIZE + 1, (len(chosen), 2)), dice.random(len(chosen)) < 0.5
-    crops = [pictures[i, :, y:y + SIZE, x:x + SIZE] for i, (y, x) in zip(chosen, corners)]
+    crops = [images[i, :, y:y + SIZE, x:x + SIZE] for i, (y, x) in zip(chosen, corners)]
     return torch.stack([crop.flip(2) if flip else crop for crop, flip in zip(crops, mirror)])
 
 
@@ -138,22 +138,22 @@ def _loss(logits, truth, counts):
 
 
 @torch.inference_mode()
-def read_attributes(probe: Probe, pictures: torch.Tensor) -> torch.Tensor:
+def read_attributes(probe: Probe, images: torch.Tensor) -> torch.Tensor:
     """The value numbers that the probe reads, int64 `[N, A]`, from uint8 `[N, 3, s, s]`.
 
-    Another size than 64 is resized; a picture and its mirror image are read together.
+    Another size than 64 is resized; an image and its mirror image are read together.
     """
     device = next(probe.parameters()).device
-    pictures = pictures.to(device, memory_format=torch.channels_last).float()
-    if pictures.shape[2:] != (SIZE, SIZE):
-        pictures = F.interpolate(pictures, size=(SIZE, SIZE), mode="bilinear", antialias=True)
-    images = _scaled(pictures)
-    both = [probe(side).split(probe.counts, 1) for side in (images, images.flip(3))]
+    images = images.to(device, memory_format=torch.channels_last).float()
+    if images.shape[2:] != (SIZE, SIZE):
+        images = F.interpolate(images, size=(SIZE, SIZE), mode="bilinear", antialias=True)
+    scaled = _scaled(images)
+    both = [probe(side).split(probe.counts, 1) for side in (scaled, scaled.flip(3))]
     return torch.stack([(a.softmax(1) + b.softmax(1)).argmax(1) for a, b in zip(*both)], 1).cpu()
 
 
 def agreement(read: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(agreeing, named), float64 `[A]` each: how often an attribute was named, and how often the picture then shows it.
+    """(agreeing, named), float64 `[A]` each: how often an attribute was named, and how often the image then shows it.
 
     read: int64 `[N, A]` value numbers; wanted: int64 `[N, A]`, −1 where the sentence does not name the attribute.
     """
@@ -163,9 +163,9 @@ def agreement(read: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, t
 
 
 def shuffled_agreement(read: torch.Tensor, wanted: torch.Tensor, labels: torch.Tensor, counts: list[int]):
-    """As `agreement`, over all pairs of a picture and a sentence of another class: the expectation of every shuffle.
+    """As `agreement`, over all pairs of an image and a sentence of another class: the expectation of every shuffle.
 
-    labels: `[N]` classes of the pictures and of their own sentences. No pair is formed: per class, how often each value
+    labels: `[N]` classes of the images and of their own sentences. No pair is formed: per class, how often each value
     was read and was named gives the number of agreeing pairs.
     """
     _, label = labels.unique(return_inverse=True)
@@ -183,9 +183,9 @@ def agreement_report(read: torch.Tensor, real_read: torch.Tensor, wanted: torch.
                      attributes: Attributes) -> dict:
     """Agreement beside ceiling and chance, in percent, overall and by attribute.
 
-    read: `[N, A]` from the generated pictures; real_read: `[N, A]` from the real picture of each sentence; wanted:
+    read: `[N, A]` from the generated images; real_read: `[N, A]` from the real image of each sentence; wanted:
     `[N, A]` what the sentences name; labels: `[N]`. "normalised" is (agreement − chance) / (ceiling − chance), a ratio:
-    0 for pictures that ignore the sentence, 1 for such as show it as real ones do; None if ceiling is not over chance.
+    0 for images that ignore the sentence, 1 for such as show it as real ones do; None if ceiling is not over chance.
     """
     shares = {"agreement": agreement(read, wanted), "ceiling": agreement(real_read, wanted),
               "chance": shuffled_agreement(read, wanted, labels, attributes.counts)}

@@ -1,4 +1,4 @@
-"""From pictures to records: one pass over the generated pictures feeds every metric that was asked for.
+"""From images to records: one pass over the generated images feeds every metric that was asked for.
 
 What a record is stands in `records`.
 """
@@ -14,27 +14,27 @@ from common import checkpoint, splits
 from common.cli import UserError
 from StackGAN_v2.evaluation import attribute_probe, metrics, records
 from StackGAN_v2.evaluation.feature_extractors import Extractor
-from StackGAN_v2.evaluation.image_sets import (FeatureFile, Found, Generated, RealPictures, batches, load_generated,
+from StackGAN_v2.evaluation.image_sets import (FeatureFile, Found, Generated, RealImages, batches, load_generated,
                                       real_features, survey)
 
 METRICS = ("fid", "is", "kid", "pr", "retrieval", "class", "attributes")
 NEEDS_FEATURES = {"kid", "pr"}                     # of the main extractor, kept on disk for comparing pairs
 BY_CLASS = {"retrieval", "class"}                  # always through lite0, so that they compare with or without weights
-FEWEST = {"fid": 2, "is": 10, "kid": 2, "pr": 4}   # pictures, below which the metric does not exist
+FEWEST = {"fid": 2, "is": 10, "kid": 2, "pr": 4}   # images, below which the metric does not exist
 
 
 @dataclass
 class Job:
     """What is compared with what. main: extractor of FID, KID, precision and recall; lite0: of the class metrics (None
     if not needed); judge: of the inception score. size: pixels at which both sides are compared; scratch: a folder on a
-    disk with room for the features of all pictures."""
+    disk with room for the features of all images."""
     wanted: list[str]
     data_dir: Path
     scratch: Path
     split: splits.Split
     found: Found
     size: int
-    real: RealPictures
+    real: RealImages
     main: Extractor | None
     lite0: Extractor | None
     judge: Extractor | None
@@ -44,21 +44,21 @@ class Job:
     bars: bool = True                              # show how far it is
     protocol: dict = field(default_factory=dict)   # what the command knows besides, for every record
 
-    def progress(self, batches_, pictures: int, description: str):
-        """Pass batches on, with a progress bar over `pictures`."""
-        with tqdm(total=pictures, desc=description, unit="img", disable=not self.bars) as bar:
+    def progress(self, batches_, images: int, description: str):
+        """Pass batches on, with a progress bar over `images`."""
+        with tqdm(total=images, desc=description, unit="img", disable=not self.bars) as bar:
             for batch in batches_:
                 yield batch
                 bar.update(len(batch))
 
     @property
-    def pictures(self) -> list[Generated]:
-        return self.found.pictures
+    def images(self) -> list[Generated]:
+        return self.found.images
 
     @property
     def labels(self) -> torch.Tensor:
-        """Classes of the generated pictures, int64 `[N]`."""
-        return torch.tensor([self.split.items[picture.item].label for picture in self.pictures])
+        """Classes of the generated images, int64 `[N]`."""
+        return torch.tensor([self.split.items[image.item].label for image in self.images])
 
     @property
     def real_labels(self) -> torch.Tensor:
@@ -66,21 +66,21 @@ class Job:
 
 
 def check(job: Job) -> None:
-    """UserError if a metric cannot exist for so few pictures, before anything is computed."""
+    """UserError if a metric cannot exist for so few images, before anything is computed."""
     for name in job.wanted:
-        fewest, sides = FEWEST.get(name, 1), {"generated": len(job.pictures)}
+        fewest, sides = FEWEST.get(name, 1), {"generated": len(job.images)}
         if name != "is":
             sides["real"] = len(job.real)
         for side, count in sides.items():
             if count < fewest:
-                raise UserError(f"--metrics {name}: it needs at least {fewest} {side} pictures, and there "
+                raise UserError(f"--metrics {name}: it needs at least {fewest} {side} images, and there "
                                 f"{'is' if count == 1 else 'are'} {count}")
 
 
 def measure(job: Job) -> list[dict]:
     """All records of `job`, in the order of `METRICS`."""
     check(job)
-    odd = survey(job.pictures, job.found.size)
+    odd = survey(job.images, job.found.size)
     with ExitStack() as stack:
         kept = job.data_dir / job.split.name
         real = {extractor.name: real_features(job.real, extractor, kept, job.batch_size, job.jobs, job.progress)
@@ -102,14 +102,14 @@ def _real_sides(job: Job) -> list[Extractor]:
 
 
 class _Pass:
-    """One walk over the generated pictures. Sums in memory, features on disk: memory does not grow with the pictures,
-    except by a few bytes a picture for names and attribute values."""
+    """One walk over the generated images. Sums in memory, features on disk: memory does not grow with the images,
+    except by a few bytes an image for names and attribute values."""
 
     def __init__(self, job: Job, reader):
         wanted = set(job.wanted)
         self.job, self.reader = job, reader
         self.moments = metrics.Moments(job.main.width, job.device) if "fid" in wanted else None
-        self.score = metrics.InceptionScore(len(job.pictures), job.judge.classes, records.IS_SPLITS) \
+        self.score = metrics.InceptionScore(len(job.images), job.judge.classes, records.IS_SPLITS) \
             if "is" in wanted else None
         self.kept = [job.main] if NEEDS_FEATURES & wanted else []
         if BY_CLASS & wanted and job.lite0 not in self.kept:
@@ -123,14 +123,14 @@ class _Pass:
         used = list(dict.fromkeys(used))           # each once
 
         def load(index):
-            return load_generated(job.pictures[index].path, job.size)
+            return load_generated(job.images[index].path, job.size)
         # without a name: whatever becomes of this process, nothing of them stays
         files = {e: tempfile.TemporaryFile(dir=job.scratch, prefix=".evaluate") for e in self.kept}
         try:
-            for pictures in job.progress(batches(load, len(job.pictures), job.batch_size, job.jobs), len(job.pictures),
-                                         "generated pictures"):
+            for images in job.progress(batches(load, len(job.images), job.batch_size, job.jobs), len(job.images),
+                                         "generated images"):
                 for extractor in used:
-                    features, logits = extractor(pictures)
+                    features, logits = extractor(images)
                     if extractor in files:
                         files[extractor].write(features.cpu().numpy().tobytes())
                     if self.moments and extractor is job.main:
@@ -138,11 +138,11 @@ class _Pass:
                     if self.score and extractor is job.judge:
                         self.score.update(logits)
                 if self.reader:
-                    self.read.append(self.reader.read(pictures))
+                    self.read.append(self.reader.read(images))
             for file in files.values():
                 file.flush()
         except OSError as error:
-            raise UserError(f"the features of the pictures cannot be kept in {job.scratch}: "
+            raise UserError(f"the features of the images cannot be kept in {job.scratch}: "
                             f"{error.strerror}") from None
         self.files = {e.name: FeatureFile(file, e.width, e.device) for e, file in files.items()}
 
@@ -152,19 +152,19 @@ class _Pass:
 
 
 class _AttributeReader:
-    """The probe of a data set, trained once and kept in its folder, and what it reads from the real pictures."""
+    """The probe of a data set, trained once and kept in its folder, and what it reads from the real images."""
 
     def __init__(self, job: Job):
         self.attributes = attribute_probe.load_attributes(job.data_dir / "attributes.json")
         # with the margin kept: the probe makes random crops, as the generator's training does
-        train = RealPictures(splits.load_split(job.data_dir, "train"), attribute_probe.MARGIN, margin=1)
+        train = RealImages(splits.load_split(job.data_dir, "train"), attribute_probe.MARGIN, margin=1)
         self.probe = self._load_or_train(job, train)
-        # the generator's pictures are always of this crop, whatever --crop compares them with
-        real = RealPictures(job.split, job.size)
-        needed = sorted({picture.item for picture in job.pictures})
-        rows = [self.read(pictures) for pictures in job.progress(
+        # the generator's images are always of this crop, whatever --crop compares them with
+        real = RealImages(job.split, job.size)
+        needed = sorted({image.item for image in job.images})
+        rows = [self.read(images) for images in job.progress(
             batches(lambda i: real.load(needed[i]), len(needed), job.batch_size, job.jobs), len(needed),
-            "real pictures (probe)")]
+            "real images (probe)")]
         self.real = dict(zip(needed, torch.cat(rows)))
 
     def _load_or_train(self, job, train) -> attribute_probe.Probe:
@@ -175,12 +175,12 @@ class _AttributeReader:
             content = checkpoint.load(path)
             if isinstance(content, dict) and content.get("key") == key:
                 return attribute_probe.probe_from_state(content, path, job.device)
-        pictures = torch.cat(list(job.progress(batches(train.load, len(train), job.batch_size, job.jobs), len(train),
-                                               "training pictures (probe)")))
-        probe = attribute_probe.train_probe(pictures, truth, self.attributes.counts, device=job.device,
+        images = torch.cat(list(job.progress(batches(train.load, len(train), job.batch_size, job.jobs), len(train),
+                                               "training images (probe)")))
+        probe = attribute_probe.train_probe(images, truth, self.attributes.counts, device=job.device,
                                             progress=job.bars)
         checkpoint.save(path, {"key": key, **attribute_probe.probe_state(probe)})
         return probe
 
-    def read(self, pictures):
-        return attribute_probe.read_attributes(self.probe, pictures)
+    def read(self, images):
+        return attribute_probe.read_attributes(self.probe, images)

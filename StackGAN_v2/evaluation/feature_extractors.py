@@ -1,4 +1,4 @@
-"""The networks that the metrics see through: each turns pictures into features and class logits, and has a name.
+"""The networks that the metrics see through: each turns images into features and class logits, and has a name.
 
 An extractor's name is part of every metric that is measured with it, since numbers from different ones do not compare.
 """
@@ -31,14 +31,14 @@ class Extractor:
     classes: int
 
     @torch.inference_mode()
-    def __call__(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """uint8 `[N, 3, s, s]` → (features `[N, width]`, logits `[N, classes]`), float32, on the extractor's device."""
-        assert pictures.dtype == torch.uint8 and pictures.shape[1] == 3, (pictures.dtype, pictures.shape)
-        features, logits = self._forward(pictures.to(self.device))
-        assert features.shape == (len(pictures), self.width) and logits.shape == (len(pictures), self.classes)
+        assert images.dtype == torch.uint8 and images.shape[1] == 3, (images.dtype, images.shape)
+        features, logits = self._forward(images.to(self.device))
+        assert features.shape == (len(images), self.width) and logits.shape == (len(images), self.classes)
         return features.float(), logits.float()
 
-    def _forward(self, pictures):
+    def _forward(self, images):
         raise NotImplementedError
 
 
@@ -57,8 +57,8 @@ class Lite0Extractor(Extractor):
         self.identity = f"{self.name} {sha256(path)[:16]}"
         self.what = f"EfficientNet-lite0, ImageNet, 1280 features after the head; resized to {view} px, bicubic"
 
-    def _forward(self, pictures):
-        views = F.interpolate(pictures.float(), size=(self.view, self.view), mode="bicubic", antialias=True)
+    def _forward(self, images):
+        views = F.interpolate(images.float(), size=(self.view, self.view), mode="bicubic", antialias=True)
         features = self.network(views.clamp_(0, 255))
         return features, features @ self.weight.T + self.bias
 
@@ -88,17 +88,17 @@ class InceptionExtractor(Extractor):
         self.network = network.to(device)
         self.name = self.family if digest == INCEPTION_SHA256 else f"{self.family}_{digest[:8]}"
         self.identity = f"{self.family} {digest}"
-        self.what = f"TensorFlow's FID Inception (2015-12-05) ported to torch, pool3; pictures {self.view}"
+        self.what = f"TensorFlow's FID Inception (2015-12-05) ported to torch, pool3; images {self.view}"
         if digest != INCEPTION_SHA256:
-            self.what = f"Inception with weights of another file, SHA-256 {digest}, pool3; pictures {self.view}"
+            self.what = f"Inception with weights of another file, SHA-256 {digest}, pool3; images {self.view}"
             self.stranger = f"the weights are not the FID Inception's, but of a file with SHA-256 {digest[:8]}…"
 
-    def _forward(self, pictures):
-        return self.network(pictures)
+    def _forward(self, images):
+        return self.network(images)
 
 
 class PytorchFidExtractor(InceptionExtractor):
-    """The same network and weights, seeing pictures as pytorch-fid shows them; its FID differs by a few per cent."""
+    """The same network and weights, seeing images as pytorch-fid shows them; its FID differs by a few per cent."""
     family = "pytorchfid"
     view = "resized to 299 px (bilinear, not antialiased), scaled to [−1, 1], as by pytorch-fid"
 
@@ -107,9 +107,9 @@ class PytorchFidExtractor(InceptionExtractor):
         # torch-fidelity's network has its own resizing in front; what comes out of that is replaced here
         self.network.Conv2d_1a_3x3.register_forward_pre_hook(lambda layer, inputs: (self._seen,))
 
-    def _forward(self, pictures):
-        self._seen = F.interpolate(pictures.float() / 255, size=(299, 299), mode="bilinear") * 2 - 1
-        return self.network(pictures[:, :, :1, :1])
+    def _forward(self, images):
+        self._seen = F.interpolate(images.float() / 255, size=(299, 299), mode="bilinear") * 2 - 1
+        return self.network(images[:, :, :1, :1])
 
 
 def _tensors_only(path) -> io.BytesIO:
@@ -123,7 +123,7 @@ def _tensors_only(path) -> io.BytesIO:
 class FinetunedInception(Extractor):
     """A torchvision Inception-v3 of any number of classes (state dict), for the inception score on a fine-grained set.
 
-    Pictures are resized to 299 px (bilinear, antialiased) and scaled to [−1, 1]. UserError for another architecture.
+    Images are resized to 299 px (bilinear, antialiased) and scaled to [−1, 1]. UserError for another architecture.
     """
     width = 2048
     stranger = ("published scores on birds and flowers go through StackGAN's own TensorFlow Inception; another "
@@ -145,7 +145,7 @@ class FinetunedInception(Extractor):
         self.identity = digest
         self.what = f"torchvision Inception-v3 of {self.classes} classes from {Path(path).name}, 299 px, [-1, 1]"
 
-    def _forward(self, pictures):
-        views = F.interpolate(pictures.float(), size=(299, 299), mode="bilinear", antialias=True)
+    def _forward(self, images):
+        views = F.interpolate(images.float(), size=(299, 299), mode="bilinear", antialias=True)
         features = self.network(views / 127.5 - 1)
         return features, self.head(features)

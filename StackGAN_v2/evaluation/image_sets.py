@@ -1,4 +1,4 @@
-"""The two sides of a comparison: generated pictures found by their names, real ones cut as the generator saw them."""
+"""The two sides of a comparison: generated images found by their names, real ones cut as the generator saw them."""
 import concurrent.futures
 import hashlib
 import json
@@ -17,16 +17,16 @@ from common.files import atomic_path, read_note, write_json
 from common.untrusted.images import FORMATS, open_rgb
 from StackGAN_v2.data.image_cache import bounding_boxes, prepare
 
-# the names of sampler.picture_name
+# the names of sampler.image_name
 _NAME = re.compile(r"(?P<image>.+)_(?P<size>\d+)_sentence(?P<sentence>\d+)_(?P<copy>\d+)\.(png|jpg)")
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-_VERSION = 1                                       # raise when equal pictures would be prepared otherwise
+_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_VERSION = 1                                       # raise when equal images would be prepared otherwise
 SHOWN = 5                                          # faults that a message tells one by one
 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A generated picture: the item of the split and the number of the sentence that it was made for."""
+    """A generated image: the item of the split and the number of the sentence that it was made for."""
     path: str
     item: int
     sentence: int
@@ -34,12 +34,12 @@ class Generated:
 
 @dataclass(frozen=True)
 class Found:
-    """The generated pictures of one size, one a sentence, by item and sentence.
+    """The generated images of one size, one a sentence, by item and sentence.
 
-    size: in pixels, by their names; sentences: of the whole split; missing: sentences without a picture; warnings: what
+    size: in pixels, by their names; sentences: of the whole split; missing: sentences without an image; warnings: what
     is not as papers have it.
     """
-    pictures: list[Generated]
+    images: list[Generated]
     size: int
     sentences: int
     missing: int
@@ -47,14 +47,14 @@ class Found:
 
 
 def find_generated(folder, split, size: int = 0, limit: int = 0, seed: int = 0) -> Found:
-    """The pictures of one size below `folder` (0: the largest there is).
+    """The images of one size below `folder` (0: the largest there is).
 
     limit: take this many at random (0: all). UserError if there is none, or one that is not of `split`.
     """
     folder, strangers, sizes, kept, found = Path(folder), [], set(), size, []
     item_of = {item.image.relative_to(split.image_root).as_posix(): i for i, item in enumerate(split.items)}
     captions = [max(len(item.texts), len(item.audio)) for item in split.items]
-    for path in _pictures_below(folder):
+    for path in _images_below(folder):
         match = _NAME.fullmatch(Path(path).relative_to(folder).as_posix())
         if not match:
             strangers.append(path)
@@ -68,34 +68,34 @@ def find_generated(folder, split, size: int = 0, limit: int = 0, seed: int = 0) 
             found.append((*place, int(match["copy"]), path))
     if not found:
         have = f"only of {', '.join(map(str, sorted(sizes)))} pixels" if sizes else "at all"
-        raise UserError(f"--images {folder} holds no pictures <class>/<image>_<size>_sentence<k>_0.png {have}"
-                        + (f"; change --picture_size {size}" if sizes else "; make them with StackGAN_v2/main.py"))
+        raise UserError(f"--images {folder} holds no images <class>/<image>_<size>_sentence<k>_0.png {have}"
+                        + (f"; change --image_size {size}" if sizes else "; make them with StackGAN_v2/main.py"))
     first: dict[tuple[int, int], str] = {}
     for item, sentence, _, path in sorted(found):
         first.setdefault((item, sentence), path)
     sentences = max(sum(captions), len(first))
     missing, again = sentences - len(first), len(found) - len(first)
-    pictures = [Generated(path, *place) for place, path in first.items()]
-    if limit and limit < len(pictures):
-        chosen = np.sort(np.random.default_rng(seed).choice(len(pictures), limit, replace=False))
-        pictures = [pictures[i] for i in chosen]
-    return Found(pictures, kept, sentences, missing, _not_one_a_sentence(sentences, missing, again, strangers))
+    images = [Generated(path, *place) for place, path in first.items()]
+    if limit and limit < len(images):
+        chosen = np.sort(np.random.default_rng(seed).choice(len(images), limit, replace=False))
+        images = [images[i] for i in chosen]
+    return Found(images, kept, sentences, missing, _not_one_a_sentence(sentences, missing, again, strangers))
 
 
-def _pictures_below(folder: Path):
+def _images_below(folder: Path):
     for parent, _, names in os.walk(folder):
         for name in names:
-            if not name.startswith(".") and name.lower().endswith(_PICTURES):      # no half-written files
+            if not name.startswith(".") and name.lower().endswith(_IMAGES):      # no half-written files
                 yield os.path.join(parent, name)
 
 
 def _place(match, path, item_of: dict, captions: list[int], split) -> tuple[int, int]:
-    """The item and the sentence that a picture's name means."""
+    """The item and the sentence that an image's name means."""
     item, sentence = item_of.get(match["image"]), int(match["sentence"])
     if item is None:
-        raise UserError(f"{path} is not of a picture in {split.path}; was it made for another split or set?")
+        raise UserError(f"{path} is not of an image in {split.path}; was it made for another split or set?")
     if captions[item] and sentence >= captions[item]:
-        raise UserError(f"{path} is for sentence {sentence}, but {split.path} gives its picture {captions[item]} "
+        raise UserError(f"{path} is for sentence {sentence}, but {split.path} gives its image {captions[item]} "
                         "sentences, counted from 0; was it made for another version of the set?")
     return item, sentence
 
@@ -103,36 +103,36 @@ def _place(match, path, item_of: dict, captions: list[int], split) -> tuple[int,
 def _not_one_a_sentence(sentences, missing, again, strangers) -> list[str]:
     warnings = []
     if missing:
-        warnings.append(f"{missing} of the {sentences} sentences have no picture; papers take one for every sentence")
+        warnings.append(f"{missing} of the {sentences} sentences have no image; papers take one for every sentence")
     if again:
-        warnings.append(f"{again} further pictures of sentences that have one are left out: one a sentence is taken")
+        warnings.append(f"{again} further images of sentences that have one are left out: one a sentence is taken")
     if strangers:
-        warnings.append(f"{len(strangers)} pictures not named as main.py names them are left out, such as "
+        warnings.append(f"{len(strangers)} images not named as main.py names them are left out, such as "
                         f"{strangers[0]}")
     return warnings
 
 
-def survey(pictures: list[Generated], size: int) -> list[str]:
+def survey(images: list[Generated], size: int) -> list[str]:
     """Look at the heads of all files: warnings about what is no plain RGB. UserError names those of another size."""
     faults, kinds, example = [], Counter(), {}
-    for picture in pictures:
+    for generated in images:
         try:
-            with Image.open(picture.path, formats=FORMATS) as image:
+            with Image.open(generated.path, formats=FORMATS) as image:
                 if image.size != (size, size):
-                    faults.append(f"{picture.path} is {image.width} × {image.height} pixels, but its name says {size}; "
-                                  "sizes may not be mixed: make the pictures again")
+                    faults.append(f"{generated.path} is {image.width} × {image.height} pixels, but its name says {size}; "
+                                  "sizes may not be mixed: make the images again")
                 kind = f"{image.mode} with transparency" if "transparency" in image.info else image.mode
                 if kind != "RGB":
                     kinds[kind] += 1
-                    example.setdefault(kind, picture.path)
+                    example.setdefault(kind, generated.path)
         except Exception:                          # whatever is wrong: reading it whole words it
             try:
-                open_rgb(picture.path)
+                open_rgb(generated.path)
             except UserError as error:
                 faults.append(str(error))
     if faults:
         raise UserError(told(faults))
-    return [f"{count} pictures are {kind}, not RGB, and were converted (grey to three equal channels, transparency "
+    return [f"{count} images are {kind}, not RGB, and were converted (grey to three equal channels, transparency "
             f"laid on white), such as {example[kind]}" for kind, count in kinds.items()]
 
 
@@ -141,19 +141,19 @@ def told(faults: list[str]) -> str:
     if len(faults) == 1:
         return faults[0]
     more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-    return f"{len(faults)} pictures cannot be used: {'; '.join(faults[:SHOWN])}{more}"
+    return f"{len(faults)} images cannot be used: {'; '.join(faults[:SHOWN])}{more}"
 
 
 def load_generated(path, size: int) -> np.ndarray:
-    """One generated picture, resized if need be: uint8 `[size, size, 3]`. UserError if it is damaged."""
+    """One generated image, resized if need be: uint8 `[size, size, 3]`. UserError if it is damaged."""
     image = open_rgb(path)
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(image)
 
 
-class RealPictures:
-    """The real pictures of a split, each cut to a square: `load(i)` gives uint8 `[size, size, 3]`.
+class RealImages:
+    """The real images of a split, each cut to a square: `load(i)` gives uint8 `[size, size, 3]`.
 
     crop 'box': what the generator is trained on, without its randomness: around the bounding box where the set has
     them, shorter side `margin` times `size`, the square in the middle. 'whole': shorter side `size`, the square in
@@ -177,13 +177,13 @@ class RealPictures:
         return pixels[top:top + self.size, left:left + self.size]
 
     def key(self, *settings) -> str:
-        """Changes with any picture's path, length or time, with its box, with the crop and with `settings`."""
+        """Changes with any image's path, length or time, with its box, with the crop and with `settings`."""
         digest = hashlib.sha256(json.dumps([_VERSION, self.size, self.side, self.crop, *map(str, settings)]).encode())
         for item, box in zip(self.split.items, self.boxes):
             try:
                 status = os.stat(item.image)
             except OSError:
-                raise UserError(f"{item.image} does not exist, but {self.split.path} names it; unpack the pictures "
+                raise UserError(f"{item.image} does not exist, but {self.split.path} names it; unpack the images "
                                 "again") from None
             digest.update(json.dumps([str(item.image), status.st_size, status.st_mtime_ns, box]).encode())
         return digest.hexdigest()[:32]
@@ -193,7 +193,7 @@ def batches(load, count: int, batch_size: int, jobs: int):
     """`load(0)` … `load(count − 1)`, uint8 `[s, s, 3]` each, as tensors uint8 `[N, 3, s, s]` in order.
 
     Decodes in `jobs` threads (Pillow lets go of the interpreter), at most two batches ahead. After a UserError nothing
-    more is handed out, but the rest is still decoded, so that one UserError names all the pictures that are at fault.
+    more is handed out, but the rest is still decoded, so that one UserError names all the images that are at fault.
     """
     faults: list[str] = []
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
@@ -212,15 +212,15 @@ def batches(load, count: int, batch_size: int, jobs: int):
 
 
 def _stacked(futures, faults: list[str]):
-    """One batch, or none once there is a fault, to which those of these pictures are added."""
-    pictures = []
+    """One batch, or none once there is a fault, to which those of these images are added."""
+    images = []
     for future in futures:
         try:
-            pictures.append(future.result())
+            images.append(future.result())
         except UserError as error:
             faults.append(str(error))
     if not faults:
-        yield torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+        yield torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
 class FeatureFile:
@@ -254,10 +254,10 @@ class FeatureFile:
         self._file.close()
 
 
-def real_features(real: RealPictures, extractor, folder, batch_size: int, jobs: int, progress) -> FeatureFile:
-    """The features of all real pictures, from `folder` if they are still true, else made and kept there.
+def real_features(real: RealImages, extractor, folder, batch_size: int, jobs: int, progress) -> FeatureFile:
+    """The features of all real images, from `folder` if they are still true, else made and kept there.
 
-    `progress(iterator of batches, total pictures, description)` wraps the loop.
+    `progress(iterator of batches, total images, description)` wraps the loop.
     """
     path = Path(folder) / f"evaluation_{extractor.name}_{real.size}px_{real.crop}.f32"
     note, key = path.with_suffix(".json"), real.key(extractor.identity)
@@ -266,9 +266,9 @@ def real_features(real: RealPictures, extractor, folder, batch_size: int, jobs: 
     if not complete or read_note(note).get("key") != key:
         note.unlink(missing_ok=True)               # never new features beside an old description
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            for pictures in progress(batches(real.load, len(real), batch_size, jobs), len(real),
-                                     f"real pictures ({extractor.name})"):
-                file.write(extractor(pictures)[0].cpu().numpy().tobytes())
+            for images in progress(batches(real.load, len(real), batch_size, jobs), len(real),
+                                     f"real images ({extractor.name})"):
+                file.write(extractor(images)[0].cpu().numpy().tobytes())
         write_json(note, {"key": key, "rows": len(real), "width": extractor.width, "dtype": "float32",
                           "extractor": extractor.what, "crop": real.crop, "size": real.size})
     return FeatureFile(path, extractor.width, extractor.device)

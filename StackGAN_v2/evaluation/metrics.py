@@ -1,4 +1,4 @@
-"""How good a set of pictures is: pure functions of features, probabilities and labels, apart from reading and networks.
+"""How good a set of images is: pure functions of features, probabilities and labels, apart from reading and networks.
 
 Sets may be too large for memory. What is summed (moments, inception score) takes batch after batch; what compares pairs
 takes `Rows`: a tensor `[N, d]`, or anything with `len()` that gives tensors for slices and for index arrays.
@@ -38,7 +38,7 @@ class Moments:
     def covariance(self) -> torch.Tensor:
         """Unbiased, `[width, width]`. ValueError for fewer than two rows, which have none."""
         if self.count < 2:
-            raise ValueError(f"a covariance needs at least 2 pictures, not {self.count}")
+            raise ValueError(f"a covariance needs at least 2 images, not {self.count}")
         return self._scatter / (self.count - 1)
 
 
@@ -56,26 +56,26 @@ def frechet_distance(mean1, covariance1, mean2, covariance2) -> float:
 
 
 def _factor(matrix: torch.Tensor) -> torch.Tensor:
-    """L with L Lᵀ = `matrix`, a column for each direction that has any extent: few, where the pictures were few."""
+    """L with L Lᵀ = `matrix`, a column for each direction that has any extent: few, where the images were few."""
     values, vectors = torch.linalg.eigh(matrix)
     some = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
     return vectors[:, some] * values[some].sqrt()
 
 
 class InceptionScore:
-    """exp of the mean KL(p(y|x) ‖ p(y)), over `splits` parts of the pictures (Salimans et al., NeurIPS 2016, sec. 4).
+    """exp of the mean KL(p(y|x) ‖ p(y)), over `splits` parts of the images (Salimans et al., NeurIPS 2016, sec. 4).
 
-    The parts are those of torch-fidelity: the pictures shuffled with `seed`, then cut. Logits may arrive in any
+    The parts are those of torch-fidelity: the images shuffled with `seed`, then cut. Logits may arrive in any
     batches; memory is that of one distribution a part.
     """
 
-    def __init__(self, pictures: int, classes: int, splits: int = 10, seed: int = 2020):
-        if pictures < splits:
-            raise ValueError(f"the inception score over {splits} parts needs at least {splits} pictures, "
-                             f"not {pictures}")
-        place = np.empty(pictures, np.int64)
-        place[np.random.RandomState(seed).permutation(pictures)] = np.arange(pictures)
-        ends = [(part + 1) * pictures // splits for part in range(splits)]
+    def __init__(self, images: int, classes: int, splits: int = 10, seed: int = 2020):
+        if images < splits:
+            raise ValueError(f"the inception score over {splits} parts needs at least {splits} images, "
+                             f"not {images}")
+        place = np.empty(images, np.int64)
+        place[np.random.RandomState(seed).permutation(images)] = np.arange(images)
+        ends = [(part + 1) * images // splits for part in range(splits)]
         self._part = torch.from_numpy(np.searchsorted(ends, place, side="right"))
         self._seen = 0
         self._counts = self._part.bincount(minlength=splits)
@@ -83,10 +83,10 @@ class InceptionScore:
         self._negentropy = torch.zeros(splits, dtype=torch.float64)
 
     def update(self, logits: torch.Tensor) -> None:
-        """Take in the logits `[N, classes]` of the next N pictures."""
+        """Take in the logits `[N, classes]` of the next N images."""
         logits = logits.double().cpu()
         part = self._part[self._seen:self._seen + len(logits)]
-        assert len(part) == len(logits), "more pictures than announced"
+        assert len(part) == len(logits), "more images than announced"
         p = logits.softmax(1)
         self._p.index_add_(0, part, p)
         self._negentropy.index_add_(0, part, (p * logits.log_softmax(1)).sum(1))
@@ -94,7 +94,7 @@ class InceptionScore:
 
     def value(self) -> tuple[float, float]:
         """Mean and standard deviation over the parts."""
-        assert self._seen == len(self._part), f"{self._seen} of {len(self._part)} pictures seen"
+        assert self._seen == len(self._part), f"{self._seen} of {len(self._part)} images seen"
         p = self._p / self._counts[:, None]
         scores = (self._negentropy / self._counts - torch.special.xlogy(p, p).sum(1)).exp()
         return scores.mean().item(), scores.std(correction=0).item()
@@ -108,7 +108,7 @@ def kernel_distance(generated, real, subsets: int = 100, subset_size: int = 1000
     deviation over `subsets` random subsets of each, the ones that torch-fidelity draws. May be a little below 0.
     """
     if min(len(generated), len(real), subset_size) < max(2, subset_size):
-        raise ValueError(f"subsets of {subset_size} from {len(generated)} and {len(real)} pictures")
+        raise ValueError(f"subsets of {subset_size} from {len(generated)} and {len(real)} images")
     random = np.random.RandomState(seed)
     values = []
     for _ in range(subsets):
@@ -136,7 +136,7 @@ def precision_recall(generated, real, neighbours: int = 3) -> tuple[float, float
     ball reaches to its `neighbours`-th nearest neighbour. ValueError if a set has no more rows than that.
     """
     if min(len(generated), len(real)) <= neighbours:
-        raise ValueError(f"{neighbours} neighbours from {len(generated)} and {len(real)} pictures")
+        raise ValueError(f"{neighbours} neighbours from {len(generated)} and {len(real)} images")
     return _share_inside(generated, real, neighbours), _share_inside(real, generated, neighbours)
 
 
@@ -169,7 +169,7 @@ def retrieval(queries, gallery, query_labels, gallery_labels, ranks=(1, 5, 10), 
     """Class retrieval: mean average precision and recall at `ranks`, by cosine, in percent: {"map", "r1", "r5", "r10"}.
 
     queries `[Q, d]`, gallery `[G, d]`, labels `[Q]` and `[G]`; an entry is right where the labels are equal. S2IGAN
-    (Wang et al., INTERSPEECH 2020, arXiv 2005.06968, section 3) asks with real pictures in a gallery of generated ones.
+    (Wang et al., INTERSPEECH 2020, arXiv 2005.06968, section 3) asks with real images in a gallery of generated ones.
     R@k: share of queries with a right entry among the k best. Queries with no right entry are left out; ValueError if
     all are. `without_self`: query i is not compared with entry i. Among equal scores the wrong ones count as better.
     """

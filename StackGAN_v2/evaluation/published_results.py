@@ -10,9 +10,9 @@ UNDER = "gaps under about 5 may be protocol: papers differ in Inception family, 
 
 @dataclass(frozen=True)
 class PublishedSet:
-    """A data set that papers report. pictures, classes, sentences: of its test split."""
+    """A data set that papers report. images, classes, sentences: of its test split."""
     name: str
-    pictures: int
+    images: int
     classes: int
     sentences: int
     fid: tuple[tuple[str, str], ...]
@@ -34,11 +34,11 @@ class Setting:
     test split; judged: of the inception score's network, 0 if that was not fine-tuned; the rest are counts and pixels.
     """
     stranger: str
-    real_pictures: int
+    real_images: int
     classes: int
     generated: int
     size: int
-    painted_size: int
+    generated_size: int
     crop: str
     judged: int = 0
 
@@ -48,13 +48,13 @@ def comparable_with(kind: str, setting: Setting) -> tuple[str, list[dict]]:
 
     kind: 'fid', 'is', 'retrieval', or any other, which no paper of this field reports.
     """
-    known = next((one for one in SETS if (one.pictures, one.classes) == (setting.real_pictures, setting.classes)), None)
+    known = next((one for one in SETS if (one.images, one.classes) == (setting.real_images, setting.classes)), None)
     reason = _obstacle(kind, setting, known)
     if reason:
         return f"none: {reason}", []
     rows = known.fid if kind == "fid" else known.inception_score
     numbers = ", ".join(f"{method} {value}" for method, value in rows)
-    caution = (f"real pictures cut as '{setting.crop}'; {UNDER}" if kind == "fid" else
+    caution = (f"real images cut as '{setting.crop}'; {UNDER}" if kind == "fid" else
                "of the same kind, but through another network fine-tuned on the same classes, so the scales differ")
     return (f"{'FID' if kind == 'fid' else 'IS'} on {known.name}: {numbers}; {caution}",
             [{"method": method, "value": value} for method, value in rows])
@@ -63,7 +63,7 @@ def comparable_with(kind: str, setting: Setting) -> tuple[str, list[dict]]:
 def _obstacle(kind: str, setting: Setting, known: PublishedSet | None) -> str:
     if kind == "retrieval":
         return (f"{setting.stranger}; S2IGAN's mAP and R@K ask through torchvision's ImageNet Inception-v3, with a "
-                "list of real pictures of its own")
+                "list of real images of its own")
     if kind not in ("fid", "is"):
         return "no paper of this field reports it"
     if kind == "is" and not setting.judged:
@@ -71,13 +71,13 @@ def _obstacle(kind: str, setting: Setting, known: PublishedSet | None) -> str:
     if setting.stranger and kind == "fid":
         return setting.stranger
     if not known:
-        return f"no published test split has {setting.real_pictures} pictures of {setting.classes} classes"
+        return f"no published test split has {setting.real_images} images of {setting.classes} classes"
     if kind == "is" and setting.judged != known.classes:
         return (f"published scores go through a network of the {known.classes} test classes, this one has "
                 f"{setting.judged}")
-    if (setting.size, setting.painted_size) != (256, 256):
-        return (f"papers compare pictures of 256 pixels, these are painted at {setting.painted_size} and compared at "
+    if (setting.size, setting.generated_size) != (256, 256):
+        return (f"papers compare images of 256 pixels, these are generated at {setting.generated_size} and compared at "
                 f"{setting.size}")
     if setting.generated != known.sentences:
-        return f"papers take one picture for each of the {known.sentences} test sentences, here are {setting.generated}"
+        return f"papers take one image for each of the {known.sentences} test sentences, here are {setting.generated}"
     return ""

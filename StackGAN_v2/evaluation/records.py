@@ -14,7 +14,7 @@ from StackGAN_v2.evaluation.published_results import Setting, comparable_with
 from StackGAN_v2.evaluation.feature_extractors import Extractor, FinetunedInception
 
 IS_SPLITS, KID_SUBSETS, KID_SUBSET_SIZE, PR_NEIGHBOURS = 10, 100, 1000, 3
-RANKS, PICTURE_RANKS = (1, 5, 10), (1, 5, 10, 50)  # of the same class; of the very picture
+RANKS, IMAGE_RANKS = (1, 5, 10), (1, 5, 10, 50)  # of the same class; of the very image
 
 
 def of(job, seen, real: dict, warnings: list[str]) -> list[dict]:
@@ -30,12 +30,12 @@ def _record(job, extractor: Extractor | None, name: str, value, unit: str, warni
         raise UserError(f"{name} is not a finite number; are the weights of the network damaged?")
     kind = name.split("_")[0]
     text, published = comparable_with(kind, Setting(
-        stranger=extractor.stranger if extractor else "", real_pictures=len(job.real),
-        classes=len(set(job.split.labels)) if job.split.has_classes else 0, generated=len(job.pictures),
-        size=job.size, painted_size=job.found.size, crop=job.real.crop,
+        stranger=extractor.stranger if extractor else "", real_images=len(job.real),
+        classes=len(set(job.split.labels)) if job.split.has_classes else 0, generated=len(job.images),
+        size=job.size, generated_size=job.found.size, crop=job.real.crop,
         judged=extractor.classes if isinstance(extractor, FinetunedInception) else 0))
-    shared = {"generated_pictures": len(job.pictures), "sentences": job.found.sentences,
-              "sentences_without_picture": job.found.missing, "size_px": job.size, "picture_size_px": job.found.size,
+    shared = {"generated_images": len(job.images), "sentences": job.found.sentences,
+              "sentences_without_image": job.found.missing, "size_px": job.size, "image_size_px": job.found.size,
               **job.protocol}
     return {"metric": name, "value": value, "unit": unit, **more, "comparable_with": text, "published": published,
             "protocol": {**shared, **(protocol or {})},
@@ -44,9 +44,9 @@ def _record(job, extractor: Extractor | None, name: str, value, unit: str, warni
 
 def _against_real(job, extractor: Extractor) -> tuple[str, dict]:
     """The part of a name that says what was compared, and the same for the protocol."""
-    stem = f"{extractor.name}_{job.size}px_{job.real.crop}_{job.split.name}{len(job.real)}_gen{len(job.pictures)}"
+    stem = f"{extractor.name}_{job.size}px_{job.real.crop}_{job.split.name}{len(job.real)}_gen{len(job.images)}"
     return stem, {"extractor": extractor.what, "crop": job.real.crop, "real_split": str(job.split.path),
-                  "real_pictures": len(job.real)}
+                  "real_images": len(job.real)}
 
 
 def _fid(job, seen, real):
@@ -55,8 +55,8 @@ def _fid(job, seen, real):
     for rows in metrics.blocks(real[job.main.name]):
         moments.update(rows)
     value = metrics.frechet_distance(seen.moments.mean, seen.moments.covariance, moments.mean, moments.covariance)
-    few = [f"{count} {side} pictures for {job.main.width} features: their covariance is singular and the distance "
-           "biased upwards; compare only with the same numbers of pictures"
+    few = [f"{count} {side} images for {job.main.width} features: their covariance is singular and the distance "
+           "biased upwards; compare only with the same numbers of images"
            for side, count in (("generated", seen.moments.count), ("real", moments.count)) if count <= job.main.width]
     return [_record(job, job.main, f"fid_{stem}", value, "", few, protocol)]
 
@@ -66,16 +66,16 @@ def _kid(job, seen, real):
     generated, true = seen.files[job.main.name], real[job.main.name]
     size = min(KID_SUBSET_SIZE, len(generated), len(true))
     value, std = metrics.kernel_distance(generated, true, KID_SUBSETS, size)
-    few = [f"subsets of {size} pictures, not {KID_SUBSET_SIZE}, for want of pictures"] if size < KID_SUBSET_SIZE else []
+    few = [f"subsets of {size} images, not {KID_SUBSET_SIZE}, for want of images"] if size < KID_SUBSET_SIZE else []
     protocol |= {"subsets": KID_SUBSETS, "subset_size": size}
     return [_record(job, job.main, f"kid_{stem}", value, "", few, protocol, std=std)]
 
 
 def _is(job, seen, real):
     value, std = seen.score.value()
-    few = [f"{len(job.pictures)} pictures: the score of fewer than 5000 is biased downwards"] \
-        if len(job.pictures) < 5000 else []
-    return [_record(job, job.judge, f"is_{job.judge.name}_{job.size}px_gen{len(job.pictures)}", value, "", few,
+    few = [f"{len(job.images)} images: the score of fewer than 5000 is biased downwards"] \
+        if len(job.images) < 5000 else []
+    return [_record(job, job.judge, f"is_{job.judge.name}_{job.size}px_gen{len(job.images)}", value, "", few,
                     {"extractor": job.judge.what, "splits": IS_SPLITS}, std=std)]
 
 
@@ -88,52 +88,52 @@ def _pr(job, seen, real):
 
 def _retrieval(job, seen, real):
     stem, protocol = _against_real(job, job.lite0)
-    true, painted = real[job.lite0.name], seen.files[job.lite0.name]
-    protocol |= {"queries": "real pictures", "gallery": "generated pictures", "similarity": "cosine",
+    true, generated = real[job.lite0.name], seen.files[job.lite0.name]
+    protocol |= {"queries": "real images", "gallery": "generated images", "similarity": "cosine",
                  "chance": "mean over all orders of the gallery"}
     found = []
     if job.split.has_classes:
         labels, shown = job.labels, job.real_labels
-        values = metrics.retrieval(true, painted, shown, labels, RANKS)
+        values = metrics.retrieval(true, generated, shown, labels, RANKS)
         try:
             ceiling = metrics.retrieval(true, true, shown, shown, RANKS, without_self=True)
-        except ValueError:                         # classes of one picture: nothing to find but the query
+        except ValueError:                         # classes of one image: nothing to find but the query
             ceiling = dict.fromkeys(values)
         chance = metrics.retrieval_by_chance(shown, labels, RANKS)
-        how = {**protocol, "right": "of the same class", "ceiling": "real pictures in the gallery, without the query"}
+        how = {**protocol, "right": "of the same class", "ceiling": "real images in the gallery, without the query"}
         found += [_record(job, job.lite0, f"retrieval_{name}_{stem}", value, "%", (), how, ceiling=ceiling[name],
                           chance=chance[name]) for name, value in values.items()]
-    own, pictures = torch.tensor([picture.item for picture in job.pictures]), torch.arange(len(job.real))
-    values = metrics.retrieval(true, painted, pictures, own, PICTURE_RANKS)
-    chance = metrics.retrieval_by_chance(pictures, own, PICTURE_RANKS)
-    how = {**protocol, "right": "painted for a sentence of the very picture"}
+    own, images = torch.tensor([image.item for image in job.images]), torch.arange(len(job.real))
+    values = metrics.retrieval(true, generated, images, own, IMAGE_RANKS)
+    chance = metrics.retrieval_by_chance(images, own, IMAGE_RANKS)
+    how = {**protocol, "right": "generated for a sentence of the very image"}
     if job.split.has_classes:                      # its mean average precision is S2IGAN's, by class
         del values["map"]
-    return found + [_record(job, job.lite0, f"retrieval_picture_{name}_{stem}", value, "%", (), how,
+    return found + [_record(job, job.lite0, f"retrieval_image_{name}_{stem}", value, "%", (), how,
                             chance=chance[name]) for name, value in values.items()]
 
 
 def _class(job, seen, real):
     stem, protocol = _against_real(job, job.lite0)
     values = metrics.centroid_accuracy(seen.files[job.lite0.name], job.labels, real[job.lite0.name], job.real_labels)
-    protocol |= {"right": "nearest class centroid of the real pictures, cosine",
-                 "ceiling": "real pictures, each against centroids made without it"}
-    alone = [] if values["ceiling"] is not None else ["no class has two real pictures, so there is no ceiling"]
+    protocol |= {"right": "nearest class centroid of the real images, cosine",
+                 "ceiling": "real images, each against centroids made without it"}
+    alone = [] if values["ceiling"] is not None else ["no class has two real images, so there is no ceiling"]
     return [_record(job, job.lite0, f"class_accuracy_{stem}", values["accuracy"], "%", alone, protocol,
                     ceiling=values["ceiling"], chance=values["chance"])]
 
 
 def _attributes(job, seen, real):
     reader = seen.reader
-    wanted = torch.stack([reader.attributes.named(job.split, p.item, p.sentence) for p in job.pictures])
-    real_read = torch.stack([reader.real[picture.item] for picture in job.pictures])
+    wanted = torch.stack([reader.attributes.named(job.split, p.item, p.sentence) for p in job.images])
+    real_read = torch.stack([reader.real[image.item] for image in job.images])
     report = attribute_probe.agreement_report(torch.cat(seen.read), real_read, wanted, job.labels, reader.attributes)
     few = [] if report["normalised"] is not None else [
-        "the probe reads real pictures no better than chance, or nothing can be shuffled: there is no normalised score"]
-    protocol = {"probe": f"convolutional, {attribute_probe.SIZE} px, trained on the real training pictures",
-                "real_split": str(job.split.path), "ceiling": "the same sentences, read from their real pictures",
+        "the probe reads real images no better than chance, or nothing can be shuffled: there is no normalised score"]
+    protocol = {"probe": f"convolutional, {attribute_probe.SIZE} px, trained on the real training images",
+                "real_split": str(job.split.path), "ceiling": "the same sentences, read from their real images",
                 "chance": "sentences of other classes, mean over all pairs"}
-    return [_record(job, None, f"attribute_agreement_{job.size}px_{job.split.name}_gen{len(job.pictures)}",
+    return [_record(job, None, f"attribute_agreement_{job.size}px_{job.split.name}_gen{len(job.images)}",
                     report.pop("agreement"), "%", few, protocol, **report)]
 
 

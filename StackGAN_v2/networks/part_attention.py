@@ -1,9 +1,9 @@
-"""A small network that looks at a picture's parts: the trunk of the attribute probe and of the matching network."""
+"""A small network that looks at an image's parts: the trunk of the attribute probe and of the matching network."""
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-SIZE = 64                                          # pictures are read at this size: enough for the colours of parts
+SIZE = 64                                          # images are read at this size: enough for the colours of parts
 
 
 def _conv(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:

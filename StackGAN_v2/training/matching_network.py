@@ -1,7 +1,7 @@
-"""Does a picture match what was said? A small network learns that from real pairs, and then tells the generator.
+"""Does an image match what was said? A small network learns that from real pairs, and then tells the generator.
 
 As DAMSM (Xu et al., AttnGAN, CVPR 2018, section 3.2) it is trained before the generator and fixed afterwards; sides are
-compared by the contrastive loss of XMC-GAN (Zhang et al., CVPR 2021, equation 4). What it learns from is pairs of picture
+compared by the contrastive loss of XMC-GAN (Zhang et al., CVPR 2021, equation 4). What it learns from is pairs of image
 and speech embedding alone: no text, no attributes.
 """
 import torch
@@ -47,7 +47,7 @@ def fitted(images: torch.Tensor) -> torch.Tensor:
 
 
 def matching_loss(seen: torch.Tensor, said: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of finding each picture's own speech in the batch, and each speech's own picture; their mean.
+    """Cross-entropy of finding each image's own speech in the batch, and each speech's own image; their mean.
 
     seen, said `[N, d]`: row i of both belongs together; labels `[N]`: other pairs of one class count neither way.
     """
@@ -62,7 +62,7 @@ def matching_loss(seen: torch.Tensor, said: torch.Tensor, labels: torch.Tensor) 
 def train_matcher(batches, speech: torch.Tensor, steps: int, *, seed: int = 0, progress: bool = True) -> Matcher:
     """Train a matcher on real pairs, ready to judge: fixed, in evaluation mode. Equal arguments give equal ones on the CPU.
 
-    batches(step) → a `datasets.Batch`, whose largest pictures are read; speech `[M, text_dim]`: all training embeddings.
+    batches(step) → a `datasets.Batch`, whose largest images are read; speech `[M, text_dim]`: all training embeddings.
     """
     device = batches.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):

@@ -6,24 +6,24 @@ import torch
 from StackGAN_v2.evaluation import metrics
 from StackGAN_v2 import sampler
 from StackGAN_v2.evaluation.feature_extractors import Lite0Extractor
-from StackGAN_v2.evaluation.image_sets import RealPictures, real_features
+from StackGAN_v2.evaluation.image_sets import RealImages, real_features
 
 NAMES = {"kid_lite0": 224, "kid_lite0at128": 128}  # and the pixels that lite0 sees
-SENTENCES = 512                                    # at the most: one a picture of the split, evenly spread
+SENTENCES = 512                                    # at the most: one an image of the split, evenly spread
 _BATCH = 64
 
 
 class Kid:
-    """KID (squared MMD, unbiased) between pictures of fixed sentences with fixed noise and all real ones of `split`.
+    """KID (squared MMD, unbiased) between images of fixed sentences with fixed noise and all real ones of `split`.
 
-    The lower the better; it may be a little below 0. Over all pictures at once, not 100 random subsets as in
+    The lower the better; it may be a little below 0. Over all images at once, not 100 random subsets as in
     evaluate.py: it compares the snapshots of one run. rows: one array `[captions, d]` an item of `split`.
     """
 
     def __init__(self, name: str, data_dir, split, rows, generator, seed: int, device):
         self.name, self.extractor = name, Lite0Extractor(device, NAMES[name])
         self.speech, self.noises = sampler.fixed_sentences(generator, rows, SENTENCES, seed)
-        real = real_features(RealPictures(split, generator.sizes[-1]), self.extractor, data_dir / split.name, _BATCH,
+        real = real_features(RealImages(split, generator.sizes[-1]), self.extractor, data_dir / split.name, _BATCH,
                              os.cpu_count() or 1, lambda batches, *unused: batches)
         self.real = real[:]
         real.close()
@@ -32,6 +32,6 @@ class Kid:
         """generator: in evaluation mode."""
         features = []
         for speech, noises in zip(self.speech.split(_BATCH), self.noises.split(_BATCH)):
-            pictures = torch.from_numpy(sampler.paint(generator, speech, noises)[-1]).permute(0, 3, 1, 2)
-            features.append(self.extractor(pictures)[0])
+            images = torch.from_numpy(sampler.generate(generator, speech, noises)[-1]).permute(0, 3, 1, 2)
+            features.append(self.extractor(images)[0])
         return metrics.squared_mmd(torch.cat(features), self.real)

@@ -9,7 +9,7 @@ from StackGAN_v2.training import trainer
 class Keeper:
     """Keeps the state of `networks` in the folder of `run`; every rank calls it with the number of iterations done.
 
-    settings, course: as in `trainer.resume_content`. sheet(iteration) paints samples; names(iteration): a batch's
+    settings, course: as in `trainer.resume_content`. sheet(iteration) generates samples; names(iteration): a batch's
     files. judge: None, or an object with `name` whose call with a generator gives a number, better the lower it is:
     `best.pth` links to the best snapshot. keep, keep_every: as in `snapshots.thin_out`. A GPU goes on training while a
     copy of its state is written; a CPU would have to do both.

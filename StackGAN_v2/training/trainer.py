@@ -22,9 +22,9 @@ _ASK_EVERY = 16             # iterations between two questions to the other rank
 
 
 class Networks:
-    """Generator, its exponential moving average, one discriminator a size, and their optimisers.
+    """Generator, its exponential moving average, one discriminator a size, and their optimizers.
 
-    sync_bn: batch norm over all ranks, so that N ranks with B pictures each equal one with N·B.
+    sync_bn: batch norm over all ranks, so that N ranks with B images each equal one with N·B.
     """
 
     def __init__(self, cfg, text_dim: int, device, sync_bn: bool = False, memory_format=torch.channels_last):
@@ -40,8 +40,8 @@ class Networks:
             if sync_bn:
                 synchronize_batch_norm(network)
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
-        self.optimiser_g = self._adam(self.generator, train.GENERATOR_LR, train)
-        self.optimisers_d = [self._adam(d, train.DISCRIMINATOR_LR, train) for d in self.discriminators]
+        self.optimizer_g = self._adam(self.generator, train.GENERATOR_LR, train)
+        self.optimizers_d = [self._adam(d, train.DISCRIMINATOR_LR, train) for d in self.discriminators]
 
     @staticmethod
     def _adam(network, lr, train):
@@ -52,9 +52,9 @@ class Networks:
 
     def parts(self) -> dict:
         """Everything with a state dict, by name: what a resume file holds."""
-        named = {"generator": self.generator, "average": self.average, "optimiser_g": self.optimiser_g}
-        for i, (network, optimiser) in enumerate(zip(self.discriminators, self.optimisers_d)):
-            named |= {f"discriminator{i}": network, f"optimiser_d{i}": optimiser}
+        named = {"generator": self.generator, "average": self.average, "optimizer_g": self.optimizer_g}
+        for i, (network, optimizer) in enumerate(zip(self.discriminators, self.optimizers_d)):
+            named |= {f"discriminator{i}": network, f"optimizer_d{i}": optimizer}
         return named
 
     @torch.no_grad()
@@ -88,8 +88,8 @@ class Stepper:
         self.networks.update_average(self.train.EMA)
         return terms
 
-    def _judge(self, i, pictures, pairs, eager: bool = False):
-        """Discriminator i on batches of pictures, each normalised alone, and on pairs (number of a batch, condition).
+    def _judge(self, i, images, pairs, eager: bool = False):
+        """Discriminator i on batches of images, each normalised alone, and on pairs (number of a batch, condition).
 
         → cond_logits `[N]` of every pair, uncond_logits `[N]` of every batch, code `[batches·N, …]`. One pass over all of
         them reads the weights once, and computes their gradients once.
@@ -98,8 +98,8 @@ class Stepper:
         network = self.networks.discriminators[i]
         encode, judge = (network.encode, network.judge) if eager else (self.encode[i], self.judge[i])
         with autocast(self.device, self.precision):
-            pictures, n = torch.cat(pictures), len(pictures)
-            code = encode(pictures.contiguous(memory_format=self.networks.memory_format), n)
+            images, n = torch.cat(images), len(images)
+            code = encode(images.contiguous(memory_format=self.networks.memory_format), n)
             uncond = network.uncond_logits(code).flatten().float()
             places, conditions = zip(*pairs)
             whole = places == tuple(range(n))
@@ -108,21 +108,21 @@ class Stepper:
             return cond.chunk(len(pairs)), uncond.chunk(n), code.flatten(1).float()
 
     def _judge_all(self, i, real, wrong, fake, condition, mu, penalise: bool):
-        """(cond, uncond) logits of real pictures with their speech, of wrong pairs and of fakes.
+        """(cond, uncond) logits of real images with their speech, of wrong pairs and of fakes.
 
-        wrong: pictures; with none (TRAIN.WRONG 'speech') a wrong pair is a real picture with the speech of its neighbour in
-        the batch of all ranks (DF-GAN): the picture's code serves twice, a third of the discriminator's work is saved.
+        wrong: images; with none (TRAIN.WRONG 'speech') a wrong pair is a real image with the speech of its neighbour in
+        the batch of all ranks (DF-GAN): the image's code serves twice, a third of the discriminator's work is saved.
         """
-        pictures, pairs = [real, fake], [(0, condition), (0, self._neighbours(mu)), (1, mu)]
+        images, pairs = [real, fake], [(0, condition), (0, self._neighbours(mu)), (1, mu)]
         if wrong is not None:
-            pictures, pairs = [real, wrong, fake], [(0, condition), (1, mu), (2, mu)]
-        if penalise:                               # the gradient at the real pictures wants a graph of theirs alone
+            images, pairs = [real, wrong, fake], [(0, condition), (1, mu), (2, mu)]
+        if penalise:                               # the gradient at the real images wants a graph of theirs alone
             of_real = [pair for pair in pairs if pair[0] == 0]
-            parts = [self._judge(i, pictures[:1], of_real, eager=True),
-                     self._judge(i, pictures[1:], [(place - 1, c) for place, c in pairs if place])]
+            parts = [self._judge(i, images[:1], of_real, eager=True),
+                     self._judge(i, images[1:], [(place - 1, c) for place, c in pairs if place])]
             cond, uncond = ([logits for part in parts for logits in part[kind]] for kind in (0, 1))
         else:
-            cond, uncond, _ = self._judge(i, pictures, pairs)
+            cond, uncond, _ = self._judge(i, images, pairs)
         return [(logits, uncond[place]) for logits, (place, _) in zip(cond, pairs)]
 
     @staticmethod
@@ -143,7 +143,7 @@ class Stepper:
             penalty = coeff.MA_PENALTY * losses.matching_aware_penalty(real[0], image, condition)
             terms[f"D{i}_penalty"] = penalty.detach()
             loss = loss + every * penalty
-        self._update(self.networks.optimisers_d[i], self.networks.discriminators[i], loss)
+        self._update(self.networks.optimizers_d[i], self.networks.discriminators[i], loss)
         return terms
 
     def _step_generator(self, images, mu, logvar, batch):
@@ -162,7 +162,7 @@ class Stepper:
         if coeff.MATCHING > 0:
             terms["match"] = coeff.MATCHING * self._matching(images[-1], batch)
         total = sum(terms.values())
-        self._update(networks.optimiser_g, networks.generator, total)
+        self._update(networks.optimizer_g, networks.generator, total)
         for network in networks.discriminators:
             network.requires_grad_(True)
         return {name: term.detach() for name, term in terms.items()} | {"G": total.detach()}
@@ -174,11 +174,11 @@ class Stepper:
         return matching_loss(*(ranks.gather_rows(rows) for rows in (seen.float(), said, batch.labels)))
 
     @staticmethod
-    def _update(optimiser, network, loss):
+    def _update(optimizer, network, loss):
         loss.backward()
         ranks.average_gradients(network)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)      # now: the next network's gradients may take this memory
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)      # now: the next network's gradients may take this memory
 
 
 def _compiled(part):
@@ -204,7 +204,7 @@ def resume_content(networks: Networks, iteration: int, settings: dict, course: d
     wrong = checkpoint.first_not_finite(parts)
     if wrong:
         raise UserError(f"iteration {iteration - 1}: {wrong} is not finite, though the losses were; {_ADVICE} "
-                        f"(pictures of the batch: {', '.join(names(iteration - 1))})")
+                        f"(images of the batch: {', '.join(names(iteration - 1))})")
     return {"iteration": iteration, "settings": settings, "course": course, "best": best, **parts}
 
 
@@ -214,6 +214,7 @@ def restore(content, path, networks: Networks, settings: dict) -> int:
     stranger = UserError(f"--resume: {path} is no resume file of this trainer; give another one, or --resume none")
     if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
         raise stranger
+    content = {name.replace("optimiser", "optimizer"): value for name, value in content.items()}   # as older files spell it
     for name, value in settings.items():
         if content["settings"].get(name) != value:
             raise UserError(f"--resume: {path} was made with {name} = {content['settings'].get(name)}, now it is {value}; "
@@ -304,7 +305,7 @@ def _averages(pending: list[dict], iteration: int, names) -> dict[str, float]:
         if len(wrong):
             step = iteration - len(pending) + steps[int(wrong[0])]
             raise UserError(f"iteration {step}: the loss term {key} is {column[int(wrong[0])].item()}; {_ADVICE} "
-                            f"(pictures of the batch: {', '.join(names(step))})")
+                            f"(images of the batch: {', '.join(names(step))})")
         values[key] = float(column.mean())
     return values
 

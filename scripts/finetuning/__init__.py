@@ -1,1 +1,1 @@
-"""Fine-tuning an Inception-v3 on a set's own classes: `pictures` cuts and divides them, `training` is the loop."""
+"""Fine-tuning an Inception-v3 on a set's own classes: `images` cuts and divides them, `training` is the loop."""

@@ -20,7 +20,7 @@ from StackGAN_v2.data.datasets import Order
 
 @dataclass(frozen=True)
 class Settings:
-    """Those of torchvision's and TensorFlow's recipes for Inception-v3, for few pictures of few classes."""
+    """Those of torchvision's and TensorFlow's recipes for Inception-v3, for few images of few classes."""
     steps: int
     batch_size: int = 32
     learning_rate: float = 0.01                    # of SGD with Nesterov momentum 0.9; a tenth of it for the old layers
@@ -32,7 +32,7 @@ class Settings:
 
 
 def inception(classes: int, weights=None) -> nn.Module:
-    """torchvision's Inception-v3 with `classes` outputs, for pictures in [−1, 1].
+    """torchvision's Inception-v3 with `classes` outputs, for images in [−1, 1].
 
     weights: a state dict file of torchvision's Inception-v3; its heads are taken too if they fit, else made anew.
     Without one everything is He-initialised. UserError for another architecture.
@@ -73,16 +73,16 @@ def optimizer_of(network, settings: Settings, fresh: bool) -> torch.optim.SGD:
 
 
 class Training:
-    """One run: `network` and its optimiser on `device`, over `pictures`.
+    """One run: `network` and its optimizer on `device`, over `images`.
 
     first: the next step to do; stopped_by: the signal that ended `run`, or None.
     """
 
-    def __init__(self, network, pictures, settings: Settings, device, precision: str, fresh: bool, key: dict):
+    def __init__(self, network, images, settings: Settings, device, precision: str, fresh: bool, key: dict):
         self.network = network.to(device, memory_format=torch.channels_last)
-        self.pictures, self.settings, self.device, self.precision, self.key = pictures, settings, device, precision, key
+        self.images, self.settings, self.device, self.precision, self.key = images, settings, device, precision, key
         self.optimizer = optimizer_of(self.network, settings, fresh)
-        self.order, self.first = Order(len(pictures.train), settings.seed), 0
+        self.order, self.first = Order(len(images.train), settings.seed), 0
 
     def run(self, resume, every: int, log, progress: bool = True, stop_after: int = 0) -> bool:
         """Train to the end, or until a signal or, if given, `stop_after` steps; False if stopped before the end.
@@ -113,10 +113,10 @@ class Training:
         """One step; the loss, on the device."""
         settings, size = self.settings, self.settings.batch_size
         torch.manual_seed(int(np.random.SeedSequence((settings.seed, step)).generate_state(1)[0]))
-        rows = self.pictures.train[self.order.indices(step * size, size)]
-        images = self.pictures.cut(rows, torch.rand(size, 2), torch.rand(size) < 0.5).to(self.device)
+        rows = self.images.train[self.order.indices(step * size, size)]
+        images = self.images.cut(rows, torch.rand(size, 2), torch.rand(size) < 0.5).to(self.device)
         images = _recoloured(images).contiguous(memory_format=torch.channels_last)
-        labels = self.pictures.labels[rows].to(self.device)
+        labels = self.images.labels[rows].to(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = group["factor"] * rate(step, settings)
         self.network.train()
@@ -131,15 +131,15 @@ class Training:
 
     @torch.no_grad()
     def accuracy(self) -> float:
-        """Share of held-out pictures that are told right, in percent: the square in the middle, not mirrored."""
+        """Share of held-out images that are told right, in percent: the square in the middle, not mirrored."""
         self.network.eval()
         right = 0
-        for rows in self.pictures.held_out.split(self.settings.batch_size):
-            images = self.pictures.cut(rows, torch.full((len(rows), 2), 0.5), torch.zeros(len(rows), dtype=torch.bool))
+        for rows in self.images.held_out.split(self.settings.batch_size):
+            images = self.images.cut(rows, torch.full((len(rows), 2), 0.5), torch.zeros(len(rows), dtype=torch.bool))
             with autocast(self.device, self.precision):
                 logits = self.network(images.to(self.device, memory_format=torch.channels_last))
-            right += int((logits.argmax(1).cpu() == self.pictures.labels[rows]).sum())
-        return 100 * right / len(self.pictures.held_out)
+            right += int((logits.argmax(1).cpu() == self.images.labels[rows]).sum())
+        return 100 * right / len(self.images.held_out)
 
     def save(self, path) -> None:
         checkpoint.save(path, {"step": self.first, "key": self.key, "network": self.network.state_dict(),
@@ -149,7 +149,7 @@ class Training:
         """Go on from a resume file. UserError if it is of another run."""
         content = checkpoint.load(path)
         if not isinstance(content, dict) or content.get("key") != self.key:
-            raise UserError(f"{path} is of a run with other options or pictures; give the same ones, or --resume none "
+            raise UserError(f"{path} is of a run with other options or images; give the same ones, or --resume none "
                             "to start anew")
         checkpoint.load_into(self.network, content["network"], path)
         self.optimizer.load_state_dict(content["optimizer"])
@@ -157,6 +157,6 @@ class Training:
 
 
 def _recoloured(images: torch.Tensor, most: float = 0.2) -> torch.Tensor:
-    """Pictures `[N, 3, H, W]` in [−1, 1] with brightness and contrast changed by up to `most`."""
+    """Images `[N, 3, H, W]` in [−1, 1] with brightness and contrast changed by up to `most`."""
     brightness, contrast = ((torch.rand(2, len(images), 1, 1, 1) * 2 - 1) * most).to(images.device)
     return (images * (1 + contrast) + brightness).clamp_(-1, 1)

@@ -13,7 +13,7 @@ _LABELS = {
     "precision": "precision of the pictures", "recall": "recall of the pictures",
     "retrieval_map": "real picture → painted of its class, mAP",
     **{f"retrieval_r{k}": f"real picture → painted of its class, R@{k}" for k in (1, 5, 10)},
-    **{f"retrieval_picture_r{k}": f"real picture → painted for it, R@{k}" for k in (1, 5, 10, 50)},
+    **{f"retrieval_image_r{k}": f"real picture → painted for it, R@{k}" for k in (1, 5, 10, 50)},
     "class_accuracy": "class accuracy of the painted pictures", "attribute_agreement": "attributes painted as said",
 }
 COSINE = "_cosine"

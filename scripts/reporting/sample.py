@@ -66,7 +66,7 @@ def paint(generator, rows, sentences: list[Sentence], precision: str, seed: int 
         own = sampler.noise(generator, seed, sentence.place, sentence.number)
         others = [sampler.noise(generator, seed, sentence.place, sentence.number, n) for n in range(1, MORE_NOISES + 1)]
         speech = torch.from_numpy(np.ascontiguousarray(rows[sentence.place][sentence.number], np.float32))
-        branches = sampler.paint(generator, speech.expand(1 + MORE_NOISES, -1), torch.stack([own, *others]), precision)
+        branches = sampler.generate(generator, speech.expand(1 + MORE_NOISES, -1), torch.stack([own, *others]), precision)
         painted.append(Painted([branch[0] for branch in branches], list(branches[-1][1:])))
     return painted
 
@@ -87,4 +87,4 @@ def interpolate(generator, rows, first: Sentence, second: Sentence, precision: s
     weights = torch.linspace(0, 1, STEPS)[:, None]
     start, end = (torch.from_numpy(np.ascontiguousarray(rows[s.place][s.number], np.float32)) for s in (first, second))
     noises = sampler.noise(generator, seed).expand(STEPS, -1)
-    return list(sampler.paint(generator, (1 - weights) * start + weights * end, noises, precision)[-1])
+    return list(sampler.generate(generator, (1 - weights) * start + weights * end, noises, precision)[-1])

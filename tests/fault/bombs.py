@@ -22,15 +22,15 @@ def png(width: int, height: int, colours: int, *extra: bytes, claim: int = 0) ->
             + b"".join(extra) + _chunk(b"IDAT", b"".join(rows)) + _chunk(b"IEND", b""))
 
 
-def _picture(kind: str, mode="RGB", **options) -> bytes:
+def _image(kind: str, mode="RGB", **options) -> bytes:
     buffer = io.BytesIO()
     Image.new(mode, (16, 16)).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def pictures() -> dict[str, tuple[bytes, str | None]]:
+def images() -> dict[str, tuple[bytes, str | None]]:
     """Name → (bytes, a word of the sentence that refuses it; None if it must be read)."""
-    jpeg, gif, webp, bmp = _picture("JPEG"), _picture("GIF", "P"), _picture("WEBP", lossless=True), _picture("BMP")
+    jpeg, gif, webp, bmp = _image("JPEG"), _image("GIF", "P"), _image("WEBP", lossless=True), _image("BMP")
     frame = jpeg.index(b"\xff\xc0") + 5            # height and width stand behind the length and the precision
     text = zlib.compress(bytes(1 << 27), 1)
     return {
@@ -42,7 +42,7 @@ def pictures() -> dict[str, tuple[bytes, str | None]]:
         "claim.jpg": (jpeg[:frame] + struct.pack(">HH", 65000, 65000) + jpeg[frame + 4:], "too large"),
         "small claim.jpg": (jpeg[:frame] + struct.pack(">HH", 6000, 6000) + jpeg[frame + 4:], None),
         "screen.gif": (gif[:6] + b"\xff\xff\xff\xff" + gif[10:], "too large"),
-        "canvas.webp": (_claim_webp(webp), "picture"),
+        "canvas.webp": (_claim_webp(webp), "image"),
         "claim.bmp": (bmp[:18] + struct.pack("<ii", 1 << 30, 1 << 30) + bmp[26:], "too large"),
         "claim.ppm": (b"P6 99999999 99999999 255\n", "too large"),
         "tiles.tif": (_tiff(16, 16, 1 << 20), "damaged"), "claim.tif": (_tiff(1 << 20, 1 << 20, 16), "too large"),

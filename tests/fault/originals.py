@@ -24,11 +24,11 @@ class Original:
 
 def make(folder) -> list[Original]:
     """All originals; the same bytes every time. `folder` is for libraries that write to paths only."""
-    return [*sounds(), *pictures(), *pickles(), *checkpoints(folder), *texts(), *networks(), *archives(), *matlab()]
+    return [*sounds(), *images(), *pickles(), *checkpoints(folder), *texts(), *networks(), *archives(), *matlab()]
 
 
 def make_cached(folder) -> None:
-    """Two sounds and two pictures in `folder`, for the caches of readers.py."""
+    """Two sounds and two images in `folder`, for the caches of readers.py."""
     import soundfile
     for n in range(2):
         soundfile.write(folder / f"{n}.wav", np.sin(np.arange(16000 * (n + 1)) / 20), 16000)
@@ -47,7 +47,7 @@ def sounds():
         yield Original(name, ("sound",), buffer.getvalue())
 
 
-def pictures():
+def images():
     noise = np.random.default_rng(0).integers(0, 256, (40, 50, 4), np.uint8)
     smooth = Image.fromarray(noise).resize((90, 60))
     grey16 = Image.fromarray((noise[:, :, 0].astype(np.uint16) * 200))
@@ -62,7 +62,7 @@ def pictures():
         buffer = io.BytesIO()
         suffix = name.split(".")[1]
         image.save(buffer, {"jpg": "JPEG", "tif": "TIFF", "jp2": "JPEG2000"}.get(suffix, suffix), **options)
-        yield Original(name, ("picture",), buffer.getvalue(), copies=16)
+        yield Original(name, ("image",), buffer.getvalue(), copies=16)
 
 
 def pickles():

@@ -58,8 +58,8 @@ def readers() -> dict:
 
     def pixels(path):
         names = [path.with_name(f"{n}.png") for n in range(2)]
-        pictures = tuple(splits.Item(str(n), names[n], n, "", ("a",), ()) for n in range(2))
-        of = splits.Split("train", path, pictures, path.parent, None, False)
+        items = tuple(splits.Item(str(n), names[n], n, "", ("a",), ()) for n in range(2))
+        of = splits.Split("train", path, items, path.parent, None, False)
         cache = image_cache.build(of, path.parent, 16, jobs=1, progress=False)
         return sum(cache.batch(*cache_draw(), [16])[0].sum() for _ in range(2))
 
@@ -67,7 +67,7 @@ def readers() -> dict:
         return torch.tensor([0, 1]), torch.full((2, 2), 0.99), torch.tensor([False, True])
 
     return {"shard": shard, "mels": mels, "images": pixels, "sound": audio.load_log_mel,
-            "picture": lambda path: np.asarray(images.open_rgb(path)).sum(),
+            "image": lambda path: np.asarray(images.open_rgb(path)).sum(),
             "pickle": pickles.read_pickle, "features": lambda path: features.load_features(path, split, "the stage"),
             "checkpoint": checkpoint.load, "encoder": lambda path: speech_encoder.load_encoder(path)[1],
             "generator": network(model.load_generator), "googlenet": network(googlenet.load_googlenet),

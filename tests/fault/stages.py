@@ -1,4 +1,4 @@
-"""The stages of a recipe on the smallest set that they take: eight pictures, 24 sentences, four steps of training."""
+"""The stages of a recipe on the smallest set that they take: eight images, 24 sentences, four steps of training."""
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,11 +45,11 @@ def stages(place: Path) -> list[Stage]:
         Stage("speech features", ["Audio_to_Image/extract_audio_feature.py", "--model", encoder / "latest.pth",
                                   "--audio_switch", SWITCH, *common, *cpu, "--jobs", "1"]),
         Stage("generator", [*gan, "--output_dir", generator, *gan_data, "--manualSeed", "0", *GENERATOR.split()]),
-        Stage("pictures", [*gan, "--set", "TRAIN.FLAG=False", "--eval_net_g", generator / "Model/latest.pth", *gan_data,
+        Stage("images", [*gan, "--set", "TRAIN.FLAG=False", "--eval_net_g", generator / "Model/latest.pth", *gan_data,
                            *PAINT.split()]),
         Stage("speech numbers", ["Audio_to_Image/evaluate.py", "--model", encoder / "latest.pth", *common, "--teacher",
                                  SWITCH, *cpu]),
-        Stage("picture numbers", ["StackGAN_v2/evaluate.py", "--images",
+        Stage("image numbers", ["StackGAN_v2/evaluate.py", "--images",
                                   generator / "Model/iteration4/single_samples/valid", "--data_dir", data, *cpu,
                                   *NUMBERS.split()]),
         Stage("report", ["scripts/report.py", place / "output/trial", *common, "--output",
@@ -57,7 +57,7 @@ def stages(place: Path) -> list[Stage]:
 
 
 def few_captions(data: Path, most: int = 3) -> None:
-    """Split files whose pictures have at most so many sentences."""
+    """Split files whose images have at most so many sentences."""
     from common.files import read_json, write_json
     for name in ("train", "test"):
         content = read_json(data / f"{name}.json")

@@ -11,10 +11,10 @@ def refused_as(worker, kind, path, word):
     assert (sentence is None) == (word is None) and (word is None or word in sentence), f"{path.name}: {sentence}"
 
 
-def test_pictures(tmp_path, worker, count):
-    for name, (data, word) in bombs.pictures().items():
+def test_images(tmp_path, worker, count):
+    for name, (data, word) in bombs.images().items():
         (tmp_path / name).write_bytes(data)
-        refused_as(worker, "picture", tmp_path / name, word)
+        refused_as(worker, "image", tmp_path / name, word)
         count("hostile")
 
 

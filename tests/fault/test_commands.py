@@ -13,9 +13,9 @@ INPUTS = {
     "encoder": ["**/audio/*/*/*.wav", "**/train/image_features_*.pickle"],
     "speech features": ["**/epoch_2.pth", "**/test/log_mels.npy"],
     "generator": ["**/train/audio_features_eff*.pickle", "**/train/audio_features_eff*.json", "**/images/*/*.jpg"],
-    "pictures": ["**/netG_4.pth", "**/test/audio_features_eff*.pickle"],
+    "images": ["**/netG_4.pth", "**/test/audio_features_eff*.pickle"],
     "speech numbers": ["**/epoch_2.pth", "**/test/image_features_*.pickle"],
-    "picture numbers": ["**/valid/*/*_64_*.png", "**/samples.json"],
+    "image numbers": ["**/valid/*/*_64_*.png", "**/samples.json"],
     "report": ["**/metrics.json", "output/StackGAN_v2/*/stats.jsonl", "output/*/*/*/options.json", "**/netG_4.pth"],
 }
 

@@ -13,7 +13,7 @@ def whole(tmp_path_factory):
     return originals.make(tmp_path_factory.mktemp("originals"))
 
 
-KINDS = {"sound": "sound", "picture": "picture", "pickle": "features|pickle",
+KINDS = {"sound": "sound", "image": "image", "pickle": "features|pickle",
          "checkpoint": "checkpoint|encoder|generator", "text": "split|json|places|registry|cfg|boxes",
          "network": "caffemodel|googlenet", "archive": "archive|labels"}
 

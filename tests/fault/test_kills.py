@@ -30,9 +30,9 @@ KILLS = {
     "speech features": (1, 0, 1, []),
     "generator": (1, 0, 1, [(r"rename .*/images_64\.npy$", 0), (r"rename .*/latest\.pth$", 0),
                             (r"rename .*/resume\.pth$", 1)]),
-    "pictures": (1, 0, 1, []),
+    "images": (1, 0, 1, []),
     "speech numbers": (0, 1, 0, []),
-    "picture numbers": (1, 0, 0, []),
+    "image numbers": (1, 0, 0, []),
     "report": (0, 1, 1, []),
 }
 

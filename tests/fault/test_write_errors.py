@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # stage → errors when a file or folder is made, drawn by chance; and when a file has reached a size, as shares of that
 # of the largest
 ERRORS = {"data": (1, (0.5, 0.97)), "speech": (1, (0.3,)), "image features": (1, (0.9,)), "encoder": (2, (0.0001, 0.9)),
-          "speech features": (1, (0.5,)), "generator": (2, (0.0001, 0.9)), "pictures": (1, (0.3,)),
-          "speech numbers": (0, (0,)), "picture numbers": (1, (0.5,)), "report": (1, (0.2,))}
+          "speech features": (1, (0.5,)), "generator": (2, (0.0001, 0.9)), "images": (1, (0.3,)),
+          "speech numbers": (0, (0,)), "image numbers": (1, (0.5,)), "report": (1, (0.2,))}
 _NEED_ROOM = ("open ", "os.mkdir ", "os.symlink ")
 SPLITS = ("data/toybirds/train.json", "data/toybirds/test.json")         # the speech stage names its sound in them
 
@@ -86,7 +86,7 @@ def writers(folder: Path):
             "json": lambda p: files.write_json(p, list(range(20_000))), "x.npy": shard,
             "lines": lambda p: files.append_line(p, {"x": "y" * 100_000}), "events": lambda p: log.add(1, names),
             "x.pth": lambda p: checkpoint.save(p, {"a": torch.zeros(50_000)}),
-            "x.png": lambda p: sampler.save_picture(p, noise),
+            "x.png": lambda p: sampler.save_image(p, noise),
             "x.jpg": lambda p: _save_jpeg(files, Image.fromarray(noise), p),
             "x.pickle": lambda p: features.save_features(p, np.zeros((3, 2, 5000)), split)}
 

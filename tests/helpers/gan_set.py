@@ -1,4 +1,4 @@
-"""A small set for the generator: two splits of seven pictures with bounding boxes and made-up speech features."""
+"""A small set for the generator: two splits of seven images with bounding boxes and made-up speech features."""
 import json
 from pathlib import Path
 
@@ -17,7 +17,7 @@ GAN: {DF_DIM: 4, GF_DIM: 8, Z_DIM: 5, EMBEDDING_DIM: 6}
 
 
 def make_set(root: Path, items: int = 7) -> Path:
-    """A set in the birds' form: pictures of several shapes, bounding boxes, uneven numbers of captions."""
+    """A set in the birds' form: images of several shapes, bounding boxes, uneven numbers of captions."""
     rng, folder = np.random.default_rng(0), root / "tiny"
     (folder / "CUB/images/1").mkdir(parents=True)
     names = [f"1/{name}_{i}.png" for name in ("train", "test") for i in range(items)]

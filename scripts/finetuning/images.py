@@ -1,4 +1,4 @@
-"""The pictures of some classes of a set: cut as the generator's training cuts them, some of each class held out."""
+"""The images of some classes of a set: cut as the generator's training cuts them, some of each class held out."""
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ SPLITS = {"test": ("test",), "train": ("train",), "all": ("train", "test")}
 
 
 @dataclass
-class Pictures:
+class Images:
     """caches: one a split; labels: int64 `[N]`, numbers into `classes`; train, held_out: int64 row numbers."""
     caches: list
     labels: torch.Tensor
@@ -33,11 +33,11 @@ class Pictures:
         return images
 
 
-def load(data_dir: Path, which: str, held_out: float, seed: int, jobs: int | None, progress: bool) -> Pictures:
-    """The pictures of the `which` ('test', 'train', 'all') classes of a set, through the generator's picture cache.
+def load(data_dir: Path, which: str, held_out: float, seed: int, jobs: int | None, progress: bool) -> Images:
+    """The images of the `which` ('test', 'train', 'all') classes of a set, through the generator's image cache.
 
-    held_out: share of each class, at least one picture of it, that validates. UserError for a set without classes, or a
-    class of a single picture.
+    held_out: share of each class, at least one image of it, that validates. UserError for a set without classes, or a
+    class of a single image.
     """
     parts = [splits.load_split(data_dir, name) for name in SPLITS[which]]
     for split in parts:
@@ -51,9 +51,9 @@ def load(data_dir: Path, which: str, held_out: float, seed: int, jobs: int | Non
     train, validation = _divide(labels.numpy(), held_out, seed)
     alone = sorted({items[i].class_name for i in validation} - {items[i].class_name for i in train})
     if alone:
-        raise UserError(f"{data_dir}: the class {alone[0]} has a single picture, which cannot both train and validate")
+        raise UserError(f"{data_dir}: the class {alone[0]} has a single image, which cannot both train and validate")
     caches = [image_cache.build(split, data_dir / split.name, SIZE, jobs, progress) for split in parts]
-    return Pictures(caches, labels, [name for _, name in names], torch.from_numpy(train), torch.from_numpy(validation))
+    return Images(caches, labels, [name for _, name in names], torch.from_numpy(train), torch.from_numpy(validation))
 
 
 def _divide(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
