@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.parallel import in_chunks, one_torch_thread, parallel_map
 from common.cli import UserError
+from common.parallel import in_chunks, one_torch_thread, parallel_map
 
 RATE = 16000                # Hz
 N_FFT = WINDOW = 400        # samples: 25 ms
@@ -188,6 +188,7 @@ def log_mel(samples: np.ndarray, max_frames: int = MAX_FRAMES) -> tuple[np.ndarr
     samples: float32, full scale 1, or int16. The mean and the maximum are those of the whole clip, also where it is cut.
     """
     import torch
+
     from Audio_to_Image import loops
     assert samples.ndim == 1, samples.shape
     samples = np.ascontiguousarray(samples, np.int16 if samples.dtype == np.int16 else np.float32)

@@ -7,9 +7,9 @@ import torch
 from Audio_to_Image.audio import N_MELS
 from Audio_to_Image.mel_cache import DB_PER_STEP, MelCache
 from Audio_to_Image.speech_encoder import FRAMES_PER_POSITION, embed
-from common.distributed import ranks
 from common.cli import UserError
 from common.devices import autocast
+from common.distributed import ranks
 from common.splits import PLACES_CLASSES, Split
 
 CACHES = ("gpu", "ram", "disk")

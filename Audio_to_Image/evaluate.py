@@ -2,13 +2,8 @@
 
 Prints the numbers, with the protocol, and appends them to metric-speech.jsonl in the encoder's folder.
 """
-import sys
-from pathlib import Path
 
-if __name__ == "__main__":                         # run as a file: import from the project, not from this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from common import cli  # noqa: E402
+from common import cli
 
 PROTOCOL = {
     "similarity": "dot product, as published; names that end in _cosine: cosine, for encoders trained without JEL, whose "

@@ -6,12 +6,8 @@ the images have different numbers of captions. A caption that cannot be used (no
 gets the mean of its image's others. The encoder's kind, width and map length are read from its file.
 """
 import sys
-from pathlib import Path
 
-if __name__ == "__main__":                         # run as a file: import from the project, not from this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from common import cli  # noqa: E402
+from common import cli
 
 
 def parse(argv=None):

@@ -4,13 +4,9 @@ Reads   data/<set>/<split>.json and the images that it names
 Writes  data/<set>/<split>/image_features_<teacher>.pickle   array [images, 10, width], and its sidecar .json
 """
 import os
-import sys
 from pathlib import Path
 
-if __name__ == "__main__":                         # run as a file: import from the project, not from this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from common.cli import Parser, positive_int, run  # noqa: E402
+from common.cli import Parser, positive_int, run
 
 TEACHERS = ("googlenet_caffe", "efficientnet_lite0")
 
@@ -56,8 +52,7 @@ def downloaded_weights(teacher: str, data_root) -> Path | None:
 def main(argv=None) -> int:
     options = parse(argv)
 
-    from Audio_to_Image.teachers import extraction
-    from Audio_to_Image.teachers import make_teacher
+    from Audio_to_Image.teachers import extraction, make_teacher
     from common import devices
     from common.splits import data_dir, load_split
 

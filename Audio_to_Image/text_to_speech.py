@@ -10,10 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":                         # run as a file: import from the project, not from this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from common.cli import Parser, UserError, natural, positive_float, positive_int, run  # noqa: E402
+from common.cli import Parser, UserError, natural, positive_float, positive_int, run
 
 BIRDS_AUDIO = "CUB_200_2011_audio"       # the published name, for sets in the layout of birds
 BAIDU_THREADS = 4
@@ -135,8 +132,8 @@ def speak(todo, engine, jobs) -> list:
     """[(clip, reason)] of those that failed."""
     from tqdm import tqdm
 
-    from common.parallel import in_chunks, parallel_map
     from Audio_to_Image.tts import clips
+    from common.parallel import in_chunks, parallel_map
     if not todo:
         return []
     todo = list({clip.path: clip for clip in todo}.values())

@@ -4,13 +4,9 @@ Usually started by run_audio_encoder.sh, which runs as many processes as wanted.
 epoch_<n>.pth, the links latest.pth and best.pth, resume.pth and the one before it, options.json, log.txt, stats.jsonl
 and TensorBoard events.
 """
-import sys
 from pathlib import Path
 
-if __name__ == "__main__":                         # run as a file: import from the project, not from this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from common import cli  # noqa: E402
+from common import cli
 
 
 def parse(argv=None):

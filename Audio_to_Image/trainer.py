@@ -12,13 +12,13 @@ import torch
 from Audio_to_Image import losses
 from Audio_to_Image.datasets import Batch, SpeechClips, TrainingSet, embed_clips
 from Audio_to_Image.metrics import speech_metrics
-from Audio_to_Image.speech_encoder import FRAMES_PER_POSITION, CNNRNN
+from Audio_to_Image.speech_encoder import CNNRNN, FRAMES_PER_POSITION
 from common import checkpoint, devices, resume, snapshots
-from common.distributed import ranks
 from common.cli import UserError
+from common.distributed import ranks
+from common.distributed.sync_bn import synchronize_batch_norm
 from common.files import link
 from common.runs import Run, StopSignal
-from common.distributed.sync_bn import synchronize_batch_norm
 
 _ASK_EVERY = 10             # steps between two questions to the other ranks of a GPU run whether to stop
 

@@ -3,13 +3,9 @@
 Prints a table, appends each number to metric-<name>.jsonl and keeps the latest of all in metrics.json (--output).
 Without --inception_weights nothing is called FID: the same metrics are then measured through EfficientNet-lite0.
 """
-import sys
 from pathlib import Path
 
-if __name__ == "__main__":                         # run as a file: import from the project, not from this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from common import cli  # noqa: E402
+from common import cli
 
 WEIGHTS_NAME = "pt_inception-2015-12-05-6726825d.pth"
 METRICS = ("fid", "is", "kid", "pr", "retrieval", "class", "attributes")
@@ -131,7 +127,12 @@ def _job(args, split, wanted, weights, output, device):
 
 def _extractors(args, wanted, weights, by_class: bool, device):
     """(main, lite0, judge): only those that some metric needs are loaded."""
-    from StackGAN_v2.evaluation.feature_extractors import FinetunedInception, InceptionExtractor, Lite0Extractor, PytorchFidExtractor
+    from StackGAN_v2.evaluation.feature_extractors import (
+        FinetunedInception,
+        InceptionExtractor,
+        Lite0Extractor,
+        PytorchFidExtractor,
+    )
     distances = bool({"fid", "kid", "pr"} & set(wanted)) or "is" in wanted and not args.is_weights
     kind = PytorchFidExtractor if args.extractor == "pytorch_fid" else InceptionExtractor
     main = kind(weights, device, args.any_weights) if distances and weights else None

@@ -4,8 +4,8 @@ import copy
 import torch
 from torch import nn
 
-from StackGAN_v2.networks.convolution import conv_up
 from StackGAN_v2.model import Generator, UpConv
+from StackGAN_v2.networks.convolution import conv_up
 
 
 class _Up(nn.ConvTranspose2d):

@@ -2,10 +2,7 @@
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":                         # run as a file: import from the project, not from this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from common import ROOT, cli  # noqa: E402
+from common import ROOT, cli
 
 STEPS = 11                                         # images on the line, both ends included
 

@@ -1,11 +1,7 @@
 """Train the generator on speech embeddings, or generate the test set with it."""
-import sys
 from pathlib import Path
 
-if __name__ == "__main__":                         # run as a file: import from the project, not from this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from common import cli  # noqa: E402
+from common import cli
 
 
 def batch_size(text: str):

@@ -6,20 +6,20 @@ import numpy as np
 import torch
 
 from common import ROOT, checkpoint, resume
-from common.distributed import ranks
 from common.cli import UserError
 from common.devices import pick_device, pick_precision, seed_everything, set_up_arithmetic
+from common.distributed import ranks
 from common.features import encoder_of, feature_path, load_features, require_same_encoder
 from common.parallel import default_jobs
 from common.runs import Run, StopSignal
 from common.splits import load_split
-from StackGAN_v2.training import discriminator_monitor, matching_network, trainer
-from StackGAN_v2.networks import convolution
-from StackGAN_v2.data import image_cache
 from StackGAN_v2 import sampler
+from StackGAN_v2.data import image_cache
 from StackGAN_v2.data.datasets import Ahead, Batches, SpeechFeatures
-from StackGAN_v2.training.snapshot_writer import Keeper
 from StackGAN_v2.model import load_generator
+from StackGAN_v2.networks import convolution
+from StackGAN_v2.training import discriminator_monitor, matching_network, trainer
+from StackGAN_v2.training.snapshot_writer import Keeper
 
 GRID_SENTENCES = 64                                # images on a sample sheet
 SHEET_BATCH = 8                                    # of them generated at a time

@@ -1,16 +1,13 @@
 """Training steps of the speech encoder: as published, ours, and ours without each of its switches."""
 import functools
-import sys
 import tempfile
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-if __name__ == "__main__":                         # run as a file: import from the project, not from this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+from benchmarks import measure
+from common import cli
 
-from benchmarks import measure  # noqa: E402
-from common import cli  # noqa: E402
 
 class Material:
     """A training set of `items` made-up items with one caption each, and the means to make its batches.
@@ -21,6 +18,7 @@ class Material:
     def __init__(self, items, batch, device, frames=2048, width=1024, where=None):
         import numpy as np
         import torch
+
         from Audio_to_Image.datasets import SpeechClips, TrainingSet
         from benchmarks import synthetic_data
         from common.splits import Item, Split
@@ -52,6 +50,7 @@ class Material:
 def trainer(material, **settings):
     """Our trainer, without a run's folder or a test side."""
     import torch
+
     from Audio_to_Image.speech_encoder import CNNRNN
     from Audio_to_Image.trainer import Settings, Trainer
     torch.manual_seed(0)
@@ -78,6 +77,7 @@ def ours(material, off="", keep=True, **settings) -> measure.Way:
 def plain(material, feed=None) -> measure.Way:
     """Contiguous float32 over whole maps, the first convolution as a tall kernel, Adam tensor by tensor."""
     import torch
+
     from Audio_to_Image.speech_encoder import FRAMES_PER_POSITION
     from Audio_to_Image.trainer import loss_terms
     job = trainer(material, precision="fp32", whole_maps=True)
@@ -98,10 +98,12 @@ def plain(material, feed=None) -> measure.Way:
 
 def plain_feed(material, paths):
     """Every clip decoded and transformed when it is wanted, one after the other; the rest of a batch as ours."""
+    from dataclasses import replace
+
     import numpy as np
     import torch
+
     from benchmarks.log_mel import plain_log_mel
-    from dataclasses import replace
 
     def take():
         mels = torch.from_numpy(np.stack([plain_log_mel(path) for path in paths]).astype(np.float32))

@@ -1,20 +1,16 @@
 """Embedding spoken captions with a trained encoder: one clip at a time over whole maps, and ours in batches."""
 import functools
-import sys
 import tempfile
-from pathlib import Path
 
-if __name__ == "__main__":                         # run as a file: import from the project, not from this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from benchmarks import measure  # noqa: E402
-from common import cli  # noqa: E402
+from benchmarks import measure
+from common import cli
 
 
 def main(argv=None) -> int:
     args = measure.parser(__doc__, __file__).parse_args(argv)
     device, precision = measure.start(args, argv)
     import torch
+
     from Audio_to_Image.datasets import embed_clips
     from Audio_to_Image.speech_encoder import FRAMES_PER_POSITION
     from benchmarks.encoder_step import Material, trainer

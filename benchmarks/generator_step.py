@@ -1,14 +1,9 @@
 """Training iterations of the generator and its discriminators: as published, ours, and ours without each switch."""
 import functools
-import sys
 import tempfile
-from pathlib import Path
 
-if __name__ in ("__main__", "__mp_main__"):        # run as a file: import from the project, not from this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from benchmarks import measure  # noqa: E402
-from common import cli  # noqa: E402
+from benchmarks import measure
+from common import cli
 
 BRANCHES = {64: 1, 128: 2, 256: 3}
 
@@ -25,6 +20,7 @@ def published(size, batch, tiny=False):
 def made_batches(folder, cfg, images, device):
     """→ (our batches of a drawn set, its split)."""
     import numpy as np
+
     from benchmarks import synthetic_data
     from StackGAN_v2.data import image_cache
     from StackGAN_v2.data.datasets import Batches, SpeechFeatures
@@ -47,6 +43,7 @@ def counted(step, data) -> float:
 def ours(cfg, batches, device, precision, off="", compiled=False, rewrites=True, keep=True) -> measure.Way:
     """keep: freed memory, as the commands do; rewrites: exact ones of convolutions."""
     import torch
+
     from StackGAN_v2.networks import convolution
     from StackGAN_v2.training.trainer import Networks, Stepper
     if keep:
@@ -62,6 +59,7 @@ def ours(cfg, batches, device, precision, off="", compiled=False, rewrites=True,
 
 def plain(cfg, batches, device, feed=None) -> measure.Way:
     import torch
+
     from benchmarks.plain_gan import PlainNetworks, plain_step
     from StackGAN_v2.training.trainer import Networks
     torch.manual_seed(0)
@@ -74,7 +72,9 @@ def plain(cfg, batches, device, feed=None) -> measure.Way:
 def plain_feed(split, batches):
     """Real and wrong images decoded when they are wanted, one after the other; the rest of a batch as ours."""
     from dataclasses import replace
+
     import torch
+
     from benchmarks.plain_gan import plain_images
     from StackGAN_v2.data.image_cache import bounding_boxes
     boxes = bounding_boxes(split)

@@ -1,15 +1,10 @@
 """Training images: each decoded, cropped and scaled when it is wanted, and cut from the cache in batches."""
 import functools
-import sys
 import tempfile
 import time
-from pathlib import Path
 
-if __name__ in ("__main__", "__mp_main__"):        # run as a file: import from the project, not from this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from benchmarks import measure  # noqa: E402
-from common import cli  # noqa: E402
+from benchmarks import measure
+from common import cli
 
 SIZES = [64, 128, 256]
 
@@ -19,6 +14,7 @@ class Job:
 
     def __init__(self, folder, count: int, batch: int, side: int, device):
         import torch
+
         from benchmarks import synthetic_data
         from StackGAN_v2.data import image_cache
         self.folder, self.batch, self.device = folder, batch, device
@@ -32,6 +28,7 @@ class Job:
 
     def plain(self) -> measure.Way:
         import torch
+
         from benchmarks.plain_gan import plain_images
 
         def run(_):

@@ -1,16 +1,11 @@
 """Log-mels of spoken captions: librosa one clip at a time, and ours by all cores."""
 import functools
-import sys
 import tempfile
-from pathlib import Path
 
-if __name__ in ("__main__", "__mp_main__"):        # run as a file: import from the project, not from this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+import numpy as np
 
-import numpy as np  # noqa: E402
-
-from benchmarks import measure  # noqa: E402
-from common import cli  # noqa: E402
+from benchmarks import measure
+from common import cli
 
 
 def plain_log_mel(path) -> np.ndarray:

@@ -5,16 +5,12 @@ The peak is the sum over all processes of what each holds (PSS: shared pages are
 """
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-if __name__ in ("__main__", "__mp_main__"):        # run as a file: import from the project, not from this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from benchmarks import synthetic_data, recipe, toybirds_256  # noqa: E402
-from common import ROOT, cli  # noqa: E402
+from benchmarks import recipe, synthetic_data, toybirds_256
+from common import ROOT, cli
 
 DRAWN = 240
 

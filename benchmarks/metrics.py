@@ -2,15 +2,11 @@
 
 The network is torchvision's Inception-v3 with random weights, which changes no time.
 """
-import sys
 import tempfile
 from pathlib import Path
 
-if __name__ in ("__main__", "__mp_main__"):        # run as a file: import from the project, not from this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from benchmarks import measure  # noqa: E402
-from common import cli  # noqa: E402
+from benchmarks import measure
+from common import cli
 
 
 def random_inception(device):
@@ -38,9 +34,10 @@ def main(argv=None) -> int:
     import torch
     from PIL import Image
     from scipy import linalg
+
     from common.parallel import default_jobs
-    from StackGAN_v2.evaluation.metrics import Moments, frechet_distance
     from StackGAN_v2.evaluation.image_sets import batches, load_generated
+    from StackGAN_v2.evaluation.metrics import Moments, frechet_distance
     on_gpu = device.type == "cuda"
     count, few, width = (2, 2, 64) if args.quick else (2048, 256, 2048) if on_gpu else (48, 24, 2048)
     random = np.random.default_rng(0)

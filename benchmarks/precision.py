@@ -10,11 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":                         # run as a file: import from the project, not from this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from benchmarks import toybirds_256  # noqa: E402
-from common import ROOT, cli  # noqa: E402
+from benchmarks import toybirds_256
+from common import ROOT, cli
 
 PRECISIONS = ("fp32", "bf16")
 

@@ -3,14 +3,10 @@
 Takes every stage's JSON from the results folder and measures what is not there.
 """
 import importlib
-import sys
 from pathlib import Path
 
-if __name__ in ("__main__", "__mp_main__"):        # run as a file: import from the project, not from this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from benchmarks import measure  # noqa: E402
-from common import cli  # noqa: E402
+from benchmarks import measure
+from common import cli
 
 IMAGES, TRAINING, TEST, SENTENCES = 11788, 8855, 2933, 10
 EPOCHS, ITERATIONS, BATCH = 1000, 220000, 24
@@ -28,7 +24,9 @@ STAGES = (("log-mels", "log_mel", [], IMAGES * SENTENCES),
 def results_folder(device) -> Path:
     """benchmarks/results/<name of the device; of a processor, with its vectors and cores>/."""
     import re
+
     import torch
+
     from common.devices import pick_precision
     name = measure.device_name(device)
     if device.type == "cpu":

@@ -6,11 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":                         # run as a file: import from the project, not from this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from benchmarks import measure, recipe  # noqa: E402
-from common import cli  # noqa: E402
+from benchmarks import measure, recipe
+from common import cli
 
 BENCHMARKS = [(script, options) for _, script, options, _ in recipe.STAGES] + [
     ("generator_step", ["--size", "64"]), ("generator_step", ["--size", "128"]), ("image_loading", [])]

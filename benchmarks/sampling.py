@@ -1,15 +1,11 @@
 """Sampling a test split: images in small batches that are written one by one, and our sampler with its writers."""
 import functools
 import itertools
-import sys
 import tempfile
 from pathlib import Path
 
-if __name__ in ("__main__", "__mp_main__"):        # run as a file: import from the project, not from this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from benchmarks import measure  # noqa: E402
-from common import cli  # noqa: E402
+from benchmarks import measure
+from common import cli
 
 PLAIN_BATCH = 24                                   # the published cfg generates in training's batches
 
@@ -43,6 +39,7 @@ class Job:
     def __init__(self, folder, count: int, device, tiny: bool):
         import numpy as np
         import torch
+
         from benchmarks import synthetic_data
         from benchmarks.plain_gan import PlainGenerator
         from StackGAN_v2.model import Generator
@@ -58,8 +55,9 @@ class Job:
         self.numbers = itertools.count()
 
     def plain(self) -> measure.Way:
-        from benchmarks.plain_gan import plain_generate
         from PIL import Image
+
+        from benchmarks.plain_gan import plain_generate
 
         def run(_):
             for first in range(0, self.count, PLAIN_BATCH):

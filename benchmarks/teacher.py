@@ -3,22 +3,17 @@
 The weights are random, which changes no time, so that nothing has to be downloaded.
 """
 import functools
-import sys
 import tempfile
-from pathlib import Path
 
-if __name__ in ("__main__", "__mp_main__"):        # run as a file: import from the project, not from this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from benchmarks import measure  # noqa: E402
-from common import cli  # noqa: E402
+from benchmarks import measure
+from common import cli
 
 
 def random_teacher(device, precision):
     """A GoogLeNetTeacher that has read no file."""
     import torch
-    from Audio_to_Image.teachers import googlenet
-    from Audio_to_Image.teachers import GoogLeNetTeacher
+
+    from Audio_to_Image.teachers import GoogLeNetTeacher, googlenet
 
     class Random(GoogLeNetTeacher):
         def _load(self):
@@ -33,10 +28,11 @@ def main(argv=None) -> int:
     device, precision = measure.start(args, argv)
     import numpy as np
     import torch
-    from benchmarks import synthetic_data
-    from common.untrusted.images import open_rgb
-    from common.parallel import default_jobs
+
     from Audio_to_Image.teachers.extraction import _features
+    from benchmarks import synthetic_data
+    from common.parallel import default_jobs
+    from common.untrusted.images import open_rgb
     on_gpu = device.type == "cuda"
     count, few = (1, 1) if args.quick else (1024, 128) if on_gpu else (24, 12)
     with tempfile.TemporaryDirectory() as folder:
@@ -73,8 +69,9 @@ def main(argv=None) -> int:
 
 def contiguous(network, images):
     """The network without its own choice of memory format."""
-    import torch
     from unittest import mock
+
+    import torch
     with torch.inference_mode(), mock.patch.object(torch.Tensor, "contiguous", lambda tensor, **_: tensor):
         return network(images)
 

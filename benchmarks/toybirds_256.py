@@ -10,10 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-if __name__ in ("__main__", "__mp_main__"):        # run as a file: import from the project, not from this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from common import ROOT, cli  # noqa: E402
+from common import ROOT, cli
 
 SWITCH, WIDTH = "words", 1024
 
@@ -31,6 +28,7 @@ def parse(argv=None):
 def embeddings(split) -> list:
     """float32 `[sentences, 1024]` an item: the mean of its words' directions, of length 1."""
     import zlib
+
     import numpy as np
     known = {}
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 
-from common.distributed import ranks
 from common import snapshots
-from common.untrusted import torch_files
 from common.cli import UserError
+from common.distributed import ranks
 from common.files import atomic_path, keep_as
+from common.untrusted import torch_files
 
 _MOST_VALUES = 1_000_000                           # in one file; a list that holds itself has no end
 _HASHED_AT_ONCE = 1 << 20                          # bytes of a tensor that is not contiguous

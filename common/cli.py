@@ -10,7 +10,6 @@ import signal
 import sys
 from pathlib import Path
 
-
 # Errors of a file that are no fault of a program: no room, no permission, a device or connection that fails.
 _OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM,
                    errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENAMETOOLONG}

@@ -1,11 +1,7 @@
 """Put the rows of an ablation into one table: table.md and table.csv. Called by ablate.sh after every row."""
-import sys
 from pathlib import Path
 
-if __name__ == "__main__":                         # run as a file: import from the project, not from this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from common import cli  # noqa: E402
+from common import cli
 
 
 def parse(argv=None):

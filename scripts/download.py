@@ -3,11 +3,8 @@ import signal
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":                                 # run as a file: imports count from the project's root
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from common import ROOT  # noqa: E402
-from common.cli import Parser, UserError, existing_file, natural, positive_float, run  # noqa: E402
+from common import ROOT
+from common.cli import Parser, UserError, existing_file, natural, positive_float, run
 
 
 def parse(argv=None):

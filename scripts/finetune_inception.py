@@ -4,13 +4,9 @@ Published scores on birds and flowers go through StackGAN's Inception, which tel
 split apart; so does this one by default. Classes are learnt from real images, cut as the generator's are.
 """
 import signal
-import sys
 from pathlib import Path
 
-if __name__ == "__main__":                                 # run as a file: imports count from the project's root
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from common import cli  # noqa: E402
+from common import cli
 
 
 def parse(argv=None):

@@ -5,11 +5,8 @@ import sys
 import time
 from pathlib import Path
 
-if __name__ in ("__main__", "__mp_main__"):                # run as a file: imports count from the project's root
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from common import ROOT  # noqa: E402
-from common.cli import Parser, UserError, natural, positive_int, run  # noqa: E402
+from common import ROOT
+from common.cli import Parser, UserError, natural, positive_int, run
 
 SMALLEST_IMAGE, LARGEST_IMAGE = 48, 2048                   # pixels; a bird of fewer has no parts, of more no detail
 
@@ -40,6 +37,7 @@ def main(argv=None) -> int:
         raise UserError(f"--image_size {options.image_size} is not between {SMALLEST_IMAGE} and {LARGEST_IMAGE} pixels")
 
     from tqdm import tqdm
+
     from scripts.toybirds.dataset import Settings, make_set
     # A polite kill unwinds the stack like an exit, so that worker processes go and no temporary file stays.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))

@@ -6,14 +6,9 @@
 Split files that are there already are checked and kept. Toybirds' folder has the same layout: give it as --output_dir
 with --any_size.
 """
-import sys
-from pathlib import Path
 
-if __name__ == "__main__":                                 # run as a file: imports count from the project's root
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from common.cli import existing_dir, run  # noqa: E402
-from scripts.preparing.options import make_parser, stop_cleanly  # noqa: E402
+from common.cli import existing_dir, run
+from scripts.preparing.options import make_parser, stop_cleanly
 
 
 def parse(argv=None):

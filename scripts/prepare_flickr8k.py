@@ -5,14 +5,9 @@
 
 Split files that are there already are checked and kept.
 """
-import sys
-from pathlib import Path
 
-if __name__ == "__main__":                                 # run as a file: imports count from the project's root
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from common.cli import existing_dir, natural, run  # noqa: E402
-from scripts.preparing.options import make_parser, stop_cleanly  # noqa: E402
+from common.cli import existing_dir, natural, run
+from scripts.preparing.options import make_parser, stop_cleanly
 
 PICTURES = ("Flicker8k_Dataset", "Flickr8k_Dataset", "images", "Images")
 

@@ -4,14 +4,9 @@
 
 Split files that are there already are checked and kept. The release's val.json becomes the test split.
 """
-import sys
-from pathlib import Path
 
-if __name__ == "__main__":                                 # run as a file: imports count from the project's root
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from common.cli import existing_dir, existing_file, natural, run  # noqa: E402
-from scripts.preparing.options import make_parser, stop_cleanly  # noqa: E402
+from common.cli import existing_dir, existing_file, natural, run
+from scripts.preparing.options import make_parser, stop_cleanly
 
 RELEASE = ("PlacesAudio_400k_distro", "PlacesAudio", "PlacesAudio/PlacesAudio_400k_distro", "")
 PICTURES = ("images256", "images", "data/vision/torralba/deeplearning/images256")     # the last is the archive's own

@@ -6,10 +6,7 @@ or of an ablation. An encoder and a generator of one name, or the only ones, cou
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":                         # run as a file: import from the project, not from this folder
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from common import ROOT, cli  # noqa: E402
+from common import ROOT, cli
 
 
 def parse(argv=None):

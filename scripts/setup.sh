@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Make .venv in the project's root from requirements.txt. Nothing to do (under 2 s) when it is there and current.
+# Make .venv in the project's root: the libraries of pyproject.toml, and the project itself as an editable install.
+# Nothing to do (under 2 s) when it is there and current.
 #   bash scripts/setup.sh            PYTHON=python3.12 bash scripts/setup.sh   to choose the interpreter
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
@@ -7,7 +8,7 @@ fail() { echo "setup.sh: error: $1" >&2; exit 2; }
 
 python="${PYTHON:-python3}"
 mark=.venv/.installed
-wanted="$(cksum < requirements.txt) $python"
+wanted="$(cat requirements.txt pyproject.toml | cksum) $python $PWD"
 if [ -x .venv/bin/python ] && [ "$(cat "$mark" 2>/dev/null)" = "$wanted" ]; then exit 0; fi
 
 command -v "$python" > /dev/null || fail "$python was not found; install Python 3.10 or newer, or set PYTHON to its path"
@@ -20,7 +21,7 @@ if [ ! -x .venv/bin/python ] || ! .venv/bin/python -c 'import torch, librosa' 2>
     [ "$free" -ge 10 ] || fail "$free GiB are free here; the libraries (PyTorch with CUDA) need 10 GiB while they install"
 fi
 
-echo "setup: installing the libraries of requirements.txt into .venv (some minutes, about 6 GB)"
+echo "setup: installing the libraries of pyproject.toml into .venv (some minutes, about 6 GB)"
 [ -x .venv/bin/python ] && .venv/bin/python -c 'import pip' 2> /dev/null || "$python" -m venv --clear .venv ||
     fail ".venv could not be made; see the message above"
 log=.venv/pip.log
@@ -28,7 +29,7 @@ if ! .venv/bin/python -m pip install --disable-pip-version-check --no-input -r r
     if grep -qiE 'No space left' "$log"; then fail "the disk is full; free 10 GiB and run it again"; fi
     if grep -qiE 'connection|resolve|timed out|proxy|network|from versions: none' "$log"; then
         fail "no package index could be reached; check the network or pip's index settings (details: $log)"; fi
-    fail "pip could not install requirements.txt: $(grep -m 1 '^ERROR' "$log" || tail -n 1 "$log") (details: $log)"
+    fail "pip could not install what pyproject.toml lists: $(grep -m 1 '^ERROR' "$log" || tail -n 1 "$log") (details: $log)"
 fi
 printf '%s' "$wanted" > "$mark.tmp" && mv "$mark.tmp" "$mark"
 echo "setup: done"

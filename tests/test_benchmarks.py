@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from benchmarks import measure, recipe, run_all
-from common import ROOT
 
 STAGES = ["log_mel", "encoder_step", "extraction", "generator_step", "image_loading", "sampling", "teacher", "metrics"]
 ABSENT = ["librosa", "soundfile", "soxr", "numba", "torch_fidelity", "efficientnet_lite0"]
@@ -88,18 +87,17 @@ def test_a_way_is_measured_after_a_turn_that_is_not():
 def test_every_way_has_a_process_of_its_own_and_all_run_twice(tmp_path, capfd):
     """A script whose ways note their process; the rounds' turns are counted together."""
     script = tmp_path / "script.py"
-    script.write_text(f"""
+    script.write_text("""
 import os, sys
-sys.path.insert(0, {str(ROOT)!r})
 from benchmarks import measure
 parser = measure.parser("x", __file__)
 parser.add_argument("--note")
 args = parser.parse_args()
 device, precision = measure.start(args, None)
 def way(name, off=""):
-    open(args.note, "a").write(f"{{name}} {{os.getpid()}}\\n")
+    open(args.note, "a").write(f"{name} {os.getpid()}\\n")
     return measure.Way(lambda _: None, 2, off=off)
-rows = measure.compare({{"plain": lambda: way("plain"), "ours": lambda: way("ours", "x")}}, device, args)
+rows = measure.compare({"plain": lambda: way("plain"), "ours": lambda: way("ours", "x")}, device, args)
 measure.report("stage", "clip", rows, args, device, precision)
 """)
     note, result = tmp_path / "note", tmp_path / "x.json"

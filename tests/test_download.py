@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from loopback_files import serving
+from toy_archives import FILES, contents, make_tar
 
 from common import ROOT
 from common.cli import UserError
@@ -22,8 +24,6 @@ from scripts.downloads import place
 from scripts.downloads.fetch import Patience
 from scripts.downloads.registry import Entry
 from scripts.downloads.unpack import BadArchive
-from loopback_files import serving
-from toy_archives import FILES, contents, make_tar
 
 QUICK = Patience(timeout=20, retries=2, pause=0.01)
 UNPACKED = {"images/a.jpg": FILES["set/images/a.jpg"], "labels.txt": FILES["set/labels.txt"],

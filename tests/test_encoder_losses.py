@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden_recipe import array
 
 from Audio_to_Image.losses import distillation_loss, joint_embedding_loss, l1_loss
 from Audio_to_Image.metrics import both_ways, class_chance, class_retrieval, highest_ap, retrieval, speech_metrics
-from golden_recipe import array
 
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7])
 

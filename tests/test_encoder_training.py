@@ -12,16 +12,14 @@ import pytest
 import soundfile
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-if __name__ == "__main__":                          # as one rank of test_two_processes_equal_one
-    sys.path.insert(0, str(ROOT))
+from Audio_to_Image import datasets, evaluate, extract_audio_feature, train_audio_encoder, trainer
+from Audio_to_Image.speech_encoder import CNNRNN, load_encoder
+from common import checkpoint, devices, resume, runs, splits
+from common.cli import UserError
+from common.distributed import ranks
+from common.features import feature_path, load_features, read_pickle, save_features
 
-from Audio_to_Image import datasets, extract_audio_feature, evaluate, train_audio_encoder, trainer  # noqa: E402
-from Audio_to_Image.speech_encoder import CNNRNN, load_encoder  # noqa: E402
-from common import checkpoint, devices, resume, runs, splits  # noqa: E402
-from common.distributed import ranks  # noqa: E402
-from common.cli import UserError  # noqa: E402
-from common.features import feature_path, load_features, read_pickle, save_features  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 ITEMS, WIDTH, FRAMES, CPU = 12, 8, 128, torch.device("cpu")
 META = {"dataset": "tiny", "teacher": "stub", "max_frames": FRAMES}

@@ -13,8 +13,8 @@ from PIL import Image
 from common import ROOT, splits
 from common.cli import UserError
 from common.files import write_json
-from StackGAN_v2.evaluation import attribute_probe, feature_extractors, evaluator, image_sets, records
 from StackGAN_v2 import evaluate
+from StackGAN_v2.evaluation import attribute_probe, evaluator, feature_extractors, image_sets, records
 from StackGAN_v2.evaluation.image_sets import FeatureFile, RealImages
 from StackGAN_v2.sampler import image_name
 

@@ -8,16 +8,24 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from golden_recipe import array, fill_state_dict, summary
 
 from common import checkpoint
 from common.cli import UserError
-from golden_recipe import array, fill_state_dict, summary
 from StackGAN_v2 import losses
 from StackGAN_v2.config import load_config
 from StackGAN_v2.data.datasets import Batch
+from StackGAN_v2.model import (
+    Discriminator,
+    Generator,
+    JointConv,
+    UpConv,
+    WholeMap,
+    generator_settings,
+    init_weights,
+    load_generator,
+)
 from StackGAN_v2.training.condition_init import init_condition
-from StackGAN_v2.model import (Discriminator, Generator, JointConv, UpConv, WholeMap, generator_settings, init_weights,
-                                load_generator)
 from StackGAN_v2.training.trainer import Networks, Stepper
 
 GOLDEN = Path(__file__).parent / "golden"

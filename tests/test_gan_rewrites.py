@@ -7,13 +7,13 @@ import torch
 from benchmarks.plain_gan import PlainGenerator, PlainNetworks, plain_generate, plain_step
 from common.cli import UserError
 from common.devices import pick_precision, set_up_arithmetic
-from StackGAN_v2.networks import convolution
-from StackGAN_v2.data import image_cache
 from StackGAN_v2 import sampler
 from StackGAN_v2.config import load_config
+from StackGAN_v2.data import image_cache
 from StackGAN_v2.data.datasets import Batch
 from StackGAN_v2.folding import folded
 from StackGAN_v2.model import Generator, init_weights
+from StackGAN_v2.networks import convolution
 from StackGAN_v2.training.trainer import Networks, Stepper
 
 CPU, N = torch.device("cpu"), 6

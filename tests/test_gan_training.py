@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from gan_set import make_set
+from PIL import Image
 
 from common import checkpoint, resume
-from StackGAN_v2.training.background import Background
 from common.cli import UserError
 from common.splits import load_split
-from StackGAN_v2.training import discriminator_monitor, snapshot_metric, snapshot_writer
 from StackGAN_v2 import losses, sampler, stages
 from StackGAN_v2.config import load_config
 from StackGAN_v2.evaluation.metrics import squared_mmd
+from StackGAN_v2.training import discriminator_monitor, snapshot_metric, snapshot_writer
+from StackGAN_v2.training.background import Background
 from StackGAN_v2.training.trainer import Networks, Stepper
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,8 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from Audio_to_Image.teachers import extraction
-from Audio_to_Image.teachers import TEACHERS, Teacher
+from Audio_to_Image.teachers import TEACHERS, Teacher, extraction
 from common import ROOT
 from common.cli import UserError
 from common.features import load_features, read_pickle

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from fault import stages
+from fault.fork_server import at_work, ended_soon
 
 from common import meeting
 from common.cli import UserError
-from fault import stages
-from fault.fork_server import at_work, ended_soon
 
 ROOT = Path(__file__).resolve().parent.parent
 ENCODER = stages.ENCODER + " --sync_bn"

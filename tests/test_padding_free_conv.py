@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden_recipe import array, fill_state_dict, summary
 
 from Audio_to_Image.padding_free_conv import _TAIL, _Layout, convolve_columns
 from Audio_to_Image.speech_encoder import CNNRNN
-from golden_recipe import array, fill_state_dict, summary
 
 
 def clips(n_frames, frames=2048, dtype=torch.float64):

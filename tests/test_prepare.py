@@ -8,11 +8,11 @@ import sys
 
 import numpy as np
 import pytest
+from prepare_miniatures import MAKERS, PICTURE, SPECIES, captions_of, write
 
 from common import ROOT
 from common.cli import UserError
 from common.splits import PLACES_CLASSES, load_split
-from prepare_miniatures import MAKERS, PICTURE, SPECIES, captions_of, write
 from scripts import prepare_birds, prepare_flickr8k, prepare_flowers, prepare_places
 from scripts.preparing import birds, flickr8k, flowers, places, reed, splitfiles
 from scripts.preparing.splitfiles import Expected

@@ -2,20 +2,15 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-if __name__ == "__main__":                          # as one rank
-    sys.path.insert(0, str(ROOT))
-
-from common.distributed import ranks  # noqa: E402
-from common.devices import seed_everything  # noqa: E402
-from StackGAN_v2.config import load_config  # noqa: E402
-from StackGAN_v2.data.datasets import Ahead, Batches, SpeechFeatures  # noqa: E402
-from StackGAN_v2.training.trainer import Networks, Stepper  # noqa: E402
+from common.devices import seed_everything
+from common.distributed import ranks
+from StackGAN_v2.config import load_config
+from StackGAN_v2.data.datasets import Ahead, Batches, SpeechFeatures
+from StackGAN_v2.training.trainer import Networks, Stepper
 
 CPU, SIZES, BATCH, WIDTH = torch.device("cpu"), [16, 32], 6, 9
 LABELS = [0, 1, 0, 2, 1, 2, 0]

@@ -7,18 +7,18 @@ import subprocess
 import sys
 
 import numpy as np
+import original_archives
 import pytest
 import yaml
+from loopback_files import serving
 from PIL import Image
+from test_recipe import TINY, bash
+from toy_caffemodel import caffemodel, random_weights
 
-import original_archives
 from common import ROOT
 from common.features import feature_path, load_features
 from common.splits import load_split
-from loopback_files import serving
 from scripts.downloads.registry import BUILT_IN
-from test_recipe import TINY, bash
-from toy_caffemodel import caffemodel, random_weights
 
 SHARED = {name: TINY[name] for name in ("device", "encoder_options", "extract_options", "evaluate_options")}
 SHARED["gan_options"] = TINY["gan_options"] + " --set TREE.BASE_SIZE=16"

@@ -123,7 +123,6 @@ class Page(HTMLParser):
 
 def report(root, *words, status=0):
     """The command, in this process; returns the page."""
-    sys.path.insert(0, str(ROOT))                  # the command sets sys.path[0], as for a script
     from common import cli
     from scripts import report as command
     output, before = root / "page" / "index.html", sys.argv
@@ -134,7 +133,6 @@ def report(root, *words, status=0):
             cli.run(command.main)
     finally:
         sys.argv = before
-        sys.path.pop(0)
     assert (end.value.code or 0) == status
     return Page(output) if status == 0 else None
 

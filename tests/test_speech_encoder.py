@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden_recipe import array, fill_state_dict, summary
 
 from Audio_to_Image.speech_encoder import CNNRNN, embed, load_encoder
 from common import checkpoint
 from common.cli import UserError
-from golden_recipe import array, fill_state_dict, summary
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from gan_set import make_set
+from test_gan_training import run_main
+from test_report import PARTS, make_runs, report
+from test_report import make_set as make_reported_set
 
 from common import checkpoint
 from common.cli import UserError
 from common.features import encoder_of, feature_path, require_same_encoder, save_features, trained_on
 from common.files import link, read_json, write_json
 from common.splits import load_split
-from gan_set import make_set
 from StackGAN_v2.model import Generator
-from test_gan_training import run_main
-from test_report import PARTS, make_runs, report
-from test_report import make_set as make_reported_set
 
 
 def features(folder, splits=("train", "test"), **source) -> None:

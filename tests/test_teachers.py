@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from toy_caffemodel import blob, caffemodel, field, random_weights, varint
 
-from Audio_to_Image.teachers import googlenet
 from Audio_to_Image import teachers
+from Audio_to_Image.teachers import googlenet
 from common import efficientnet_lite0
 from common.cli import UserError
-from toy_caffemodel import blob, caffemodel, field, random_weights, varint
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,14 @@ from common.splits import load_split
 from scripts.toybirds import dataset, drawing
 from scripts.toybirds.captions import CAPTIONS_PER_IMAGE, FORMS, describe
 from scripts.toybirds.species import (
-    ATTRIBUTES, BEAK_COLOURS, COLOURS, MIN_DIFFERENCES, PLUMAGE, invent_species, shared_values_needed)
+    ATTRIBUTES,
+    BEAK_COLOURS,
+    COLOURS,
+    MIN_DIFFERENCES,
+    PLUMAGE,
+    invent_species,
+    shared_values_needed,
+)
 
 SMALL = dataset.Settings(classes=6, test_classes=2, images_per_class=3, image_size=64, seed=3)
 SMALL_OPTIONS = "--classes 6 --test_classes 2 --images_per_class 3 --image_size 64 --seed 3".split()

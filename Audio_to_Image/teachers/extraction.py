@@ -18,9 +18,9 @@ from Audio_to_Image.teachers import TEACHERS, VIEWS, Teacher
 from common import files
 from common.cli import UserError
 from common.features import UNFINISHED, feature_path, load_features, save_features
-from common.untrusted.images import open_rgb
 from common.parallel import one_torch_thread
 from common.splits import Split
+from common.untrusted.images import open_rgb
 
 SHARD = 256                                        # images: on two CPU cores, half a minute of work
 LISTED = 20                                        # faulty images named at the end; more are counted

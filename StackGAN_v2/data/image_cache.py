@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from PIL import Image
 from tqdm import tqdm
 
-from common.distributed import ranks
 from common.cli import UserError
 from common.devices import send
+from common.distributed import ranks
 from common.files import atomic_path, read_note, write_json
-from common.untrusted.images import open_rgb
 from common.parallel import free_memory, in_chunks, one_torch_thread, parallel_map
+from common.untrusted.images import open_rgb
 
 _FORMAT = 2                                        # raise it when the stored pixels change
 _MARGIN = 76 / 64                                  # the random crop has this much room

@@ -14,8 +14,16 @@ from common import checkpoint, splits
 from common.cli import UserError
 from StackGAN_v2.evaluation import attribute_probe, metrics, records
 from StackGAN_v2.evaluation.feature_extractors import Extractor
-from StackGAN_v2.evaluation.image_sets import (FeatureFile, Found, Generated, RealImages, batches, load_generated,
-                                      real_features, survey)
+from StackGAN_v2.evaluation.image_sets import (
+    FeatureFile,
+    Found,
+    Generated,
+    RealImages,
+    batches,
+    load_generated,
+    real_features,
+    survey,
+)
 
 METRICS = ("fid", "is", "kid", "pr", "retrieval", "class", "attributes")
 NEEDS_FEATURES = {"kid", "pr"}                     # of the main extractor, kept on disk for comparing pairs

@@ -10,8 +10,8 @@ import torch
 
 from common.cli import UserError
 from StackGAN_v2.evaluation import attribute_probe, metrics
-from StackGAN_v2.evaluation.published_results import Setting, comparable_with
 from StackGAN_v2.evaluation.feature_extractors import Extractor, FinetunedInception
+from StackGAN_v2.evaluation.published_results import Setting, comparable_with
 
 IS_SPLITS, KID_SUBSETS, KID_SUBSET_SIZE, PR_NEIGHBOURS = 10, 100, 1000, 3
 RANKS, IMAGE_RANKS = (1, 5, 10), (1, 5, 10, 50)  # of the same class; of the very image

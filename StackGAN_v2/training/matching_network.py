@@ -10,10 +10,10 @@ from torch import nn
 from tqdm import tqdm
 
 from common import checkpoint
-from common.distributed import ranks
 from common.cli import UserError
-from StackGAN_v2.training.condition_init import principal_directions
+from common.distributed import ranks
 from StackGAN_v2.networks.part_attention import SIZE, PartsReader
+from StackGAN_v2.training.condition_init import principal_directions
 
 PARTS, DIRECTIONS, TEMPERATURE = 12, 128, 0.1
 BATCH, LEARNING_RATE = 24, 4e-3

@@ -3,8 +3,8 @@ import os
 
 import torch
 
-from StackGAN_v2.evaluation import metrics
 from StackGAN_v2 import sampler
+from StackGAN_v2.evaluation import metrics
 from StackGAN_v2.evaluation.feature_extractors import Lite0Extractor
 from StackGAN_v2.evaluation.image_sets import RealImages, real_features
 

@@ -1,9 +1,9 @@
 """What a training run leaves at a snapshot: sample sheets, networks and the links to them, and its resume file."""
 from common import checkpoint, resume, snapshots
 from common.distributed import ranks
-from StackGAN_v2.training.background import Background
 from common.files import link
 from StackGAN_v2.training import trainer
+from StackGAN_v2.training.background import Background
 
 
 class Keeper:

@@ -6,16 +6,16 @@ from pathlib import Path
 import torch
 
 from common import checkpoint
-from common.distributed import ranks
-from StackGAN_v2.training.adam import Adam
 from common.cli import UserError
 from common.devices import autocast
-from common.files import link
+from common.distributed import ranks
 from common.distributed.sync_bn import synchronize_batch_norm
+from common.files import link
 from StackGAN_v2 import losses
+from StackGAN_v2.model import Discriminator, Generator, init_weights
+from StackGAN_v2.training.adam import Adam
 from StackGAN_v2.training.condition_init import init_condition
 from StackGAN_v2.training.matching_network import matching_loss
-from StackGAN_v2.model import Discriminator, Generator, init_weights
 
 _ADVICE = "resume.pth is from before: go on with lower learning rates, or with --precision fp32"
 _ASK_EVERY = 16             # iterations between two questions to the other ranks of a GPU run whether to stop

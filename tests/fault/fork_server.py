@@ -219,6 +219,4 @@ class _Watcher:
         os.write(self.pen, f"{event} {name.decode(errors='replace')}\n".encode())
 
 
-if __name__ == "__main__":
-    sys.path[0] = str(ROOT)
     serve()

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import yaml
-from PIL import Image
-
 import toy_archives
 import toy_caffemodel
+import yaml
+from PIL import Image
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def readers() -> dict:
     import torch
 
     from Audio_to_Image import audio, mel_cache, speech_encoder
-    from Audio_to_Image.teachers import googlenet, extraction
+    from Audio_to_Image.teachers import extraction, googlenet
     from common import checkpoint, features, files, splits
     from common.untrusted import images, pickles
     from scripts.downloads import registry, unpack
@@ -99,7 +99,6 @@ def end_of(read, path: Path) -> dict:
 
 
 def main() -> None:
-    sys.path.insert(0, str(ROOT))
     warnings.simplefilter("ignore")
     answers = os.fdopen(os.dup(1), "w")            # what a library prints must not come between
     os.dup2(2, 1)

@@ -1,7 +1,7 @@
 """Files made to exhaust memory or to name what is not theirs: each is one sentence within the limits of readers.py."""
+import bombs
 import pytest
 
-import bombs
 from common.cli import UserError
 from common.splits import load_split
 

@@ -2,7 +2,6 @@
 import random
 
 import pytest
-
 import stages
 from damage import variants
 

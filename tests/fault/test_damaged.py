@@ -2,9 +2,8 @@
 import random
 import re
 
-import pytest
-
 import originals
+import pytest
 from damage import variants
 
 

@@ -2,12 +2,11 @@
 import copyreg
 import pickle
 
+import hostile
 import numpy as np
+import originals
 import pytest
 import torch
-
-import hostile
-import originals
 
 
 @pytest.fixture

@@ -9,13 +9,12 @@ import sys
 import zlib
 from pathlib import Path
 
-import pytest
-
 import compare
 import original_archives
+import pytest
 import stages
-from loopback_files import serving
 from fork_server import ROOT, at_work, ended_soon
+from loopback_files import serving
 from test_real_sets import registry_of
 from trial import TRAINERS, Trial
 

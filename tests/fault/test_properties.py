@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
+from worker import check_sentence
 
 from Audio_to_Image import audio
 from common.cli import UserError
-from common.untrusted.pickles import read_pickle
 from common.splits import inside, load_split
+from common.untrusted.pickles import read_pickle
 from scripts.downloads.unpack import Limits, unpack
 from StackGAN_v2.config import DEFAULTS, load_config
-from worker import check_sentence
 
 KINDS = ("<f4", "<f8", ">f4", "<f2", "<i4", "|i1", "|b1", "<c8", "<U3", "|S2")
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)

@@ -8,9 +8,8 @@ import sys
 import zlib
 from pathlib import Path
 
-import pytest
-
 import compare
+import pytest
 import stages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,7 +97,6 @@ def _save_jpeg(files, image, path):
 
 def main(folder: Path, size: int) -> None:
     """Write every file under a limit of `size` bytes; print the names of those refused and of those written."""
-    sys.path[:0] = [str(ROOT)]
     from common.cli import UserError
     kinds, refused, written = writers(folder), [], []
     for name in kinds:

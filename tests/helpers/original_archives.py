@@ -7,7 +7,6 @@ import zipfile
 
 import numpy as np
 from PIL import Image
-
 from prepare_miniatures import MAKERS, captions_of, write_lines
 
 RATE = 16000
