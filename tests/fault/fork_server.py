@@ -219,4 +219,5 @@ class _Watcher:
         os.write(self.pen, f"{event} {name.decode(errors='replace')}\n".encode())
 
 
+if __name__ == "__main__":
     serve()
