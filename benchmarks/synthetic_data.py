@@ -51,7 +51,7 @@ def draw_images(folder, images: int, side: int):
     """toybirds of `images` images a split (ten sentences each), drawn into `folder`; → the test split."""
     from common.parallel import default_jobs
     from common.splits import load_split
-    from scripts.toybirds.dataset import Settings, make_set
+    from scripts.data.toybirds.dataset import Settings, make_set
     classes = max(2, images // 4)
     settings = Settings(2 * classes, classes, -(-images // classes), side, 0)
     make_set(settings, Path(folder), default_jobs() if images > 8 else 1, lambda todo, total: todo)

@@ -47,7 +47,7 @@ def make_data(folder: Path, quick: bool) -> None:
     from common.features import feature_path, save_features
     from common.parallel import default_jobs
     from common.splits import load_split
-    from scripts.toybirds.dataset import Settings, make_set
+    from scripts.data.toybirds.dataset import Settings, make_set
     settings = Settings(4, 2, 2, 96, 0) if quick else Settings(240, 40, 10, 320, 0)
     make_set(settings, folder, 1 if quick else default_jobs(), lambda todo, total: todo)
     for name in ("train", "test"):

@@ -13,7 +13,7 @@ def parse(argv=None):
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to get; --list shows the names")
     parser.add_argument("--list", action="store_true", help="show what there is, or all about the names given, and end")
     parser.add_argument("--registry", type=existing_file, action="append", metavar="FILE",
-                        help="YAML or JSON file with more entries, in the form of scripts/downloads/registry.yml")
+                        help="YAML or JSON file with more entries, in the form of scripts/data/download/registry.yml")
     parser.add_argument("--archive", type=existing_file, metavar="FILE",
                         help="a copy of the one NAME already on disk: checked, unpacked and left where it is")
     parser.add_argument("--data_root", type=Path, default=ROOT / "data", help="folder below which everything goes")
@@ -31,9 +31,9 @@ def parse(argv=None):
 def main(argv=None) -> int:
     options = parse(argv)
 
-    from scripts.downloads import registry
-    from scripts.downloads.fetch import Patience
-    from scripts.downloads.place import get
+    from scripts.data.download import registry
+    from scripts.data.download.fetch import Patience
+    from scripts.data.download.install import get
     # A polite kill unwinds the stack like an exit, so that no half-unpacked folder stays.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     entries = registry.load(options.registry or ())
@@ -55,7 +55,7 @@ def main(argv=None) -> int:
 
 def show(entries, root: Path, detailed: bool) -> None:
     """Print a line for each entry, or with `detailed` everything that the registry knows about it."""
-    from scripts.downloads.place import human, status
+    from scripts.data.download.install import human, status
     if not detailed:
         print(f"{'name':<18} {'size':>10}  {'checked by':<10} {'state':<9} {'goes to':<48} what it is for")
     for entry in entries:

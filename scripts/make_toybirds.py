@@ -38,7 +38,7 @@ def main(argv=None) -> int:
 
     from tqdm import tqdm
 
-    from scripts.toybirds.dataset import Settings, make_set
+    from scripts.data.toybirds.dataset import Settings, make_set
     # A polite kill unwinds the stack like an exit, so that worker processes go and no temporary file stays.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     settings = Settings(options.classes, test_classes, options.images_per_class, options.image_size, options.seed)

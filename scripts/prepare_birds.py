@@ -8,7 +8,7 @@ with --any_size.
 """
 
 from common.cli import existing_dir, run
-from scripts.preparing.options import make_parser, stop_cleanly
+from scripts.data.prepare.options import make_parser, stop_cleanly
 
 
 def parse(argv=None):
@@ -21,8 +21,8 @@ def parse(argv=None):
 
 def main(argv=None) -> int:
     options = parse(argv)
-    from scripts.preparing import birds, reed, sources
-    from scripts.preparing.splitfiles import prepare
+    from scripts.data.prepare import birds, reed, sources
+    from scripts.data.prepare.splitfiles import prepare
     folder = options.output_dir
 
     def build():

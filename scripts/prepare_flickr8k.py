@@ -7,7 +7,7 @@ Split files that are there already are checked and kept.
 """
 
 from common.cli import existing_dir, natural, run
-from scripts.preparing.options import make_parser, stop_cleanly
+from scripts.data.prepare.options import make_parser, stop_cleanly
 
 PICTURES = ("Flicker8k_Dataset", "Flickr8k_Dataset", "images", "Images")
 
@@ -27,8 +27,8 @@ def parse(argv=None):
 
 def main(argv=None) -> int:
     options = parse(argv)
-    from scripts.preparing import flickr8k, sources
-    from scripts.preparing.splitfiles import prepare
+    from scripts.data.prepare import flickr8k, sources
+    from scripts.data.prepare.splitfiles import prepare
     folder = options.output_dir
 
     def build():

@@ -7,7 +7,7 @@ Split files that are there already are checked and kept.
 """
 
 from common.cli import existing_dir, existing_file, run
-from scripts.preparing.options import make_parser, stop_cleanly
+from scripts.data.prepare.options import make_parser, stop_cleanly
 
 
 def parse(argv=None):
@@ -22,8 +22,8 @@ def parse(argv=None):
 
 def main(argv=None) -> int:
     options = parse(argv)
-    from scripts.preparing import flowers, reed, sources
-    from scripts.preparing.splitfiles import prepare
+    from scripts.data.prepare import flowers, reed, sources
+    from scripts.data.prepare.splitfiles import prepare
     folder = options.output_dir
 
     def build():

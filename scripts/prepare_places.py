@@ -6,7 +6,7 @@ Split files that are there already are checked and kept. The release's val.json 
 """
 
 from common.cli import existing_dir, existing_file, natural, run
-from scripts.preparing.options import make_parser, stop_cleanly
+from scripts.data.prepare.options import make_parser, stop_cleanly
 
 RELEASE = ("PlacesAudio_400k_distro", "PlacesAudio", "PlacesAudio/PlacesAudio_400k_distro", "")
 PICTURES = ("images256", "images", "data/vision/torralba/deeplearning/images256")     # the last is the archive's own
@@ -27,8 +27,8 @@ def parse(argv=None):
 
 def main(argv=None) -> int:
     options = parse(argv)
-    from scripts.preparing import places, sources
-    from scripts.preparing.splitfiles import prepare
+    from scripts.data.prepare import places, sources
+    from scripts.data.prepare.splitfiles import prepare
     folder = options.output_dir
 
     def build():

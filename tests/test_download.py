@@ -19,11 +19,11 @@ from toy_archives import FILES, contents, make_tar
 from common import ROOT
 from common.cli import UserError
 from scripts import download
-from scripts.downloads import fetch as fetching
-from scripts.downloads import place
-from scripts.downloads.fetch import Patience
-from scripts.downloads.registry import Entry
-from scripts.downloads.unpack import BadArchive
+from scripts.data.download import fetch as fetching
+from scripts.data.download import install
+from scripts.data.download.fetch import Patience
+from scripts.data.download.registry import Entry
+from scripts.data.download.unpack import BadArchive
 
 QUICK = Patience(timeout=20, retries=2, pause=0.01)
 UNPACKED = {"images/a.jpg": FILES["set/images/a.jpg"], "labels.txt": FILES["set/labels.txt"],
@@ -60,25 +60,25 @@ def command(*options, **more):
 
 def test_fetches_unpacks_records_and_does_nothing_twice(server, tmp_path):
     entry = entry_of(server, make_tar(FILES))
-    assert "3 files" in place.get(entry, tmp_path, patience=QUICK)
+    assert "3 files" in install.get(entry, tmp_path, patience=QUICK)
     assert contents(tmp_path / "birds/set") == UNPACKED
     record = json.loads((tmp_path / "birds/.downloaded.json").read_text())["set"]
     assert (record["name"], record["files"], record["sum"]) == ("toy", 3, f"md5:{entry.md5}")
     assert record["source"] == server.url()
-    assert "nothing to do" in place.get(entry, tmp_path, patience=QUICK)
+    assert "nothing to do" in install.get(entry, tmp_path, patience=QUICK)
     assert len(server.requests) == 1
     assert all(name.startswith("birds/set/") for name in leftovers(tmp_path))      # no archive, no part stays
 
 
 def test_plain_file_goes_to_its_place_and_a_change_is_noticed(server, tmp_path):
     entry = entry_of(server, b"weights", "/net.pth", unpack=False, goal="pretrained/net.pth")
-    place.get(entry, tmp_path, keep_archive=True, patience=QUICK)
+    install.get(entry, tmp_path, keep_archive=True, patience=QUICK)
     assert (tmp_path / "pretrained/net.pth").read_bytes() == b"weights"
     assert (tmp_path / ".downloads/toy/net.pth").exists()
-    assert "nothing to do" in place.get(entry, tmp_path, patience=QUICK)
+    assert "nothing to do" in install.get(entry, tmp_path, patience=QUICK)
     (tmp_path / "pretrained/net.pth").write_bytes(b"weighty")
     with pytest.raises(UserError, match="net.pth has changed since it was fetched; move it away"):
-        place.get(entry, tmp_path, patience=QUICK)
+        install.get(entry, tmp_path, patience=QUICK)
     assert (tmp_path / "pretrained/net.pth").read_bytes() == b"weighty"
 
 
@@ -86,22 +86,22 @@ def test_what_the_user_put_there_is_used(server, tmp_path):
     entry = entry_of(server, make_tar(FILES))
     (tmp_path / "birds/set").mkdir(parents=True)
     (tmp_path / "birds/set/mine.txt").write_text("mine")
-    assert "used as it is" in place.get(entry, tmp_path, patience=QUICK)
+    assert "used as it is" in install.get(entry, tmp_path, patience=QUICK)
     assert contents(tmp_path / "birds/set") == {"mine.txt": b"mine"} and not server.requests
     wrong = replace(entry, unpack=False, goal="birds/set/mine.txt")
     with pytest.raises(UserError, match="MD5 is not the published one; move it away"):
-        place.get(wrong, tmp_path, patience=QUICK)
+        install.get(wrong, tmp_path, patience=QUICK)
 
 
 def test_lost_files_are_noticed_and_added_ones_are_no_fault(server, tmp_path):
     entry = entry_of(server, make_tar(FILES))
-    place.get(entry, tmp_path, patience=QUICK)
+    install.get(entry, tmp_path, patience=QUICK)
     (tmp_path / "birds/set/cache.npy").write_bytes(b"made later")
-    assert "nothing to do" in place.get(entry, tmp_path, patience=QUICK)
+    assert "nothing to do" in install.get(entry, tmp_path, patience=QUICK)
     (tmp_path / "birds/set/cache.npy").unlink()
     (tmp_path / "birds/set/labels.txt").unlink()
     with pytest.raises(UserError, match="holds 2 files .* of the 3"):
-        place.get(entry, tmp_path, patience=QUICK)
+        install.get(entry, tmp_path, patience=QUICK)
 
 
 # --- resume, retries, mirrors ------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def test_lost_files_are_noticed_and_added_ones_are_no_fault(server, tmp_path):
 def test_dropped_connection_is_resumed(server, tmp_path, ranges, tags, starts):
     entry = entry_of(server, make_tar(FILES))
     server.ranges, server.tags, server.drop_after = ranges, tags, [50]
-    place.get(entry, tmp_path, patience=QUICK)
+    install.get(entry, tmp_path, patience=QUICK)
     assert [wanted for _, wanted in server.requests] == starts
     assert contents(tmp_path / "birds/set") == UNPACKED
 
@@ -124,11 +124,11 @@ def test_a_later_run_goes_on_and_a_changed_file_starts_afresh(server, tmp_path):
     for drop, wanted in ((40, None), (30, "bytes=40-")):
         server.drop_after = [drop]
         with pytest.raises(UserError, match=r"connection ended at byte \d+ of \d+.*what has arrived is kept"):
-            place.get(entry, tmp_path, patience=Patience(2, 0, 0))
+            install.get(entry, tmp_path, patience=Patience(2, 0, 0))
         assert server.requests[-1][1] == wanted
     assert (tmp_path / ".downloads/toy/set.tgz.part").stat().st_size == 70
     other = entry_of(server, make_tar(FILES | {"set/more.txt": b"more"}))
-    place.get(other, tmp_path, patience=QUICK)
+    install.get(other, tmp_path, patience=QUICK)
     assert server.requests[-1][1] == "bytes=70-" and (tmp_path / "birds/set/more.txt").exists()
 
 
@@ -151,18 +151,18 @@ def test_a_killed_download_goes_on(server, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
     seen, server.drop_after = len(server.requests), []
-    place.get(entry, tmp_path, patience=QUICK)
+    install.get(entry, tmp_path, patience=QUICK)
     assert server.requests[seen:] == [("/set.tgz", f"bytes={2 << 20}-")]
 
 
 def test_errors_of_the_server_are_retried_and_mirrors_tried_in_order(server, tmp_path):
     entry = entry_of(server, make_tar(FILES))
     server.statuses = [503, 500]
-    place.get(replace(entry, urls=(server.url("/set.tgz"),)), tmp_path, patience=QUICK)
+    install.get(replace(entry, urls=(server.url("/set.tgz"),)), tmp_path, patience=QUICK)
     assert len(server.requests) == 3
     server.requests.clear()
     mirrored = replace(entry, goal="birds/other", urls=(server.url("/gone.tgz"), server.url()))
-    place.get(mirrored, tmp_path, patience=QUICK)
+    install.get(mirrored, tmp_path, patience=QUICK)
     assert [path for path, _ in server.requests] == ["/gone.tgz", "/set.tgz"]       # a 404 is not asked again
 
 
@@ -170,7 +170,7 @@ def test_nothing_reachable_names_every_address(server, tmp_path):
     entry = entry_of(server, make_tar(FILES), urls=(server.url("/gone"), server.url(), "http://127.0.0.1:9/set.tgz"))
     server.statuses = [404, 500, 500, 500]
     with pytest.raises(UserError) as error:
-        place.get(entry, tmp_path, patience=QUICK)
+        install.get(entry, tmp_path, patience=QUICK)
     text = str(error.value)
     assert "/gone: HTTP 404" in text and "HTTP 500" in text and "after 3 attempts" in text and "efused" in text
     assert "--archive FILE" in text and "\n" not in text
@@ -179,7 +179,7 @@ def test_nothing_reachable_names_every_address(server, tmp_path):
 def test_a_silent_server_times_out(server, tmp_path):
     server.stall = True
     with pytest.raises(UserError, match="no answer in time"):
-        place.get(entry_of(server, b"x"), tmp_path, patience=Patience(timeout=0.1, retries=0))
+        install.get(entry_of(server, b"x"), tmp_path, patience=Patience(timeout=0.1, retries=0))
 
 
 # --- what arrives is not what was meant --------------------------------------------------------------------------
@@ -187,17 +187,17 @@ def test_a_silent_server_times_out(server, tmp_path):
 def test_wrong_sum_and_wrong_size_are_refused_before_unpacking(server, tmp_path):
     entry = entry_of(server, make_tar(FILES))
     with pytest.raises(BadArchive, match=f"its MD5 is {entry.md5} where {'0' * 32} is expected"):
-        place.get(replace(entry, md5="0" * 32), tmp_path, patience=QUICK)
+        install.get(replace(entry, md5="0" * 32), tmp_path, patience=QUICK)
     with pytest.raises(UserError, match=rf"has {entry.size} bytes where the registry says {entry.size + 1}"):
-        place.get(replace(entry, size=entry.size + 1), tmp_path, patience=QUICK)
+        install.get(replace(entry, size=entry.size + 1), tmp_path, patience=QUICK)
     assert not (tmp_path / "birds/set").exists() and not leftovers(tmp_path)
-    place.get(entry, tmp_path, patience=QUICK)                       # the bad one does not stand in the way
+    install.get(entry, tmp_path, patience=QUICK)                       # the bad one does not stand in the way
 
 
 def test_a_web_page_is_not_an_archive(server, tmp_path):
     entry = entry_of(server, b"<!DOCTYPE html><title>Quota exceeded</title>" + b" " * 600, size=None, md5=None)
     with pytest.raises(BadArchive, match="set.tgz is no tar or zip archive but a web page"):
-        place.get(entry, tmp_path, patience=QUICK)
+        install.get(entry, tmp_path, patience=QUICK)
     assert not leftovers(tmp_path)
 
 
@@ -206,7 +206,7 @@ def test_an_evil_archive_leaves_no_trace_at_the_goal(server, tmp_path):
     (tmp_path / "birds/train.json").write_text("{}")
     entry = entry_of(server, make_tar({"set/a": b"1", "../escaped": b"x"}))
     with pytest.raises(BadArchive, match="leaves its folder"):
-        place.get(entry, tmp_path, patience=QUICK)
+        install.get(entry, tmp_path, patience=QUICK)
     assert os.listdir(tmp_path / "birds") == ["train.json"] and leftovers(tmp_path) == ["birds/train.json"]
 
 
@@ -216,15 +216,15 @@ def test_room_is_checked_before_anything_is_fetched(server, tmp_path, monkeypatc
     entry = entry_of(server, make_tar(FILES), unpacked=5 << 30)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10 << 30, 6 << 30, 4 << 30))
     with pytest.raises(UserError, match=r"toy needs 5 GiB on the disk of .*birds, where 3.94 GiB are free"):
-        place.get(entry, tmp_path, patience=QUICK)
+        install.get(entry, tmp_path, patience=QUICK)
     assert not server.requests
 
 
 def test_room_is_checked_when_only_the_server_knows_the_size(server, tmp_path, monkeypatch):
     entry = entry_of(server, make_tar(FILES), size=None, unpack=False, goal="set.tgz")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 30, 0, place.SPARE + 10))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 30, 0, install.SPARE + 10))
     with pytest.raises(UserError, match="toy needs .* 10 B are free"):
-        place.get(entry, tmp_path, patience=QUICK)
+        install.get(entry, tmp_path, patience=QUICK)
 
 
 def test_disk_full_while_fetching_keeps_the_part(server, tmp_path, monkeypatch):
@@ -232,22 +232,22 @@ def test_disk_full_while_fetching_keeps_the_part(server, tmp_path, monkeypatch):
     monkeypatch.setattr(fetching, "open", full_after(1), raising=False)
     monkeypatch.setattr(fetching, "BLOCK", 60)
     with pytest.raises(UserError, match="set.tgz.part cannot be written: the disk is full"):
-        place.get(entry, tmp_path, patience=QUICK)
+        install.get(entry, tmp_path, patience=QUICK)
     monkeypatch.undo()
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    place.get(entry, tmp_path, patience=QUICK)
+    install.get(entry, tmp_path, patience=QUICK)
     assert server.requests[-1][1] == "bytes=60-"
 
 
 def test_disk_full_while_unpacking_keeps_the_archive_and_nothing_half(server, tmp_path, monkeypatch):
     entry = entry_of(server, make_tar(FILES))
-    from scripts.downloads import unpack as unpacking
+    from scripts.data.download import unpack as unpacking
     monkeypatch.setattr(unpacking, "open", full_after(1), raising=False)
     with pytest.raises(UserError, match="the disk is full"):
-        place.get(entry, tmp_path, patience=QUICK)
+        install.get(entry, tmp_path, patience=QUICK)
     assert leftovers(tmp_path) == [".downloads/toy/set.tgz"] and not os.listdir(tmp_path / "birds")
     monkeypatch.undo()
-    place.get(entry, tmp_path, patience=QUICK)
+    install.get(entry, tmp_path, patience=QUICK)
     assert len(server.requests) == 1 and contents(tmp_path / "birds/set") == UNPACKED
     record = json.loads((tmp_path / "birds/.downloaded.json").read_text())["set"]
     assert record["source"] == server.url()        # though it was the run before that fetched it
@@ -284,7 +284,7 @@ def full_after(writes: int):
 KILLED_AFTER_TWO_FILES = """
 import os, signal
 from scripts import download
-from scripts.downloads import unpack
+from scripts.data.download import unpack
 write, written = unpack._write, []
 def write_and_die(*arguments):
     write(*arguments)
@@ -322,7 +322,7 @@ def test_google_drive_goes_through_gdown(server, tmp_path, monkeypatch):
         Path(output).write_bytes(make_tar(FILES))
     entry = entry_of(server, b"", urls=(), drive="abc", size=None, md5=None, file="set.tar.gz")
     monkeypatch.setattr(gdown, "download", give)
-    assert "no checksum is published, the SHA-256 of what came is" in place.get(entry, tmp_path, patience=QUICK)
+    assert "no checksum is published, the SHA-256 of what came is" in install.get(entry, tmp_path, patience=QUICK)
     assert calls == [("abc", {"resume": True, "use_cookies": False, "timeout": 20, "retries": 2})]
     assert contents(tmp_path / "birds/set") == UNPACKED
 
@@ -339,22 +339,22 @@ def test_google_drive_refuses(server, tmp_path, monkeypatch, failure):
         monkeypatch.setitem(sys.modules, "gdown", None)
     entry = entry_of(server, b"", urls=(), drive="abc", size=None, md5=None)
     with pytest.raises(UserError, match="uc.id=abc in a browser and pass it with --archive FILE") as error:
-        place.get(entry, tmp_path, patience=QUICK)
+        install.get(entry, tmp_path, patience=QUICK)
     assert "\n" not in str(error.value)
 
 
 def test_archive_on_disk_is_checked_and_left_there(server, tmp_path):
     entry = entry_of(server, make_tar(FILES), by_hand="fill in the form", urls=())
     with pytest.raises(UserError, match="cannot be fetched by a program: fill in the form; .* --archive FILE"):
-        place.get(entry, tmp_path / "data", patience=QUICK)
+        install.get(entry, tmp_path / "data", patience=QUICK)
     assert not (tmp_path / "data/birds").exists()
     copy = tmp_path / "my copy.tgz"
     copy.write_bytes(make_tar(FILES)[:-5])
     with pytest.raises(BadArchive, match="my copy.tgz has .* bytes where"):
-        place.get(entry, tmp_path / "data", copy)
+        install.get(entry, tmp_path / "data", copy)
     assert copy.exists()
     copy.write_bytes(server.files["/set.tgz"])
-    place.get(entry, tmp_path / "data", copy)
+    install.get(entry, tmp_path / "data", copy)
     assert contents(tmp_path / "data/birds/set") == UNPACKED and copy.exists()
 
 

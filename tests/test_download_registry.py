@@ -6,7 +6,7 @@ import pytest
 
 from common import ROOT
 from common.cli import UserError
-from scripts.downloads import registry
+from scripts.data.download import registry
 
 
 def test_built_in_registry_is_complete():

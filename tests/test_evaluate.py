@@ -335,7 +335,7 @@ def test_extractors_are_chosen_and_found(data, images, stub, tmp_path, monkeypat
 
 
 def test_the_registry_and_the_command_mean_the_same_file():
-    from scripts.downloads import registry
+    from scripts.data.download import registry
     entry = registry.load()["fid_inception"]
     assert entry.goal == f"pretrained/{evaluate.WEIGHTS_NAME}" and entry.sum == ("sha256", feature_extractors.INCEPTION_SHA256)
 

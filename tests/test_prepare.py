@@ -14,9 +14,9 @@ from common import ROOT
 from common.cli import UserError
 from common.splits import PLACES_CLASSES, load_split
 from scripts import prepare_birds, prepare_flickr8k, prepare_flowers, prepare_places
-from scripts.preparing import birds, flickr8k, flowers, places, reed, splitfiles
-from scripts.preparing.splitfiles import Expected
-from scripts.toybirds import dataset as toybirds
+from scripts.data.prepare import birds, flickr8k, flowers, places, reed, splitfiles
+from scripts.data.prepare.splitfiles import Expected
+from scripts.data.toybirds import dataset as toybirds
 
 COMMANDS = {"birds": prepare_birds, "flowers": prepare_flowers, "places": prepare_places, "flickr8k": prepare_flickr8k}
 

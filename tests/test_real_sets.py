@@ -18,7 +18,7 @@ from toy_caffemodel import caffemodel, random_weights
 from common import ROOT
 from common.features import feature_path, load_features
 from common.splits import load_split
-from scripts.downloads.registry import BUILT_IN
+from scripts.data.download.registry import BUILT_IN
 
 SHARED = {name: TINY[name] for name in ("device", "encoder_options", "extract_options", "evaluate_options")}
 SHARED["gan_options"] = TINY["gan_options"] + " --set TREE.BASE_SIZE=16"

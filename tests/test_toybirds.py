@@ -13,9 +13,9 @@ from PIL import Image
 
 from common import ROOT
 from common.splits import load_split
-from scripts.toybirds import dataset, drawing
-from scripts.toybirds.captions import CAPTIONS_PER_IMAGE, FORMS, describe
-from scripts.toybirds.species import (
+from scripts.data.toybirds import dataset, drawing
+from scripts.data.toybirds.captions import CAPTIONS_PER_IMAGE, FORMS, describe
+from scripts.data.toybirds.species import (
     ATTRIBUTES,
     BEAK_COLOURS,
     COLOURS,

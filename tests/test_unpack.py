@@ -8,7 +8,7 @@ import pytest
 from toy_archives import FILES, contents, make_tar, make_zip, special
 
 from common.cli import UserError
-from scripts.downloads.unpack import BadArchive, Limits, unpack
+from scripts.data.download.unpack import BadArchive, Limits, unpack
 
 
 @pytest.mark.parametrize("pack", [make_tar, lambda files: make_tar(files, "w"), lambda files: make_tar(files, "w:xz"),

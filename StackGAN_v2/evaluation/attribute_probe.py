@@ -61,7 +61,7 @@ class Attributes:
 
 
 def load_attributes(path) -> Attributes:
-    """Read `attributes.json` (format: scripts/toybirds/dataset.py). UserError if it is not of that form."""
+    """Read `attributes.json` (format: scripts/data/toybirds/dataset.py). UserError if it is not of that form."""
     content = read_json(path)
     try:
         names = tuple(content["attributes"])

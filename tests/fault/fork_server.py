@@ -25,8 +25,8 @@ LIMIT = 120                                        # seconds that any command ma
 MODULES = """numpy PIL.Image PIL.PngImagePlugin PIL.JpegImagePlugin scipy.linalg soundfile soxr librosa.filters tqdm
     yaml torch torchvision torch._dynamo torch.utils.tensorboard Audio_to_Image.trainer Audio_to_Image.teachers.extraction
     Audio_to_Image.mel_cache Audio_to_Image.tts.clips Audio_to_Image.tts.espeak StackGAN_v2.config
-    StackGAN_v2.stages StackGAN_v2.evaluation.evaluator StackGAN_v2.evaluation.feature_extractors scripts.toybirds.dataset scripts.downloads.place
-    scripts.preparing.birds scripts.preparing.splitfiles scripts.reporting.gather scripts.reporting.heard
+    StackGAN_v2.stages StackGAN_v2.evaluation.evaluator StackGAN_v2.evaluation.feature_extractors scripts.data.toybirds.dataset
+    scripts.data.download.install scripts.data.prepare.birds scripts.data.prepare.splitfiles scripts.reporting.gather scripts.reporting.heard
     scripts.reporting.numbers""".split()
 # What is kept in steps of minutes of work is here kept in steps of a few files.
 SMALLER = {("Audio_to_Image.mel_cache", "_JOURNAL_EVERY"): 5, ("Audio_to_Image.teachers.extraction", "SHARD"): 3}

@@ -24,8 +24,8 @@ def readers() -> dict:
     from Audio_to_Image.teachers import extraction, googlenet
     from common import checkpoint, features, files, splits
     from common.untrusted import images, pickles
-    from scripts.downloads import registry, unpack
-    from scripts.preparing import flowers, places
+    from scripts.data.download import registry, unpack
+    from scripts.data.prepare import flowers, places
     from StackGAN_v2 import config, model
     from StackGAN_v2.data import image_cache
     items = tuple(splits.Item(str(n), Path(f"{n}.jpg"), n, "", ("a", "b"), ()) for n in range(3))

@@ -20,7 +20,7 @@ from Audio_to_Image import audio
 from common.cli import UserError
 from common.splits import inside, load_split
 from common.untrusted.pickles import read_pickle
-from scripts.downloads.unpack import Limits, unpack
+from scripts.data.download.unpack import Limits, unpack
 from StackGAN_v2.config import DEFAULTS, load_config
 
 KINDS = ("<f4", "<f8", ">f4", "<f2", "<i4", "|i1", "|b1", "<c8", "<U3", "|S2")

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from common.cli import UserError
-from scripts.preparing import sources
-from scripts.preparing.splitfiles import Built, Expected, Rules, project_path
+from scripts.data.prepare import sources
+from scripts.data.prepare.splitfiles import Built, Expected, Rules, project_path
 
 EXPECTED = {"train": Expected(6000), "val": Expected(1000), "test": Expected(1000)}
 RECORDINGS = 5                                   # a picture

@@ -12,7 +12,7 @@ from common import ROOT
 from common.cli import UserError
 from common.files import write_bytes, write_json
 from common.splits import Split, load_split
-from scripts.preparing.sources import Listing
+from scripts.data.prepare.sources import Listing
 
 PUBLISHED = ("published_split", "published")      # in a set's folder: where download.py puts split files of others
 

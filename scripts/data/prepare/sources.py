@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from common.cli import UserError
 from common.splits import inside
-from scripts.preparing.options import HOW_TO_GET
+from scripts.data.prepare.options import HOW_TO_GET
 
 
 class Listing:

@@ -5,8 +5,8 @@ A scene is chosen by the bird's posture and by chance, never by its species.
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from scripts.toybirds.masks import outline_mask
-from scripts.toybirds.pose import Bird, spline, stroke
+from scripts.data.toybirds.masks import outline_mask
+from scripts.data.toybirds.pose import Bird, spline, stroke
 
 SCENES = ("sky", "leaves", "water", "grass")
 _CHANCES = {"branch": (0.35, 0.45, 0.10, 0.10), "ground": (0.0, 0.25, 0.0, 0.75), "water": (0, 0, 1, 0),

@@ -3,9 +3,9 @@ import re
 from pathlib import Path
 
 from common.cli import UserError
-from scripts.preparing import reed
-from scripts.preparing.sources import Listing
-from scripts.preparing.splitfiles import Built, Expected, Rules, project_path
+from scripts.data.prepare import reed
+from scripts.data.prepare.sources import Listing
+from scripts.data.prepare.splitfiles import Built, Expected, Rules, project_path
 
 EXPECTED = {"train": Expected(7034, 82), "test": Expected(1155, 20)}
 AUDIO = "flowers_audio/audio"                    # what text_to_speech.py takes

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from common.cli import UserError
 from common.files import atomic_path, read_note, write_json
-from scripts.downloads.fetch import Patience, fetch, fetch_drive, progress_bar, source_path
-from scripts.downloads.registry import SUM_LENGTHS, Entry
-from scripts.downloads.unpack import BadArchive, Limits, settled, unpack
+from scripts.data.download.fetch import Patience, fetch, fetch_drive, progress_bar, source_path
+from scripts.data.download.registry import SUM_LENGTHS, Entry
+from scripts.data.download.unpack import BadArchive, Limits, settled, unpack
 
 RECORD = ".downloaded.json"            # beside the goals: what this command has put there
 SPARE = 64 << 20                       # bytes that stay free

@@ -3,9 +3,9 @@ import math
 from pathlib import Path, PurePosixPath
 
 from common.cli import UserError
-from scripts.preparing import reed, sources
-from scripts.preparing.sources import Listing
-from scripts.preparing.splitfiles import Built, Expected, Rules, project_path
+from scripts.data.prepare import reed, sources
+from scripts.data.prepare.sources import Listing
+from scripts.data.prepare.splitfiles import Built, Expected, Rules, project_path
 
 EXPECTED = {"train": Expected(8855, 150), "test": Expected(2933, 50)}
 AUDIO = "CUB_200_2011_audio/audio"              # the published name, which text_to_speech.py takes too

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from common.cli import UserError
-from scripts.downloads.fetch import full_disk
+from scripts.data.download.fetch import full_disk
 
 BLOCK = 1 << 20
 LARGEST_HEADER = 16 << 20              # bytes that tarfile may ask for at once: a long name, not a gigabyte of it

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scripts.toybirds.species import ATTRIBUTES, PLUMAGE
+from scripts.data.toybirds.species import ATTRIBUTES, PLUMAGE
 
 CAPTIONS_PER_IMAGE = 10
 FEWEST, MOST = 3, 5                # attributes that one sentence names

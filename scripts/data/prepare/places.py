@@ -6,8 +6,8 @@ from pathlib import Path, PurePosixPath
 from common.cli import UserError
 from common.files import read_json
 from common.splits import PLACES_CLASSES
-from scripts.preparing import sources
-from scripts.preparing.splitfiles import Built, Expected, Rules, project_path
+from scripts.data.prepare import sources
+from scripts.data.prepare.splitfiles import Built, Expected, Rules, project_path
 
 WAVS = "wavs/"                                   # begins every recording's path; readers drop these five characters
 TEST_SHARE = 0.1                                 # of each class, when the release's val.json is not there

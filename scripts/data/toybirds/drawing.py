@@ -4,10 +4,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from scripts.toybirds.masks import outline_mask
-from scripts.toybirds.pose import Bird, make_bird, stroke
-from scripts.toybirds.scene import paint_scene
-from scripts.toybirds.species import COLOURS, PLUMAGE
+from scripts.data.toybirds.masks import outline_mask
+from scripts.data.toybirds.pose import Bird, make_bird, stroke
+from scripts.data.toybirds.scene import paint_scene
+from scripts.data.toybirds.species import COLOURS, PLUMAGE
 
 _BEAK_COLOURS = {"black": (44, 42, 44), "grey": (134, 138, 144), "yellow": (240, 200, 50), "orange": (238, 126, 30),
                  "red": (200, 44, 38)}

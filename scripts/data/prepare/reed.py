@@ -3,8 +3,8 @@ import re
 from pathlib import Path
 
 from common.cli import UserError
-from scripts.preparing import sources
-from scripts.preparing.sources import Listing
+from scripts.data.prepare import sources
+from scripts.data.prepare.sources import Listing
 
 CAPTIONS = 10
 

@@ -11,9 +11,9 @@ from PIL import Image
 from common import ROOT
 from common.cli import UserError
 from common.files import read_json, write_bytes, write_json, write_text
-from scripts.toybirds.captions import Caption, describe
-from scripts.toybirds.drawing import draw_picture
-from scripts.toybirds.species import ATTRIBUTES, Species, invent_species
+from scripts.data.toybirds.captions import Caption, describe
+from scripts.data.toybirds.drawing import draw_picture
+from scripts.data.toybirds.species import ATTRIBUTES, Species, invent_species
 
 VERSION = 1                        # raise when the same settings give other pictures or captions
 JPEG_QUALITY = 95

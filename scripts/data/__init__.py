@@ -1,0 +1,1 @@
+"""Data sets: fetched (download), turned into split files (prepare), or drawn (toybirds)."""

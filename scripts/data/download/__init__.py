@@ -1,0 +1,1 @@
+"""Parts of scripts/download.py: the registry, fetching with resume, safe unpacking, installing in the data folder."""
