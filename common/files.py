@@ -1,4 +1,5 @@
-"""Whole files or none: everything is written to a temporary name in the same folder, flushed and then renamed."""
+"""Complete files or none: everything is written to a temporary name in the same folder, flushed and then renamed."""
+import codecs
 import contextlib
 import errno
 import fcntl
@@ -22,7 +23,7 @@ def atomic_path(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = _temporary_file(path)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     try:
         yield temporary
         with open(temporary, "rb") as written:
@@ -31,14 +32,16 @@ def atomic_path(path):
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
         raise
     finally:
         os.close(handle)                           # and with it the lock
 
 
-def _unwritable(path, error: OSError) -> UserError:
-    return UserError(f"{path} cannot be written: {error.strerror or f'{error} (is the disk full?)'}")
+def unwritable(path, error: OSError) -> UserError:
+    """The sentence for a file or folder that could not be written."""
+    hint = "; free some space and run it again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    return UserError(f"{path} cannot be written: {error.strerror or f'{error} (is the disk full?)'}{hint}")
 
 
 def _temporary_file(path: Path) -> tuple[int, Path]:
@@ -73,12 +76,34 @@ def write_json(path, value, indent: int | None = 1) -> None:
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, default=str) + "\n")
 
 
-def read_json(path):
-    """The value in a JSON file; UserError if it cannot be read or is no JSON."""
+def read_text(path, errors: str = "strict") -> str:
+    """The text of a file in UTF-8, with or without a byte-order mark, or in UTF-16 with one; line ends become "\\n".
+
+    errors: as of `bytes.decode`; "replace" for texts whose stray bytes do no harm. UserError names the file and the
+    first byte that cannot be read, counted from 0.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        data = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    position = data.find(0) if encoding == "utf-8-sig" and errors == "strict" else -1       # UTF-16 without its mark
+    try:
+        text = data.decode(encoding, errors)
+    except UnicodeDecodeError as error:
+        # utf-8-sig counts from behind the mark.
+        position = error.start + 3 * (encoding == "utf-8-sig" and data.startswith(codecs.BOM_UTF8))
+    if position >= 0:
+        raise UserError(f"{path} is not text in UTF-8 or UTF-16: byte {position} (0x{data[position]:02x}) cannot be "
+                        f"read; save it as UTF-8 or download it again")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(path):
+    """The value in a JSON file; UserError if it cannot be read or is no JSON."""
+    text = read_text(path)
+    try:
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({' '.join(str(error).split())[:200]}); make or download it again") from None
 
@@ -107,7 +132,7 @@ def append_bytes(path, data: bytes) -> None:
                 file.truncate(before)
                 raise
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
 
 
 def append_line(path, record: dict) -> None:
@@ -139,13 +164,19 @@ def keep_as(path, name) -> None:
         os.replace(path, name)
 
 
-def sha256(path) -> str:
+def is_web_page(head: bytes) -> bool:
+    """Whether a file that begins so is HTML or XML: what a server gives with status 200 instead of the file."""
+    return head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"<"
+
+
+def checksum(path, kind: str = "sha256") -> str:
+    """Hexadecimal digits; kind: any algorithm of hashlib."""
+    digest = hashlib.new(kind, usedforsecurity=False)
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file) -> str:                          # Python 3.10
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
+
+
+def sha256(path) -> str:
+    return checksum(path, "sha256")

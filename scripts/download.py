@@ -1,4 +1,4 @@
-"""Get data sets, captions and networks by name: fetched with resume, checked, unpacked safely into their place."""
+"""Get data sets, captions and networks by name: fetched with resume, checked, unpacked safely into the data folder."""
 import signal
 import sys
 from pathlib import Path
@@ -8,12 +8,12 @@ from common.cli import Parser, UserError, existing_file, natural, positive_float
 
 
 def parse(argv=None):
-    parser = Parser(__doc__, epilog="What is there already and whole is not fetched again; an "
-                                     "interrupted fetch goes on.")
+    parser = Parser(__doc__, epilog="What is there already and complete is not fetched again; an interrupted fetch "
+                                    "continues.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to get; --list shows the names")
     parser.add_argument("--list", action="store_true", help="show what there is, or all about the names given, and end")
-    parser.add_argument("--registry", type=existing_file, action="append", metavar="FILE",
-                        help="YAML or JSON file with more entries, in the form of scripts/data/download/registry.yml")
+    parser.add_argument("--registry", type=existing_file, action="append", metavar="FILE", help="YAML or JSON file "
+                        "with more entries, in the form of scripts/data/download/registry.yml")
     parser.add_argument("--archive", type=existing_file, metavar="FILE",
                         help="a copy of the one NAME already on disk: checked, unpacked and left where it is")
     parser.add_argument("--data_root", type=Path, default=ROOT / "data", help="folder below which everything goes")
@@ -31,10 +31,9 @@ def parse(argv=None):
 def main(argv=None) -> int:
     options = parse(argv)
 
-    from scripts.data.download import registry
+    from scripts.data.download import install, registry
     from scripts.data.download.fetch import Patience
-    from scripts.data.download.install import get
-    # A polite kill unwinds the stack like an exit, so that no half-unpacked folder stays.
+    # SIGTERM unwinds the stack like an exit, so that no half-unpacked folder stays.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     entries = registry.load(options.registry or ())
     chosen = registry.choose(entries, options.names)
@@ -44,8 +43,8 @@ def main(argv=None) -> int:
     failed = []
     for entry in chosen:                       # one that cannot be had does not keep the others waiting
         try:
-            print(get(entry, options.data_root, options.archive, options.keep_archive,
-                      Patience(options.timeout, options.retries)), flush=True)
+            print(install.get(entry, options.data_root, options.archive, options.keep_archive,
+                              Patience(options.timeout, options.retries)), flush=True)
         except UserError as error:
             failed.append(str(error))
     if failed:
@@ -61,16 +60,16 @@ def show(entries, root: Path, detailed: bool) -> None:
     for entry in entries:
         size = f"{'' if entry.size else '~'}{human(entry.expected_size)}" if entry.expected_size else "?"
         state = status(entry, root)
-        checked = entry.sum[0] if entry.sum else "-"
         if not detailed:
             state = state if len(state) < 10 else "wrong"
+            checked = entry.sum[0] if entry.sum else "-"
             print(f"{entry.name:<18} {size:>10}  {checked:<10} {state:<9} {entry.goal:<48} {entry.purpose}")
             continue
         drive = f"Google Drive {entry.drive}" if entry.drive else None
         where = ", ".join(entry.urls) or drive or f"by hand: {entry.by_hand}"
         proof = f"{entry.sum[0]} {entry.sum[1]}" if entry.sum else "none is published: only the form is checked"
-        print(f"{entry.name}: {entry.purpose}\n  from      {where}\n  size      {size}"
-              f"{f', unpacked ~{human(entry.expected_unpacked)}' if entry.expected_unpacked else ''}\n  checksum  {proof}\n"
+        unpacked = f", unpacked ~{human(entry.expected_unpacked)}" if entry.expected_unpacked else ""
+        print(f"{entry.name}: {entry.purpose}\n  from      {where}\n  size      {size}{unpacked}\n  checksum  {proof}\n"
               f"  licence   {entry.licence}\n  goes to   {root / entry.goal} ({state})")
         if entry.untested:
             print("  note      nobody of this project has seen this file yet")

@@ -53,7 +53,8 @@ def registry_of(server, files: dict[str, bytes], path) -> None:
     for name, body in files.items():
         server.files[f"/{name}"] = body
         known = yaml.safe_load(BUILT_IN.read_text())[name]
-        entries[name] = {key: known[key] for key in ("purpose", "goal", "licence", "file", "unpack") if key in known}
+        kept = ("purpose", "goal", "licence", "file", "unpack", "needs")
+        entries[name] = {key: known[key] for key in kept if key in known}
         entries[name] |= {"urls": [server.url(f"/{name}")], "size": len(body), "md5": hashlib.md5(body).hexdigest()}
     path.write_text(json.dumps(entries))
 

@@ -75,6 +75,15 @@ def test_evil_zips(tmp_path):
     check_refused(tmp_path, bytes(liar), "damaged")
 
 
+def test_names_of_dots_and_drives(tmp_path):
+    """What other systems would take for the folder above or another disk is refused; other dots are letters."""
+    for name in ("set/.. /escaped", "set/.../escaped", "\\\\server\\share\\escaped", "c:escaped",
+                 "set\\..\\..\\escaped"):
+        check_refused(tmp_path, make_zip({name: b"x"}), "leaves its folder")
+        check_refused(tmp_path, make_tar({name: b"x"}), "leaves its folder")
+    check_unpacked(tmp_path, make_zip({"set./a.": b"1", "set/.b": b"2"}), {"set./a.": b"1", "set/.b": b"2"})
+
+
 def check_refused(tmp_path: Path, body: bytes, reason: str) -> None:
     """`body` is refused for `reason`, in one sentence with its name, and nothing is written outside its folder."""
     archive, folder = tmp_path / "evil.archive", tmp_path / "in/out"
@@ -100,3 +109,104 @@ def test_flipped_bits_end_in_success_or_one_sentence(tmp_path):
             except UserError as error:
                 assert "\n" not in str(error)
             shutil.rmtree(tmp_path / "out")
+
+
+# ---- archives of other programs --------------------------------------------------------------------------------------
+
+WINDOWS = {"set\\images\\a.jpg": FILES["set/images/a.jpg"], "set\\labels.txt": FILES["set/labels.txt"],
+           "notes.txt": FILES["notes.txt"]}
+
+
+def check_unpacked(tmp_path: Path, body: bytes, expected=FILES, name="set.archive") -> None:
+    (tmp_path / name).write_bytes(body)
+    (tmp_path / "out").mkdir()
+    unpack(tmp_path / name, tmp_path / "out", Limits(100_000, 50))
+    assert contents(tmp_path / "out") == expected
+    shutil.rmtree(tmp_path / "out")
+
+
+def test_backslashes_are_folders(tmp_path):
+    check_unpacked(tmp_path, make_zip(WINDOWS))
+    check_unpacked(tmp_path, make_zip({"set\\": b"", "set\\images\\": b"", **WINDOWS}))
+    check_unpacked(tmp_path, make_tar(WINDOWS))
+    check_refused(tmp_path, make_zip({"set\\a": b"1", "set/a": b"2"}), "twice")
+
+
+def test_an_archive_in_an_archive_is_unpacked_through(tmp_path):
+    check_unpacked(tmp_path, make_zip({"set.zip": make_zip(FILES)}))
+    check_unpacked(tmp_path, make_zip({"folder/set.tar.gz": make_tar(FILES)}))
+    check_unpacked(tmp_path, make_tar({"a/b/set.zip": make_zip({"set.tar": make_tar(FILES, "w")})}))
+    check_unpacked(tmp_path, make_zip({"set.tgz": make_tar(FILES), "__MACOSX/._set.tgz": b"\0\5\x16\7"}))
+    two = {"a.zip": make_zip({"a": b"1"}), "b.zip": make_zip({"b": b"2"})}
+    check_unpacked(tmp_path, make_zip(two), two)                       # which of them is meant, only a person can say
+    weights = {"net.pth": make_zip({"net/data.pkl": b"x"})}            # a zip inside, but no archive to its users
+    check_unpacked(tmp_path, make_zip(weights), weights)
+
+
+def test_inner_archives_are_held_to_the_same_rules(tmp_path):
+    check_refused(tmp_path, make_zip({"set.tgz": make_tar({"../escaped": b"x"})}), "in it set.tgz) has a member")
+    check_refused(tmp_path, make_zip({"set.zip": make_zip({"zeros": bytes(1 << 20)})}), "unpacks to more than 10,000")
+    check_refused(tmp_path, make_zip({"set.zip": make_zip({})}), "in it set.zip) holds no files")
+    check_refused(tmp_path, make_zip({"set.rar": b"Rar!\x1a\x07\0 and more"}), "in it set.rar) is a RAR archive")
+    body = make_zip({"a": b"x"})
+    for _ in range(6):
+        body = make_zip({"set.zip": body})
+    check_refused(tmp_path, body, "more than 4 archives in each other")
+
+
+def test_resource_files_of_macos_are_left_out_but_checked(tmp_path):
+    mac = {"__MACOSX/set/._a": b"x", "set/__MACOSX/._b": b"x", "set/.DS_Store": b"x"}
+    check_unpacked(tmp_path, make_zip({**FILES, **mac}))
+    check_refused(tmp_path, make_zip({"__MACOSX/../../escaped": b"x"}), "leaves its folder")
+    check_refused(tmp_path, make_zip({"__MACOSX/zeros": bytes(1 << 20)}), "unpacks to more than 10,000 bytes")
+
+
+def test_names_that_differ_in_case_only(tmp_path):
+    """Two files where the disk tells them apart; where it does not, tarfile and zipfile would overwrite the first."""
+    both = {"set/a": b"1", "set/A": b"2"}
+    (tmp_path / "probe").touch()
+    if (tmp_path / "PROBE").exists():
+        check_refused(tmp_path, make_zip(both), "twice")
+    else:
+        check_unpacked(tmp_path, make_zip(both), both)
+        check_unpacked(tmp_path, make_tar(both), both)
+
+
+@pytest.mark.parametrize("head, what", [
+    (b"7z\xbc\xaf'\x1c", "is a 7z archive"), (b"Rar!\x1a\x07\x01\0", "is a RAR archive"),
+    (b"(\xb5/\xfd", "is compressed with zstd"), (b"PK\7\x08PK\3\4", "is one part of a zip archive in several"),
+    (b"\x04\"M\x18", "is compressed with lz4"), (b"\x1f\x9d\x90", "is compressed with compress")])
+def test_what_is_not_read_is_called_by_its_name(tmp_path, head, what):
+    check_refused(tmp_path, head + bytes(600), what)
+    check_refused(tmp_path, head + bytes(600), "pack the folder as .zip or .tar.gz and pass that with --archive FILE")
+
+
+def test_web_pages_are_called_so(tmp_path):
+    for page in (b"<!DOCTYPE html><html>", b"\xef\xbb\xbf \n<html>", b"<?xml version='1.0'?><Error/>"):
+        check_refused(tmp_path, page + b" " * 600, "is no tar or zip archive but a web page")
+
+
+def test_encrypted_split_and_oddly_packed_zips(tmp_path):
+    body = bytearray(make_zip({"a": b"x" * 50}))
+    central = body.index(b"PK\1\2")
+    encrypted = bytearray(body)
+    encrypted[central + 8] |= 1
+    check_refused(tmp_path, bytes(encrypted), "is encrypted; unpack it with another program")
+    last = bytearray(body)
+    last[body.index(b"PK\5\6") + 4] = 3                               # the fourth volume, with the list of members
+    check_refused(tmp_path, bytes(last), "is one part of a zip archive in several")
+    deflate64 = bytearray(body)
+    for at in (body.index(b"PK\3\4") + 8, central + 10):
+        deflate64[at] = 9
+    check_refused(tmp_path, bytes(deflate64), "is packed by a method that is not read here")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "set.zip.001").write_bytes(body[:70])
+    with pytest.raises(BadArchive, match="set.zip.001 is damaged or cut off as one part of several, which are to be"):
+        unpack(tmp_path / "set.zip.001", tmp_path / "out", Limits(10_000))
+
+
+def test_python_without_the_data_filter_is_told(tmp_path, monkeypatch):
+    monkeypatch.delattr(tarfile, "data_filter")
+    (tmp_path / "a.tar").write_bytes(make_tar(FILES, "w"))
+    with pytest.raises(UserError, match="lacks the data filter; use Python 3.10.12"):
+        unpack(tmp_path / "a.tar", tmp_path, Limits(10_000))

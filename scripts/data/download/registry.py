@@ -1,4 +1,4 @@
-"""The registry: what can be had, from where, under which terms, and how to know that it arrived whole."""
+"""The registry: what can be downloaded, from where, under which terms, and how to know that it arrived intact."""
 import dataclasses
 import difflib
 import json
@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from common.cli import UserError
+from common.files import read_text
 
 BUILT_IN = Path(__file__).with_name("registry.yml")
 SUM_LENGTHS = {"md5": 32, "sha1": 40, "sha256": 64}            # hexadecimal digits
@@ -26,6 +27,7 @@ class Entry:
     by_hand: str | None = None
     file: str | None = None
     unpack: bool = False
+    needs: tuple[str, ...] = ()
     size: int | None = None
     about: int | None = None
     unpacked: int | None = None
@@ -42,9 +44,7 @@ class Entry:
     @property
     def file_name(self) -> str:
         """Name of the download on disk: a plain file name."""
-        if self.file:
-            return self.file
-        name = PurePosixPath(unquote(urlsplit(self.urls[0]).path)).name if self.urls else ""
+        name = self.file or (PurePosixPath(unquote(urlsplit(self.urls[0]).path)).name if self.urls else "")
         return name if _NAME.fullmatch(name) else self.name
 
     @property
@@ -57,21 +57,22 @@ class Entry:
         return (self.unpacked or 2 * self.expected_size) if self.unpack else 0
 
 
+_FIELDS = [field.name for field in dataclasses.fields(Entry)][1:]
+_TYPES = {"urls": list, "needs": list, "unpack": bool, "untested": bool, "size": int, "about": int, "unpacked": int}
+
+
 def load(extra=()) -> dict[str, Entry]:
     """The built-in entries by name, then those of the files `extra`, which may replace built-in ones."""
-    entries = {}
-    for path in (BUILT_IN, *extra):
-        entries.update(_read(Path(path)))
-    return entries
+    return {name: entry for path in (BUILT_IN, *extra) for name, entry in _read(Path(path)).items()}
 
 
 def choose(entries: dict[str, Entry], names) -> list[Entry]:
-    """The entries of these names, in order and once each. UserError suggests near names."""
+    """The entries of these names, in order and once each. UserError suggests similar names."""
     for name in names:
         if name not in entries:
             folded = {known.casefold(): known for known in entries}
-            near = [key for key in folded if name.casefold() in key]
-            near = near[:3] or difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
+            near = [key for key in folded if name.casefold() in key][:3]
+            near = near or difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
             hint = f"; did you mean {' or '.join(folded[key] for key in near)}?" if near else ""
             raise UserError(f"{name} is not in the registry{hint} (--list shows all names)")
     return [entries[name] for name in dict.fromkeys(names)]
@@ -79,63 +80,54 @@ def choose(entries: dict[str, Entry], names) -> list[Entry]:
 
 def _read(path: Path) -> dict[str, Entry]:
     from common.untrusted.yaml_files import parse_yaml
+    text = read_text(path)
     try:
-        text = path.read_text(encoding="utf-8")
         table = json.loads(text) if path.suffix.lower() == ".json" else parse_yaml(text, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is neither YAML nor JSON: {' '.join(str(error).split())[:300]}") from None
-    if table is None:                                           # an empty list of pretrained networks
-        return {}
-    if not isinstance(table, dict):
+    if not isinstance(table, dict | None):                      # None: a file of comments only
         raise UserError(f"{path} is not a registry: a table 'name: {{purpose, goal, …}}' is expected")
-    return {str(name): _entry(path, str(name), fields) for name, fields in table.items()}
+    return {str(name): _entry(path, str(name), fields) for name, fields in (table or {}).items()}
 
 
 def _entry(path: Path, name: str, fields) -> Entry:
     """One checked entry; a UserError names the file, the entry and the field."""
-    def fail(message):
-        raise UserError(f"{path}, entry {name}: {message}")
-
-    if not _NAME.fullmatch(name):
-        fail("a name is made of letters, digits, '_', '-' and '.'")
-    if not isinstance(fields, dict):
-        fail("a table of fields is expected")
-    kinds = {field.name: field.type for field in dataclasses.fields(Entry) if field.name != "name"}
-    for key, value in fields.items():
-        if key not in kinds:
-            fail(f"there is no field '{key}' (fields: {', '.join(kinds)})")
-        if key == "urls":
-            right = isinstance(value, list) and all(isinstance(url, str) for url in value)
-        elif kinds[key] is bool:
-            right = isinstance(value, bool)
-        elif key in ("size", "about", "unpacked"):
-            right = isinstance(value, int) and not isinstance(value, bool) and value > 0
-        else:
-            right = isinstance(value, str) and value != ""
-        if not right:
-            fail(f"{key}: {value!r} is not of the right type")
-    for key in ("purpose", "goal", "licence"):
-        if key not in fields:
-            fail(f"the field {key} is missing")
-    entry = Entry(name=name, **{**fields, "urls": tuple(fields.get("urls", ()))})
-    _check(entry, fail)
+    try:
+        if not _NAME.fullmatch(name):
+            raise ValueError("a name is made of letters, digits, '_', '-' and '.'")
+        if not isinstance(fields, dict):
+            raise ValueError("a table of fields is expected")
+        for key, value in fields.items():
+            if key not in _FIELDS:
+                raise ValueError(f"there is no field '{key}' (fields: {', '.join(_FIELDS)})")
+            kind = _TYPES.get(key, str)
+            if type(value) is not kind or value == "" or kind is int and value <= 0 or \
+                    kind is list and not all(isinstance(text, str) and text for text in value):
+                raise ValueError(f"{key}: {value!r} is not of the right type")
+        if missing := {"purpose", "goal", "licence"} - set(fields):
+            raise ValueError(f"the field {min(missing)} is missing")
+        entry = Entry(name, **{key: tuple(value) if isinstance(value, list) else value
+                               for key, value in fields.items()})
+        _check(entry)
+    except ValueError as error:
+        raise UserError(f"{path}, entry {name}: {error}") from None
     return entry
 
 
-def _check(entry: Entry, fail) -> None:
+def _check(entry: Entry) -> None:
+    """ValueError if the fields do not make sense together or a path leaves its folder."""
     if sum(map(bool, (entry.urls, entry.drive, entry.by_hand))) != 1:
-        fail("exactly one of urls, drive and by_hand is needed")
+        raise ValueError("exactly one of urls, drive and by_hand is needed")
     for url in entry.urls:
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-            fail(f"{url} is not an http or https address")
-    goal = PurePosixPath(entry.goal)
-    if goal.is_absolute() or ".." in goal.parts or not goal.parts or goal.parts[0].startswith("."):
-        fail(f"goal: {entry.goal} is not a path below the data folder")
+            raise ValueError(f"{url} is not an http or https address")
+    for field, text, below in (("goal", entry.goal, "data"), *(("needs", need, "unpacked") for need in entry.needs)):
+        path = PurePosixPath(text)
+        if path.is_absolute() or ".." in path.parts or not path.parts or path.parts[0].startswith("."):
+            raise ValueError(f"{field}: {text} is not a path below the {below} folder")
     if entry.file and not _NAME.fullmatch(entry.file):
-        fail(f"file: {entry.file} is not a plain file name")
+        raise ValueError(f"file: {entry.file} is not a plain file name")
     for kind, digits in SUM_LENGTHS.items():
         value = getattr(entry, kind)
         if value and not re.fullmatch(f"[0-9a-f]{{{digits}}}", value):
-            fail(f"{kind}: {value} is not {digits} hexadecimal digits in lower case")
+            raise ValueError(f"{kind}: {value} is not {digits} hexadecimal digits in lower case")

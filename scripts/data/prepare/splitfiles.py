@@ -14,7 +14,7 @@ from common.files import write_bytes, write_json
 from common.splits import Split, load_split
 from scripts.data.prepare.sources import Listing
 
-PUBLISHED = ("published_split", "published")      # in a set's folder: where download.py puts split files of others
+PUBLISHED = ("published_split", "published", "flowers_audio")     # where download.py puts split files of others
 
 
 @dataclass(frozen=True)
