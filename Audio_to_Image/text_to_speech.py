@@ -153,6 +153,7 @@ def speak(todo, engine, jobs) -> list:
 def finish_split(split, items, audio_root: Path, missing: set, wanted: set | None) -> None:
     """Name the sound in the split file, once all of it is there."""
     from common.files import read_json, write_json
+    from common.splits import project_path
     clips = [clip for item in items for clip in item]
     if any(clip in missing or wanted is not None and clip not in wanted for clip in clips):
         print(f"{split.path} is left as it is: not all of its captions have sound")
@@ -174,13 +175,6 @@ def set_audio(raw: dict, names: list[str]) -> None:
         raw["wav"] = names[0] if isinstance(raw.get("wav", ""), str) and len(names) == 1 else names
     else:
         raw["wav" if "audio" not in raw and ("wav" in raw or "img" in raw) else "audio"] = names
-
-
-def project_path(path: Path) -> str:
-    """'./data/…' below the project's root, else absolute: what base paths in split files look like."""
-    from common import ROOT
-    path = Path(os.path.abspath(path))
-    return f"./{path.relative_to(ROOT).as_posix()}" if path.is_relative_to(ROOT) else str(path)
 
 
 def report(failures: list, most: int = 20) -> int:

@@ -67,6 +67,11 @@ def follow_parent() -> None:
             os.kill(os.getpid(), signal.Signals[name])
 
 
+def exit_on_sigterm() -> None:
+    """Let SIGTERM unwind the stack like an exit, so that worker processes end and no temporary file or folder stays."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
 def run(main) -> None:
     """Run a command's `main()`; turn a UserError into its sentence and status 2, an interrupt into status 130.
 

@@ -1,10 +1,8 @@
 """Get data sets, captions and networks by name: fetched with resume, checked, unpacked safely into the data folder."""
-import signal
-import sys
 from pathlib import Path
 
 from common import ROOT
-from common.cli import Parser, UserError, existing_file, natural, positive_float, run
+from common.cli import Parser, UserError, existing_file, exit_on_sigterm, natural, positive_float, run
 
 
 def parse(argv=None):
@@ -33,8 +31,7 @@ def main(argv=None) -> int:
 
     from scripts.data.download import install, registry
     from scripts.data.download.fetch import Patience
-    # SIGTERM unwinds the stack like an exit, so that no half-unpacked folder stays.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    exit_on_sigterm()
     entries = registry.load(options.registry or ())
     chosen = registry.choose(entries, options.names)
     if options.list:

@@ -7,8 +7,8 @@ Split files that are there already are checked and kept. Toybirds' folder has th
 with --any_size.
 """
 
-from common.cli import existing_dir, run
-from scripts.data.prepare.options import make_parser, stop_cleanly
+from common.cli import existing_dir, exit_on_sigterm, run
+from scripts.data.prepare.options import make_parser
 
 
 def parse(argv=None):
@@ -37,5 +37,5 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    stop_cleanly()
+    exit_on_sigterm()
     run(main)

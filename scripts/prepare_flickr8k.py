@@ -6,17 +6,17 @@
 Split files that are there already are checked and kept.
 """
 
-from common.cli import existing_dir, natural, run
-from scripts.data.prepare.options import make_parser, stop_cleanly
+from common.cli import existing_dir, exit_on_sigterm, natural, run
+from scripts.data.prepare.options import make_parser
 
-PICTURES = ("Flicker8k_Dataset", "Flickr8k_Dataset", "images", "Images")
+IMAGE_FOLDERS = ("Flicker8k_Dataset", "Flickr8k_Dataset", "images", "Images")
 
 
 def parse(argv=None):
     parser = make_parser(__doc__, "flickr8k")
     parser.add_argument("--audio", type=existing_dir, help="folder of wav2capt.txt and wavs/ (default: flickr_audio in "
                         "--output_dir, or that itself)")
-    parser.add_argument("--images", type=existing_dir, help="folder of the pictures (default: Flicker8k_Dataset, as "
+    parser.add_argument("--images", type=existing_dir, help="folder of the images (default: Flicker8k_Dataset, as "
                         "the archive spells it, in --output_dir)")
     parser.add_argument("--text", type=existing_dir, help="folder of Flickr8k.token.txt and Flickr_8k.trainImages.txt "
                         "… (default: Flickr8k_text in --output_dir, or that itself, if they are there)")
@@ -34,10 +34,10 @@ def main(argv=None) -> int:
     def build():
         listed = sources.find([(options.audio or folder / "flickr_audio") / "wav2capt.txt", folder / "wav2capt.txt"],
                               "the list of recordings", "--audio")
-        images = options.images or sources.find([folder / name for name in PICTURES], "the folder of pictures",
+        images = options.images or sources.find([folder / name for name in IMAGE_FOLDERS], "the folder of images",
                                                 "--images")
-        if (images / PICTURES[0]).is_dir():                # the archive, unpacked into a folder of its name
-            images = images / PICTURES[0]
+        if (images / IMAGE_FOLDERS[0]).is_dir():           # the archive, unpacked into a folder of its name
+            images = images / IMAGE_FOLDERS[0]
         names = ("Flickr8k.token.txt", *flickr8k.LISTS.values())
         text = options.text or next((place for place in (folder / "Flickr8k_text", folder, listed.parent)
                                      if any((place / name).exists() for name in names)), None)
@@ -48,5 +48,5 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    stop_cleanly()
+    exit_on_sigterm()
     run(main)

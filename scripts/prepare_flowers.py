@@ -1,4 +1,4 @@
-"""Prepare Oxford-102 flowers: pictures, their labels and Reed's captions → train.json and test.json (82 / 20 classes).
+"""Prepare Oxford-102 flowers: images, their labels and Reed's captions → train.json and test.json (82 / 20 classes).
 
     python ./scripts/prepare_flowers.py
     python ./scripts/prepare_flowers.py --images ~/jpg --labels ~/imagelabels.mat --captions ~/cvpr2016_flowers
@@ -6,8 +6,8 @@
 Split files that are there already are checked and kept.
 """
 
-from common.cli import existing_dir, existing_file, run
-from scripts.data.prepare.options import make_parser, stop_cleanly
+from common.cli import existing_dir, existing_file, exit_on_sigterm, run
+from scripts.data.prepare.options import make_parser
 
 
 def parse(argv=None):
@@ -38,5 +38,5 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    stop_cleanly()
+    exit_on_sigterm()
     run(main)

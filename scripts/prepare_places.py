@@ -1,15 +1,15 @@
-"""Prepare the room pictures of Places: the audio captions' JSON files → train.json and test.json of seven classes.
+"""Prepare the room images of Places: the audio captions' JSON files → train.json and test.json of seven classes.
 
     python ./scripts/prepare_places.py --audio ~/PlacesAudio_400k_distro --images ~/places205/images256
 
 Split files that are there already are checked and kept. The release's val.json becomes the test split.
 """
 
-from common.cli import existing_dir, existing_file, natural, run
-from scripts.data.prepare.options import make_parser, stop_cleanly
+from common.cli import existing_dir, existing_file, exit_on_sigterm, natural, run
+from scripts.data.prepare.options import make_parser
 
 RELEASE = ("PlacesAudio_400k_distro", "PlacesAudio", "PlacesAudio/PlacesAudio_400k_distro", "")
-PICTURES = ("images256", "images", "data/vision/torralba/deeplearning/images256")     # the last is the archive's own
+IMAGE_FOLDERS = ("images256", "images", "data/vision/torralba/deeplearning/images256")      # the last: the archive's own
 
 
 def parse(argv=None):
@@ -34,8 +34,8 @@ def main(argv=None) -> int:
     def build():
         audio = options.audio or sources.find(
             [folder / place / "metadata" for place in RELEASE], "the release of audio captions", "--audio").parent
-        images = options.images or sources.find([folder / name for name in PICTURES], "the folder of Places' pictures",
-                                                "--images")
+        images = options.images or sources.find([folder / name for name in IMAGE_FOLDERS],
+                                                "the folder of Places' images", "--images")
         train = options.train_json or sources.find([audio / "metadata/train.json"], "the release's list",
                                                    "--train_json")
         beside = audio / "metadata/val.json"
@@ -47,5 +47,5 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    stop_cleanly()
+    exit_on_sigterm()
     run(main)

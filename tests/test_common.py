@@ -266,3 +266,31 @@ def test_a_random_state_may_be_a_row_of_several():
     state, expected = devices.random_state(torch.device("cpu"))["cpu"], torch.rand(3)
     devices.set_random_state({"cpu": torch.stack([torch.zeros_like(state), state])[1]}, torch.device("cpu"))
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("data", [
+    b'{"a": "\xc3\xa4"}', b'\xef\xbb\xbf{"a": "\xc3\xa4"}', b"\xff\xfe" + '{"a": "ä"}'.encode("utf-16-le"),
+    b"\xfe\xff" + '{"a": "ä"}'.encode("utf-16-be"), b'\xef\xbb\xbf\r\n{"a":\r\n"\xc3\xa4"}\r'])
+def test_text_in_utf8_and_utf16(tmp_path, data):
+    (tmp_path / "a.json").write_bytes(data)
+    assert files.read_json(tmp_path / "a.json") == {"a": "ä"}
+    assert "\r" not in files.read_text(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("data, byte", [
+    (b"abc\xe4", 3), (b"\xef\xbb\xbfabc\xe4", 6), (b"\xff\xfea\0b", 4), (b"a\0b\0", 1), (b"\xff\xfe\0\0a\0\0\xd8", 6)])
+def test_text_in_other_encodings_is_told(tmp_path, data, byte):
+    (tmp_path / "a.txt").write_bytes(data)
+    with pytest.raises(UserError, match=rf"a.txt is not text in UTF-8 or UTF-16: byte {byte} \(0x"):
+        files.read_text(tmp_path / "a.txt")
+
+
+def test_stray_bytes_of_text_where_they_do_no_harm(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9\nb")
+    assert files.read_text(tmp_path / "a.txt", "replace") == "caf\ufffd\nb"
+
+
+def test_checksums(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert files.checksum(tmp_path / "a", "md5") == "900150983cd24fb0d6963f7d28e17f72"
+    assert files.sha256(tmp_path / "a") == files.checksum(tmp_path / "a")

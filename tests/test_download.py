@@ -156,6 +156,25 @@ def test_a_killed_download_goes_on(server, tmp_path):
     assert server.requests[seen:] == [("/set.tgz", f"bytes={2 << 20}-")]
 
 
+def test_a_part_that_is_complete_or_too_long(server, tmp_path):
+    """A run was killed between the last byte and the renaming; then the file on the server is a shorter one."""
+    body = make_tar(FILES)
+    entry, part = entry_of(server, body), tmp_path / ".downloads/toy/set.tgz.part"
+    server.drop_after = [50]
+    with pytest.raises(UserError, match="what has arrived is kept"):
+        install.get(entry, tmp_path, patience=Patience(2, 0, 0))
+    part.write_bytes(body)
+    install.get(entry, tmp_path, patience=QUICK)
+    assert server.requests[1:] == [("/set.tgz", f"bytes={len(body)}-")] and not part.exists()
+    other = replace(entry, goal="other/set")
+    server.drop_after = [50]
+    with pytest.raises(UserError, match="what has arrived is kept"):
+        install.get(other, tmp_path, patience=Patience(2, 0, 0))
+    part.write_bytes(body + b"more")
+    install.get(other, tmp_path, patience=QUICK)
+    assert server.requests[-1] == ("/set.tgz", None) and contents(tmp_path / "other/set") == UNPACKED
+
+
 def test_errors_of_the_server_are_retried_and_mirrors_tried_in_order(server, tmp_path):
     entry = entry_of(server, make_tar(FILES))
     server.statuses = [503, 500]
@@ -198,6 +217,14 @@ def test_wrong_sum_and_wrong_size_are_refused_before_unpacking(server, tmp_path)
 def test_a_web_page_is_not_an_archive(server, tmp_path):
     entry = entry_of(server, b"<!DOCTYPE html><title>Quota exceeded</title>" + b" " * 600, size=None, md5=None)
     with pytest.raises(BadArchive, match="set.tgz is no tar or zip archive but a web page"):
+        install.get(entry, tmp_path, patience=QUICK)
+    assert not leftovers(tmp_path)
+
+
+def test_a_web_page_instead_of_weights_is_called_so(server, tmp_path):
+    page = b"<html>Not found</html>"
+    entry = entry_of(server, page, "/net.pth", unpack=False, goal="pretrained/net.pth", size=None, md5="0" * 32)
+    with pytest.raises(BadArchive, match="net.pth is a web page: its MD5 is"):
         install.get(entry, tmp_path, patience=QUICK)
     assert not leftovers(tmp_path)
 

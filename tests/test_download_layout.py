@@ -5,14 +5,14 @@ import wave
 from dataclasses import replace
 
 import pytest
+from prepare_miniatures import MAKERS, captions_of, write
+from toy_archives import contents, make_tar, make_zip
 
 from common.cli import UserError
 from common.splits import load_split
-from prepare_miniatures import MAKERS, captions_of, write
 from scripts import prepare_birds, prepare_flowers
 from scripts.data.download import install, registry
 from scripts.data.download.registry import Entry
-from toy_archives import contents, make_tar, make_zip
 
 ENTRIES = registry.load()
 CUB = {"images.txt": b"1", "classes.txt": b"1", "image_class_labels.txt": b"1", "bounding_boxes.txt": b"1",

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from prepare_miniatures import MAKERS, PICTURE, SPECIES, captions_of, write
+from prepare_miniatures import IMAGE, MAKERS, SPECIES, captions_of, write
 
 from common import ROOT
 from common.cli import UserError
@@ -63,9 +63,9 @@ def test_birds_join_by_number(cub, capsys):
     assert [len(train.items), len(test.items)] == [4, 2]
     assert train.labels == [0, 0, 1, 1] and test.labels == [22, 22] and test.has_classes
     item = test.items[0]
-    assert item.class_name == "023.Brandt_Cormorant" and item.image.read_bytes() == PICTURE and not item.audio
+    assert item.class_name == "023.Brandt_Cormorant" and item.image.read_bytes() == IMAGE and not item.audio
     assert item.texts == tuple(captions_of("023.Brandt_Cormorant/Brandt_Cormorant_0001_2000.jpg"))
-    assert "4 pictures of 2 classes, 40 captions, no recordings yet" in capsys.readouterr().out
+    assert "4 images of 2 classes, 40 captions, no recordings yet" in capsys.readouterr().out
     raw = json.loads((cub / "train.json").read_text())
     assert set(raw["data"][0]) == {"image", "class", "text"} and raw["audio_base_path"].endswith("_audio/audio")
 
@@ -93,7 +93,7 @@ def test_birds_name_published_speech_when_all_of_it_is_there(cub, capsys):
 
 def test_toybirds_folder_gives_the_same_files(tmp_path):
     folder = tmp_path / "toybirds"
-    toybirds.make_set(toybirds.Settings(3, 1, 2, 64, 0), folder, 1, lambda pictures, total: pictures)
+    toybirds.make_set(toybirds.Settings(3, 1, 2, 64, 0), folder, 1, lambda images, total: images)
     before = {name: json.loads((folder / name).read_text()) for name in ("train.json", "test.json")}
     prepare("birds", folder, "--any_size")                                          # kept and checked
     prepare("birds", folder, "--any_size", "--overwrite")
@@ -117,7 +117,7 @@ def test_places_keeps_the_rooms(rooms, capsys):
     assert train.items[0].texts == ("a room number 1",)
     assert all(item.image.is_file() and item.audio[0].is_file() and len(item.texts) == 1 for item in train.items)
     assert json.loads((rooms / "test.json").read_text())["data"][0]["image"].startswith("./bedroom/gsun_")
-    assert "35 pictures of 7 classes, 35 captions, 35 recordings" in capsys.readouterr().out
+    assert "35 images of 7 classes, 35 captions, 35 recordings" in capsys.readouterr().out
 
 
 def test_places_with_one_list_draws_a_test_split(rooms):
@@ -132,7 +132,7 @@ def test_places_with_one_list_draws_a_test_split(rooms):
     assert (rooms / "test.json").read_text() != first
 
 
-def test_places_pictures_by_class_need_no_links(rooms):
+def test_places_images_by_class_need_no_links(rooms):
     shutil.move(rooms / "PlacesAudio_400k_distro", rooms / "PlacesAudio")
     for kind in PLACES_CLASSES:
         shutil.move(rooms / "images256" / kind[0] / kind, rooms / "images" / kind)
@@ -162,8 +162,8 @@ def test_flickr8k_without_texts_draws_its_splits(flickr, capsys):
 def test_whole_sets_split_as_stated():
     split = flickr8k.drawn_split([f"{n}.jpg" for n in range(8000)], 0)
     assert {name: len(part) for name, part in split.items()} == {"train": 6000, "val": 1000, "test": 1000}
-    assert sum(part.pictures for part in birds.EXPECTED.values()) == 11788
-    assert sum(part.pictures for part in flowers.EXPECTED.values()) == 8189
+    assert sum(part.images for part in birds.EXPECTED.values()) == 11788
+    assert sum(part.images for part in flowers.EXPECTED.values()) == 8189
 
 
 # ---- what is there already ------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def test_files_there_already_are_checked_and_kept(name, tmp_path, capsys):
     assert "train.json is kept as it was" in capsys.readouterr().out
     assert {key: value for key, value in tree(folder).items() if key != "test.json"} == before
     assert (folder / "test.json").exists()
-    if name != "flickr8k":                                                          # there, each picture has five
+    if name != "flickr8k":                                                          # there, each image has five
         content["data"][0].pop("text", None), content["data"][0].pop("wav", None)
         write(folder / "train.json", json.dumps(content))
         with pytest.raises(UserError, match=r"train.json:? .*(has 0|names no)"):
@@ -282,18 +282,18 @@ FAULTS = {
         (lambda f: edit(f / CUB / "images.txt", first_line("1 /etc/passwd_1.jpg")), "leaves its base folder"),
         (lambda f: edit(f / CUB / "images.txt", first_line("9" * 5000 + " x/y_1.jpg")), "images.txt: the line '999"),
         (lambda f: edit(f / CUB / "images.txt", first_line(f"2 {BIRD}.jpg")), "is not a new number"),
-        (lambda f: edit(f / CUB / "bounding_boxes.txt", first_line("1 1 2 nan 4")), "no box .* of picture 1"),
-        (lambda f: edit(f / CUB / "image_class_labels.txt", first_line("1 2")), "gives picture 1 .* the class '2'"),
-        (lambda f: write(f / REED / "text_c10" / f"{BIRD}_2_0.txt", "x"), "have one picture number"),
+        (lambda f: edit(f / CUB / "bounding_boxes.txt", first_line("1 1 2 nan 4")), "no box .* of image 1"),
+        (lambda f: edit(f / CUB / "image_class_labels.txt", first_line("1 2")), "gives image 1 .* the class '2'"),
+        (lambda f: write(f / REED / "text_c10" / f"{BIRD}_2_0.txt", "x"), "have one image number"),
         (lambda f: write(f / CUB / "classes.txt", ""), "classes.txt is empty"),
     ],
     "flowers": [
         (lambda f: (f / "imagelabels.mat").unlink(), "imagelabels.mat does not exist"),
         (lambda f: write(f / "imagelabels.mat", b"<html>not found</html>"), "not Oxford's imagelabels.mat .*download"),
-        (lambda f: edit_mat(f, [1] * 9), "image_00001.txt is of class 77, but .* gives picture 1 1"),
+        (lambda f: edit_mat(f, [1] * 9), "image_00001.txt is of class 77, but .* gives image 1 1"),
         (lambda f: edit_mat(f, [0] * 9), "whole numbers from 1 to 102"),
         (lambda f: edit_mat(f, [77.5] * 9), "whole numbers from 1 to 102"),
-        (lambda f: edit_mat(f, [77]), "gives picture 2 no class"),
+        (lambda f: edit_mat(f, [77]), "gives image 2 no class"),
         (lambda f: edit_mat(f, ["77"]), "not a row of numbers"),
         (lambda f: (f / "jpg/image_00004.jpg").unlink(), "image_00004.jpg is not there"),
         (lambda f: (f / "cvpr2016_flowers/text_c10/class_00001/image_00004.txt").unlink(), "00004.jpg has no caption"),
@@ -310,12 +310,12 @@ FAULTS = {
         (lambda f: edit_json(f / META, lambda c: c["data"][0].update(wav="x.wav")), "recording 'x.wav', not wavs/"),
         (lambda f: edit_json(f / META, lambda c: c["data"][0].update(asr_text="\ud800")), "item 0 is not of the"),
         (lambda f: edit_json(f / META, lambda c: c["data"][0].update(image="z/bedroom/x.jpg")), "lies both in"),
-        (lambda f: edit_json(f / META, lambda c: c.update(data=c["data"][-2:])), "no picture of the seven"),
+        (lambda f: edit_json(f / META, lambda c: c.update(data=c["data"][-2:])), "no image of the seven"),
         (lambda f: (f / "images256/b/bedroom/gsun_00000001.jpg").unlink(), "00000001.jpg is not there .1 of the 35"),
         (lambda f: shutil.rmtree(f / "images256/b"), "images256/b/bedroom is not there"),
         (lambda f: write(f / "PlacesAudio_400k_distro/wavs/1/utterance_1.wav", b""), "utterance_1.wav has zero bytes"),
         (lambda f: (f / "PlacesAudio_400k_distro/wavs/1/utterance_1.wav").unlink(), "utterance_1.wav is not there"),
-        (lambda f: write(f / "images/bedroom/other.jpg", PICTURE), "images/bedroom is there but not the folder"),
+        (lambda f: write(f / "images/bedroom/other.jpg", IMAGE), "images/bedroom is there but not the folder"),
     ],
     "flickr8k": [
         (lambda f: shutil.rmtree(f / "Flicker8k_Dataset"), "Flicker8k_Dataset does not exist"),
@@ -367,9 +367,9 @@ def test_a_full_disk_changes_nothing(function, cub, monkeypatch):
     assert tree(cub) == before
 
 
-@pytest.mark.parametrize("name, counts", [("birds", "train has 4 pictures where 8,855 are expected .8,851 fewer."),
+@pytest.mark.parametrize("name, counts", [("birds", "train has 4 images where 8,855 are expected .8,851 fewer."),
                                           ("flowers", "test has 1 classes where 20 are expected"),
-                                          ("flickr8k", "train has 12 pictures where 6,000 are expected")])
+                                          ("flickr8k", "train has 12 images where 6,000 are expected")])
 def test_counts_of_the_whole_set_are_demanded(name, counts, tmp_path):
     folder = made(name, tmp_path)
     with pytest.raises(UserError, match=f"{name}: .*{counts}.*--any_size"):

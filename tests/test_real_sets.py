@@ -1,4 +1,4 @@
-"""`bash scripts/<set>.sh` from the original archives, in miniature and on loopback, to pictures and numbers."""
+"""`bash scripts/<set>.sh` from the original archives, in miniature and on loopback, to samples and metrics."""
 import hashlib
 import json
 import math
@@ -28,9 +28,9 @@ CHANGES = {"birds": SPEECH | {"teacher_options": "--jobs 1"},          # through
            "flowers": SPEECH | LITE0, "places": LITE0,
            "flickr8k": LITE0 | {"evaluate_options": "--metrics fid,kid --lite0_size 64 --quiet"}}     # without classes
 LOCAL = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-# pictures to learn from, pictures to test on, captions a picture
+# images to learn from, images to test on, captions an image
 SIZES = {"birds": (4, 2, 10), "flowers": (7, 2, 10), "places": (35, 14, 1), "flickr8k": (12, 2, 5)}
-PICTURE = {"birds": "023.Brandt_Cormorant/Brandt_Cormorant_0002_2001.jpg_64_sentence9_0.png",
+SAMPLE = {"birds": "023.Brandt_Cormorant/Brandt_Cormorant_0002_2001.jpg_64_sentence9_0.png",
            "flowers": "image_00005.jpg_64_sentence9_0.png",
            "places": "dinette/home/gsun_0000002c.jpg_64_sentence0_0.png",
            "flickr8k": "1015_693b08cb0e.jpg_64_sentence4_0.png"}
@@ -68,7 +68,7 @@ def recipe(name, place, registry, *words):
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_one_command_from_the_archives_to_pictures(name, server, googlenet, tmp_path):
+def test_one_command_from_the_archives_to_samples(name, server, googlenet, tmp_path):
     registry, place = tmp_path / "registry.json", tmp_path / "it's a place"
     archives = original_archives.make(name, tmp_path / "original")
     by_hand = archives if name == "places" else {}
@@ -80,7 +80,7 @@ def test_one_command_from_the_archives_to_pictures(name, server, googlenet, tmp_
     assert result.returncode == 0, result.stdout + result.stderr
     check_features(name, data)
     out, tag = place / "it's out", data.name
-    check_pictures(name, data, out / f"StackGAN_v2/{tag}_speech_encoder/Model/iteration2")
+    check_samples(name, data, out / f"StackGAN_v2/{tag}_speech_encoder/Model/iteration2")
     speech = json.loads((out / f"Audio_to_Image/log/{tag}_speech_encoder/metric-speech.jsonl").read_text())
     assert speech["captions"] == SIZES[name][1] * SIZES[name][2]
     assert ("accuracy" in speech) == (name != "flickr8k")
@@ -104,7 +104,7 @@ def get_by_hand(place, registry, archive: bytes, folder) -> None:
 
 
 def check_features(name, data) -> None:
-    """Teacher and speech features of every picture and caption, whose shapes show how many captions a picture has."""
+    """Teacher and speech features of every image and caption, whose shapes show how many captions an image has."""
     train, test, captions = SIZES[name]
     teacher, width = ("googlenet_caffe", 1024) if name == "birds" else ("efficientnet_lite0", 1280)
     for part, count in (("train", train), ("test", test)):
@@ -116,14 +116,14 @@ def check_features(name, data) -> None:
             assert np.isfinite(np.concatenate(features)).all() and np.concatenate(features).std() > 0
 
 
-def check_pictures(name, data, iteration) -> None:
-    """One picture of 64 pixels for every test sentence, under the published name; numbers that are numbers."""
+def check_samples(name, data, iteration) -> None:
+    """One image of 64 pixels for every test sentence, under the published name; numbers that are numbers."""
     split, folder = load_split(data, "test"), iteration / "single_samples/valid"
-    pictures = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    assert set(pictures) == {f"{item.image.relative_to(split.image_root)}_64_sentence{k}_0.png"
+    samples = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    assert set(samples) == {f"{item.image.relative_to(split.image_root)}_64_sentence{k}_0.png"
                              for item in split.items for k in range(SIZES[name][2])}
-    assert PICTURE[name] in pictures and len(pictures) == SIZES[name][1] * SIZES[name][2]
-    assert {Image.open(path).size for path in pictures.values()} == {(64, 64)}
+    assert SAMPLE[name] in samples and len(samples) == SIZES[name][1] * SIZES[name][2]
+    assert {Image.open(path).size for path in samples.values()} == {(64, 64)}
     metrics = json.loads((iteration / "metrics.json").read_text())
     assert len(metrics) >= 2 and all(math.isfinite(record["value"]) for record in metrics.values())
 
@@ -135,5 +135,5 @@ def test_a_folder_of_cubs_size_is_prepared_in_2_gib(tmp_path):
                             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30)))
     said = result.stdout
     assert result.returncode == 0, said + result.stderr
-    assert "8,855 pictures of 150 classes, 88,550 captions" in said
-    assert "2,933 pictures of 50 classes, 29,330 captions" in said
+    assert "8,855 images of 150 classes, 88,550 captions" in said
+    assert "2,933 images of 50 classes, 29,330 captions" in said

@@ -29,8 +29,8 @@ SMALL = dataset.Settings(classes=6, test_classes=2, images_per_class=3, image_si
 SMALL_OPTIONS = "--classes 6 --test_classes 2 --images_per_class 3 --image_size 64 --seed 3".split()
 
 
-def quiet(pictures, total):
-    return pictures
+def quiet(images, total):
+    return images
 
 
 def command(*options):
@@ -46,7 +46,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """A set of 6 species × 3 pictures, made in one process."""
+    """A set of 6 species × 3 images, made in one process."""
     folder = tmp_path_factory.mktemp("toybirds") / "set"
     assert dataset.make_set(SMALL, folder, 1, quiet)
     return folder
@@ -72,8 +72,8 @@ def test_layout_of_cub_and_of_reeds_captions(small):
         assert re.fullmatch(rf"{folder[4:]}_000[1-3]_{number}\.jpg", file)
         assert all(re.fullmatch(r"\d+\.\d", value) for value in box[1:])
         assert is_train == str(int(folder in train))
-        with Image.open(cub / "images" / image) as picture:
-            assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (64, 64))
+        with Image.open(cub / "images" / image) as opened:
+            assert (opened.format, opened.mode, opened.size) == ("JPEG", "RGB", (64, 64))
         text = (small / "text_c10" / folder / file).with_suffix(".txt").read_text().splitlines()
         assert len(text) == CAPTIONS_PER_IMAGE
 
@@ -106,7 +106,7 @@ def test_equal_bytes_with_other_jobs_and_the_command(small, tmp_path):
 def test_another_seed_gives_other_birds():
     assert invent_species(20, 4, 0) != invent_species(20, 4, 1)
     traits = invent_species(20, 4, 0)[0].traits
-    one, same, other = (np.asarray(drawing.draw_picture(traits, 64, seed).image) for seed in ([0, 1], [0, 1], [0, 2]))
+    one, same, other = (np.asarray(drawing.draw_image(traits, 64, seed).image) for seed in ([0, 1], [0, 1], [0, 2]))
     assert (one == same).all() and (one != other).any()
 
 
@@ -114,18 +114,18 @@ def test_interrupted_run_finishes_to_the_same_bytes(small, tmp_path):
     class Interrupted(Exception):
         pass
 
-    def stop_after_five(pictures, total):
-        for count, picture in enumerate(pictures):
+    def stop_after_five(images, total):
+        for count, image in enumerate(images):
             if count == 5:
                 raise Interrupted
-            yield picture
+            yield image
 
     folder = tmp_path / "set"
     with pytest.raises(Interrupted):
         dataset.make_set(SMALL, folder, 1, stop_after_five)
     assert not (folder / "attributes.json").exists()
     kept = next((folder / "CUB_200_2011/images").rglob("*.jpg"))
-    (kept.parent / f".{kept.stem}.x.tmp.jpg").write_bytes(b"half a picture of a killed run")
+    (kept.parent / f".{kept.stem}.x.tmp.jpg").write_bytes(b"half an image of a killed run")
     written = kept.stat().st_mtime_ns
     assert dataset.make_set(SMALL, folder, 1, quiet)
     assert contents(folder) == contents(small) and kept.stat().st_mtime_ns == written
@@ -144,14 +144,14 @@ def test_a_split_file_with_sound_is_kept(small, tmp_path):
 @pytest.mark.parametrize("size", ["small", "medium", "large"])
 def test_boxes_enclose_the_bird(size, monkeypatch):
     # On a scene of one colour that no bird has, the bird is what differs from it by more than the grain.
-    monkeypatch.setattr(drawing, "paint_scene", lambda bird, side, rng: Image.new("RGB", (side, side), (255, 0, 255)))
+    monkeypatch.setattr(drawing, "draw_scene", lambda bird, side, rng: Image.new("RGB", (side, side), (255, 0, 255)))
     traits = dict.fromkeys(PLUMAGE, "green") | {
         "wing_bar": "none", "beak": "yellow", "beak_shape": "hooked", "size": size}
     for seed in range(12):
-        picture = drawing.draw_picture(traits, 160, [seed])
-        differs = np.abs(np.asarray(picture.image, int) - (255, 0, 255)).sum(axis=-1) > 90
+        drawn = drawing.draw_image(traits, 160, [seed])
+        differs = np.abs(np.asarray(drawn.image, int) - (255, 0, 255)).sum(axis=-1) > 90
         rows, columns = np.flatnonzero(differs.any(axis=1)), np.flatnonzero(differs.any(axis=0))
-        x, y, width, height = picture.box
+        x, y, width, height = drawn.box
         drawn = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
         assert np.abs(drawn - (x, y, x + width, y + height)).max() <= 1
         assert x >= 0 and y >= 0 and x + width <= 160 and y + height <= 160
@@ -166,8 +166,8 @@ def test_every_part_shows_in_a_picture_of_the_demo():
     unshaded = {part: np.array(COLOURS[traits[part]]) for part in PLUMAGE}
     seen = Counter()
     for seed in range(8):
-        picture = drawing.draw_picture(traits, 128, [seed])
-        pixels = np.asarray(picture.image, int)[np.asarray(picture.alpha) > 200]
+        drawn = drawing.draw_image(traits, 128, [seed])
+        pixels = np.asarray(drawn.image, int)[np.asarray(drawn.alpha) > 200]
         tone = pixels / (np.linalg.norm(pixels, axis=1, keepdims=True) + 1e-9)
         for part, colour in unshaded.items():
             like = tone @ (colour / np.linalg.norm(colour)) > 0.97

@@ -1,4 +1,4 @@
-"""The four sets' downloads in their exact original forms, made of the miniatures, with real pictures and real sound."""
+"""The four sets' downloads in their exact original forms, made of the miniatures, with real images and real sound."""
 import io
 import os
 import tarfile
@@ -13,7 +13,7 @@ RATE = 16000
 PIXELS = {"birds": (400, 340)}                     # the miniature's bounding boxes lie within
 
 
-def picture(number: int, size: tuple[int, int]) -> bytes:
+def image(number: int, size: tuple[int, int]) -> bytes:
     """A JPEG of coloured waves, different for each number."""
     y, x = np.mgrid[:size[1], :size[0]]
     waves = [np.sin(x / (7 + number % 5 + colour) + number) + np.cos(y / (9 + colour) - number) for colour in range(3)]
@@ -39,7 +39,7 @@ def make(name: str, folder) -> dict[str, bytes]:
     folder.mkdir()
     MAKERS[name](folder)
     for number, path in enumerate(sorted(folder.rglob("*.jpg"))):
-        path.write_bytes(picture(number, PIXELS.get(name, (96, 80))))
+        path.write_bytes(image(number, PIXELS.get(name, (96, 80))))
     for number, path in enumerate(sorted(folder.rglob("*.wav"))):
         path.write_bytes(sound(number))
     return _PACKERS[name](folder)
@@ -87,12 +87,12 @@ def zipped(folder, name) -> bytes:
 
 
 def make_whole_cub(folder) -> None:
-    """CUB and its captions, unpacked, with all their files: 200 species, 11,788 names of one picture of 500 pixels."""
+    """CUB and its captions, unpacked, with all their files: 200 species, 11,788 names of one image of 500 pixels."""
     archive, captions, names = folder / "CUB_200_2011", folder / "cvpr2016_cub", []
     kinds = [f"{number:03d}.Bird_{number}" for number in range(1, 201)]
     counts = [59 + (n < 5) for n in range(150)] + [58 + (n < 33) for n in range(50)]        # 8,855 and 2,933
     folder.mkdir()
-    (folder / "one.jpg").write_bytes(picture(0, (500, 375)))
+    (folder / "one.jpg").write_bytes(image(0, (500, 375)))
     for kind, count in zip(kinds, counts):
         (archive / "images" / kind).mkdir(parents=True)
         (captions / "text_c10" / kind).mkdir(parents=True)

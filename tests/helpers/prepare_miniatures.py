@@ -1,11 +1,11 @@
-"""Miniatures of the four sets' archives, unpacked, in their exact original forms: a few classes, a few pictures."""
+"""Miniatures of the four sets' archives, unpacked, in their exact original forms: a few classes, a few images."""
 import json
 
 import numpy as np
 
 from common.splits import PLACES_CLASSES
 
-PICTURE = b"\xff\xd8 a picture"
+IMAGE = b"\xff\xd8 an image"
 SPECIES = ("001.Black_footed_Albatross", "002.Laysan_Albatross", "023.Brandt_Cormorant")
 
 
@@ -23,11 +23,11 @@ def captions_of(name):
 
 
 def make_birds(folder):
-    """Three species, two pictures each, the third with another name in Reed's archive; the third is for testing."""
+    """Three species, two images each, the third with another name in Reed's archive; the third is for testing."""
     archive, captions = folder / "CUB_200_2011", folder / "cvpr2016_cub"
     names = [f"{kind}/{kind[4:]}_{k + 1:04d}_{1000 * n + k}.jpg" for n, kind in enumerate(SPECIES) for k in range(2)]
     for name in names:
-        write(archive / "images" / name, PICTURE)
+        write(archive / "images" / name, IMAGE)
         theirs = name.replace("Brandt_", "Brandts_").replace(".jpg", ".txt")
         write_lines(captions / "text_c10" / theirs, captions_of(name))
     write(captions / "text_c10/001.Black_footed_Albatross.t7", b"features of the paper")
@@ -41,11 +41,11 @@ def make_birds(folder):
 
 
 def make_flowers(folder):
-    """Nine pictures of the classes 77, 1 and 102; class 1 is for testing."""
+    """Nine images of the classes 77, 1 and 102; class 1 is for testing."""
     from scipy.io import savemat
     labels = [77, 77, 77, 1, 1, 102, 102, 102, 102]
     for n, label in enumerate(labels, 1):
-        write(folder / f"jpg/image_{n:05d}.jpg", PICTURE)
+        write(folder / f"jpg/image_{n:05d}.jpg", IMAGE)
         write_lines(folder / f"cvpr2016_flowers/text_c10/class_{label:05d}/image_{n:05d}.txt", captions_of(n))
     savemat(folder / "imagelabels.mat", {"labels": np.array([labels], np.uint8)})
     write_lines(folder / "cvpr2016_flowers/trainvalclasses.txt", ["class_00077", "class_00102"])
@@ -58,7 +58,7 @@ def utterance(n, image):
 
 
 def make_places(folder):
-    """The release as it is unpacked: each room class with 5 pictures for training and 2 for validation, and others."""
+    """The release as it is unpacked: each room class with 5 images for training and 2 for validation, and others."""
     kinds = [*PLACES_CLASSES, "abbey"]
     release, n = folder / "PlacesAudio_400k_distro", 0
     for split, count in (("train", 5), ("val", 2)):
@@ -69,17 +69,17 @@ def make_places(folder):
                 n += 1
                 data.append(utterance(n, f"{below}/gsun_{n:08x}.jpg"))
                 if kind != "abbey":
-                    write(folder / "images256" / data[-1]["image"], PICTURE)
+                    write(folder / "images256" / data[-1]["image"], IMAGE)
                     write(release / data[-1]["wav"], b"RIFF sound")
         content = {"image_base_path": "/data/sls/images/", "audio_base_path": "/data/sls/audio/", "data": data}
         write(release / f"metadata/{split}.json", json.dumps(content))
 
 
 def make_flickr8k(folder):
-    """Sixteen pictures, five recordings each, with captions and the usual lists (12, 2, 2)."""
+    """Sixteen images, five recordings each, with captions and the usual lists (12, 2, 2)."""
     names = [f"{1000 + n}_693b08cb0e" for n in range(16)]
     for name in names:
-        write(folder / f"Flicker8k_Dataset/{name}.jpg", PICTURE)
+        write(folder / f"Flicker8k_Dataset/{name}.jpg", IMAGE)
         for k in range(5):
             write(folder / f"flickr_audio/wavs/{name}_{k}.wav", b"RIFF sound")
     # The order of the original's lines is not that of the numbers.

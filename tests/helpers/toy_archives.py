@@ -4,7 +4,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-FILES = {"set/images/a.jpg": b"\xff\xd8 a picture", "set/labels.txt": b"1 a.jpg\n", "notes.txt": b"beside the set"}
+FILES = {"set/images/a.jpg": b"\xff\xd8 an image", "set/labels.txt": b"1 a.jpg\n", "notes.txt": b"beside the set"}
 
 
 def make_tar(members, mode="w:gz") -> bytes:

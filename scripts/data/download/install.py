@@ -47,7 +47,7 @@ def status(entry: Entry, root) -> str:
     return "complete"
 
 
-def get(entry: Entry, root, archive=None, keep_archive: bool = False, patience: Patience = Patience()) -> str:
+def get(entry: Entry, root, archive=None, keep_archive: bool = False, patience: Patience | None = None) -> str:
     """Install one entry below `root` unless it is there; returns a sentence on what was done.
 
     archive: a copy already on disk, used instead of the network and left where it is. Raises UserError; what stood at
@@ -58,7 +58,7 @@ def get(entry: Entry, root, archive=None, keep_archive: bool = False, patience: 
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
         with _lock(store.with_name(f"{entry.name}.lock")):
-            return f"{entry.name}: {_get(entry, root, store, archive, keep_archive, patience)}"
+            return f"{entry.name}: {_get(entry, root, store, archive, keep_archive, patience or Patience())}"
     except OSError as error:
         raise unwritable(error.filename or root / entry.goal, error) from None
 

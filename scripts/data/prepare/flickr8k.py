@@ -1,14 +1,16 @@
-"""Flickr8k with its spoken captions: five people's recordings a picture, no classes."""
+"""Flickr8k with its spoken captions: five people's recordings an image, no classes."""
 import hashlib
 import re
 from pathlib import Path
 
 from common.cli import UserError
+from common.splits import project_path
 from scripts.data.prepare import sources
-from scripts.data.prepare.splitfiles import Built, Expected, Rules, project_path
+from scripts.data.prepare.sources import Listing
+from scripts.data.prepare.splitfiles import Built, Expected, Rules
 
 EXPECTED = {"train": Expected(6000), "val": Expected(1000), "test": Expected(1000)}
-RECORDINGS = 5                                   # a picture
+RECORDINGS = 5                                   # an image
 LISTS = {"train": "Flickr_8k.trainImages.txt", "val": "Flickr_8k.devImages.txt", "test": "Flickr_8k.testImages.txt"}
 
 
@@ -17,10 +19,10 @@ def rules(any_size: bool) -> Rules:
 
 
 def build(folder: Path, images: Path, audio: Path, text: Path | None, any_size: bool, seed: int = 0) -> Built:
-    """The split files of the pictures that `audio`/wav2capt.txt names, with recordings in `audio`/wavs.
+    """The split files of the images that `audio`/wav2capt.txt names, with recordings in `audio`/wavs.
 
-    `text` is the folder of Flickr8k.token.txt and of the usual lists of pictures; without these lists, pictures are
-    dealt out 6 : 1 : 1 by a hash of `seed` and name. Recordings and captions come in the order of caption numbers.
+    `text` is the folder of Flickr8k.token.txt and of the usual lists of images; without these lists, images are
+    drawn 6 : 1 : 1 by a hash of `seed` and name. Recordings and captions come in the order of caption numbers.
     """
     spoken, notes = read_recordings(audio / "wav2capt.txt", any_size), []
     captions = read_tokens(text / "Flickr8k.token.txt") if text and (text / "Flickr8k.token.txt").exists() else None
@@ -32,51 +34,52 @@ def build(folder: Path, images: Path, audio: Path, text: Path | None, any_size: 
         notes.append(f"no Flickr_8k.trainImages.txt: the splits are drawn 6 : 1 : 1 with --seed {seed}")
     bases = {"image_base_path": project_path(images), "audio_base_path": project_path(audio / "wavs"),
              "image_feature_path": project_path(folder)}
-    contents = {}
-    for name, pictures in split.items():
-        if not pictures:
-            raise UserError(f"{audio / 'wav2capt.txt'} names too few pictures ({len(spoken)}) to have some for {name}")
-        contents[name] = {**bases, "data": [_item(picture, spoken[picture], captions, text) for picture in pictures]}
+    contents, listing = {}, Listing()
+    for name, chosen in split.items():
+        if not chosen:
+            raise UserError(f"{audio / 'wav2capt.txt'} names too few images ({len(spoken)}) to have some for {name}")
+        contents[name] = {**bases, "data": [
+            {"image": listing.spelled(images, image),
+             **({"text": _written(image, spoken[image], captions, text)} if captions is not None else {}),
+             "audio": [listing.spelled(audio / "wavs", wav) for wav in spoken[image].values()]} for image in chosen]}
     return Built(contents, notes=notes)
 
 
-def _item(picture: str, recordings: dict[int, str], captions: dict | None, text: Path | None) -> dict:
-    item = {"image": picture}
-    if captions is not None:
-        for number in recordings:
-            if (picture, number) not in captions:
-                raise UserError(f"{text / 'Flickr8k.token.txt'} has no caption {picture}#{number}, which is spoken; "
-                                f"unpack the captions again")
-        item["text"] = [captions[picture, number] for number in recordings]
-    return {**item, "audio": list(recordings.values())}
+def _written(image: str, recordings: dict[int, str], captions: dict, text: Path) -> list[str]:
+    """The captions that the recordings speak, in their order."""
+    for number in recordings:
+        if (image, number) not in captions:
+            raise UserError(f"{text / 'Flickr8k.token.txt'} has no caption {image}#{number}, which is spoken; unpack "
+                            f"the captions again")
+    return [captions[image, number] for number in recordings]
 
 
 def read_recordings(path: Path, any_size: bool) -> dict[str, dict[int, str]]:
-    """Picture → {caption number: wav}, in order, from lines '<wav> <jpg> #<n>'.
+    """Image → {caption number: wav}, in order, from lines '<wav> <jpg> #<n>'.
 
-    UserError if a line is not so, or a picture has not five recordings (unless `any_size`).
+    UserError if a line is not so, or an image has not five recordings (unless `any_size`).
     """
     found = {}
-    for line in sources.read_lines(path):
+    for line in map(sources.tidy, sources.read_lines(path)):
         match = re.fullmatch(r"(\S+\.wav)\s+(\S+\.jpe?g)\s+#(\d{1,9})", line)
         if not match or "/" in match[1] + match[2]:
             raise UserError(f"{path}: the line '{line[:80]}' is not '<wav> <jpg> #<number>'; unpack the recordings "
                             f"again")
         if found.setdefault(match[2], {}).setdefault(int(match[3]), match[1]) != match[1]:
             raise UserError(f"{path}: caption {match[3]} of {match[2]} has two recordings; unpack the recordings again")
-    for picture, wavs in found.items():
+    for image, wavs in found.items():
         if len(wavs) != RECORDINGS and not any_size:
-            raise UserError(f"{path}: {picture} has {len(wavs)} recordings, {RECORDINGS} are expected; unpack the "
+            raise UserError(f"{path}: {image} has {len(wavs)} recordings, {RECORDINGS} are expected; unpack the "
                             f"recordings again, or give --any_size for a part of the set")
-    return {picture: dict(sorted(found[picture].items())) for picture in sorted(found)}
+    return {image: dict(sorted(found[image].items())) for image in sorted(found)}
 
 
 def read_tokens(path: Path) -> dict[tuple[str, int], str]:
-    """(picture, number) → caption, from lines '<jpg>#<n><tab><caption>'."""
+    """(image, number) → caption, from lines '<jpg>#<n><tab><caption>'."""
     captions = {}
-    for line in sources.read_lines(path):
+    for line in sources.read_lines(path, "replace"):
         name, tab, caption = line.partition("\t")
-        match = re.fullmatch(r"(.+)#(\d{1,9})", name)
+        match = re.fullmatch(r"(.+)#(\d{1,9})", sources.tidy(name))
         if not tab or not match:
             raise UserError(f"{path}: the line '{line[:80]}' is not '<jpg>#<number><tab><caption>'; unpack the "
                             f"captions again")
@@ -85,29 +88,29 @@ def read_tokens(path: Path) -> dict[tuple[str, int], str]:
 
 
 def usual_split(text: Path, spoken: dict) -> dict[str, list[str]] | None:
-    """The pictures of each of the usual lists; None if none of them is there.
+    """The images of each of the usual lists; None if none of them is there.
 
-    UserError if one is missing, or a picture is in two or has no recordings.
+    UserError if one is missing, or an image is in two or has no recordings.
     """
     if not any((text / name).exists() for name in LISTS.values()):
         return None
     split, origin = {}, {}
     for part, name in LISTS.items():
-        split[part] = sources.read_lines(text / name)
-        for picture in split[part]:
-            if picture in origin:
-                raise UserError(f"{text / name}: the picture {picture} is in {origin[picture]} too; take it out of one "
+        split[part] = [sources.tidy(line) for line in sources.read_lines(text / name)]
+        for image in split[part]:
+            if image in origin:
+                raise UserError(f"{text / name}: the image {image} is in {origin[image]} too; take it out of one "
                                 f"list")
-            origin[picture] = name
-            if picture not in spoken:
-                raise UserError(f"{text / name}: wav2capt.txt names no recording of {picture}; unpack the recordings "
+            origin[image] = name
+            if image not in spoken:
+                raise UserError(f"{text / name}: wav2capt.txt names no recording of {image}; unpack the recordings "
                                 f"again")
     return split
 
 
-def drawn_split(pictures, seed: int) -> dict[str, list[str]]:
-    """A split 6 : 1 : 1 that depends on names and seed alone; of the whole set 6,000 / 1,000 / 1,000."""
-    order = sorted(pictures, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
+def drawn_split(images, seed: int) -> dict[str, list[str]]:
+    """A split 6 : 1 : 1 that depends on names and seed alone; of the complete set 6,000 / 1,000 / 1,000."""
+    order = sorted(images, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
     part = max(1, len(order) // 8)
     drawn = {"train": order[2 * part:], "val": order[:part], "test": order[part:2 * part]}
     return {name: sorted(ours) for name, ours in drawn.items()}

@@ -3,9 +3,10 @@ import re
 from pathlib import Path
 
 from common.cli import UserError
+from common.splits import project_path
 from scripts.data.prepare import reed
 from scripts.data.prepare.sources import Listing
-from scripts.data.prepare.splitfiles import Built, Expected, Rules, project_path
+from scripts.data.prepare.splitfiles import Built, Expected, Rules
 
 EXPECTED = {"train": Expected(7034, 82), "test": Expected(1155, 20)}
 AUDIO = "flowers_audio/audio"                    # what text_to_speech.py takes
@@ -18,38 +19,38 @@ def rules(any_size: bool) -> Rules:
 
 
 def build(folder: Path, images: Path, labels_file: Path, texts: Path) -> Built:
-    """The split files of the pictures `images`/image_<n>.jpg, n from 1, whose class is entry n of `labels_file`.
+    """The split files of the images `images`/image_<n>.jpg, n from 1, whose class is entry n of `labels_file`.
 
-    The split is Reed's, by class. Pictures come in the order of their numbers.
+    The split is Reed's, by class. Images come in the order of their numbers.
     """
     listing = Listing()
     labels, split = read_labels(labels_file), reed.class_split(texts)
     captions = {}
-    for (class_number, picture), path in reed.caption_files(texts, listing).items():
-        if picture in captions:
-            raise UserError(f"{path} and {captions[picture][1]} are of one picture; take one out")
-        captions[picture] = class_number, path
-    pictures = {int(match[1]): name for name in listing.files(images)
+    for (class_number, number), path in reed.caption_files(texts, listing).items():
+        if number in captions:
+            raise UserError(f"{path} and {captions[number][1]} are of one image; take one out")
+        captions[number] = class_number, path
+    names = {int(match[1]): name for name in listing.files(images)
                 if (match := re.fullmatch(r"image_(\d+)\.jpg", name))}
     data, stems = {"train": [], "test": []}, {}
-    for picture in sorted(pictures.keys() | captions.keys()):
-        if picture not in pictures:
-            raise UserError(f"the picture {images / f'image_{picture:05d}.jpg'} is not there, but its captions "
-                            f"{captions[picture][1]} are; unpack the pictures again")
-        if picture not in captions:
-            raise UserError(f"the picture {images / pictures[picture]} has no caption file in {texts}; unpack the "
+    for number in sorted(names.keys() | captions.keys()):
+        if number not in names:
+            raise UserError(f"the image {images / f'image_{number:05d}.jpg'} is not there, but its captions "
+                            f"{captions[number][1]} are; unpack the images again")
+        if number not in captions:
+            raise UserError(f"the image {images / names[number]} has no caption file in {texts}; unpack the "
                             f"captions again")
-        class_number, path = captions[picture]
-        if not 1 <= picture <= len(labels) or labels[picture - 1] != class_number:
-            said = labels[picture - 1] if 1 <= picture <= len(labels) else "no class"
-            raise UserError(f"{path} is of class {class_number}, but {labels_file} gives picture {picture} {said}; "
+        class_number, path = captions[number]
+        if not 1 <= number <= len(labels) or labels[number - 1] != class_number:
+            said = labels[number - 1] if 1 <= number <= len(labels) else "no class"
+            raise UserError(f"{path} is of class {class_number}, but {labels_file} gives image {number} {said}; "
                             f"download both again")
         if class_number not in split:
             raise UserError(f"the class of {path} is in neither trainvalclasses.txt nor testclasses.txt; unpack the "
                             f"captions again")
-        item = {"img": pictures[picture], "class": class_number, "text": reed.read_captions(path)}
+        item = {"img": names[number], "class": class_number, "text": reed.read_captions(path)}
         data[split[class_number]].append(item)
-        stems[f"class_{class_number:05d}/{Path(pictures[picture]).stem}"] = item
+        stems[f"class_{class_number:05d}/{Path(names[number]).stem}"] = item
     notes = reed.add_speech(stems, "wav", folder / AUDIO, listing)
     bases = {"image_base_path": project_path(images), "audio_base_path": project_path(folder / AUDIO),
              "image_feature_path": project_path(folder)}
@@ -57,7 +58,7 @@ def build(folder: Path, images: Path, labels_file: Path, texts: Path) -> Built:
 
 
 def read_labels(path: Path) -> list[int]:
-    """Class numbers from 1 in Oxford's imagelabels.mat, picture by picture. UserError if it is anything else.
+    """Class numbers from 1 in Oxford's imagelabels.mat, image by image. UserError if it is anything else.
 
     MATLAB's version-5 files hold arrays only, so that reading one runs no code.
     """

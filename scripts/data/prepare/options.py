@@ -1,6 +1,4 @@
 """What the command lines of scripts/prepare_*.py share."""
-import signal
-import sys
 from pathlib import Path
 
 from common import ROOT
@@ -15,12 +13,7 @@ def make_parser(description: str, dataset: str) -> Parser:
     parser.add_argument("--output_dir", type=Path, default=ROOT / "data" / dataset,
                         help="folder of the set: split files are written here, archives looked for")
     parser.add_argument("--any_size", action="store_true",
-                        help="accept a part of the set: do not compare the counts with those of the whole")
+                        help="accept a part of the set: do not compare the counts with those of the complete one")
     parser.add_argument("--overwrite", action="store_true",
                         help="make split files again that are there already, instead of checking and keeping them")
     return parser
-
-
-def stop_cleanly() -> None:
-    """A polite kill unwinds the stack like an exit, so that no temporary folder stays."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))

@@ -1,13 +1,14 @@
-"""The room pictures of Places with their spoken captions: seven classes, one recording a picture."""
+"""The room images of Places with their spoken captions: seven classes, one recording an image."""
 import hashlib
 import re
 from pathlib import Path, PurePosixPath
 
 from common.cli import UserError
 from common.files import read_json
-from common.splits import PLACES_CLASSES
+from common.splits import PLACES_CLASSES, project_path
 from scripts.data.prepare import sources
-from scripts.data.prepare.splitfiles import Built, Expected, Rules, project_path
+from scripts.data.prepare.sources import Listing
+from scripts.data.prepare.splitfiles import Built, Expected, Rules
 
 WAVS = "wavs/"                                   # begins every recording's path; readers drop these five characters
 TEST_SHARE = 0.1                                 # of each class, when the release's val.json is not there
@@ -21,9 +22,9 @@ def rules(any_size: bool) -> Rules:
 
 
 def build(folder: Path, images: Path, audio: Path, train_json: Path, test_json: Path | None, seed: int = 0) -> Built:
-    """The subset of the release's JSON files whose pictures are of the seven room classes.
+    """The subset of the release's JSON files whose images are of the seven room classes.
 
-    `images` holds the pictures as the release names them (k/kitchenette/….jpg) or by class (kitchenette/….jpg), `audio`
+    `images` holds the images as the release names them (k/kitchenette/….jpg) or by class (kitchenette/….jpg), `audio`
     the folder wavs. Without `test_json` a tenth of each class, drawn by a hash of `seed` and name, is the test split.
     """
     given = {"train": rooms(train_json)} | ({"test": rooms(test_json)} if test_json else {})
@@ -34,14 +35,16 @@ def build(folder: Path, images: Path, audio: Path, train_json: Path, test_json: 
         notes.append(f"no list for testing beside {train_json}: a tenth of each class is drawn with --seed {seed}")
     for name, items in data.items():
         if not items:
-            raise UserError(f"{test_json if name == 'test' and test_json else train_json} has no picture of the seven "
+            raise UserError(f"{test_json if name == 'test' and test_json else train_json} has no image of the seven "
                             f"room classes for the {name} split; download it again, or name another file")
     by_class = all((images / name).is_dir() for name in homes)
     links = {} if by_class else {folder / "images" / name: images / home / name for name, home in homes.items()}
     for target in links.values():
         if not target.is_dir():
-            raise UserError(f"the folder of pictures {target} is not there; unpack Places' pictures again, or name "
+            raise UserError(f"the folder of images {target} is not there; unpack Places' images again, or name "
                             f"their folder with --images")
+    folders = {name: images / name if by_class else images / home / name for name, home in homes.items()}
+    _spell(data, folders, audio / WAVS)
     bases = {"image_base_path": project_path(images if by_class else folder / "images"),
              "audio_base_path": project_path(audio / WAVS), "image_feature_path": project_path(folder)}
     return Built({name: {**bases, "data": items} for name, items in data.items()}, links, notes)
@@ -65,9 +68,10 @@ def rooms(path: Path) -> list[tuple[str, str, str, dict]]:
         place = next((n for n, part in enumerate(parts[:-1]) if part in PLACES_CLASSES), None)
         if place is None or parts[place:place + 2] in _OTHER_ROOMS:
             continue
-        if not sources.plain_path(item["wav"], f"{path}, item {number}").startswith(WAVS):
-            raise UserError(f"{path}: item {number} has the recording '{item['wav']}', not {WAVS}…; download it again")
-        found.append((parts[place], "/".join(parts[:place]), "/".join(parts[place + 1:]), item))
+        wav = sources.plain_path(item["wav"], f"{path}, item {number}")
+        if not wav.startswith(WAVS):
+            raise UserError(f"{path}: item {number} has the recording '{wav}', not {WAVS}…; download it again")
+        found.append((parts[place], "/".join(parts[:place]), "/".join(parts[place + 1:]), {**item, "wav": wav}))
     return found
 
 
@@ -87,8 +91,17 @@ def _items(found, homes: dict[str, str], notes: list[str], split: str) -> list[d
         items.setdefault(f"./{name}/{below}", {
             "image": f"./{name}/{below}", "wav": item["wav"], "asr_text": " ".join(item["asr_text"].split()), **rest})
     if len(items) < len(found):
-        notes.append(f"{split}: {len(found) - len(items):,} further recordings of pictures named before are left out")
+        notes.append(f"{split}: {len(found) - len(items):,} further recordings of images named before are left out")
     return list(items.values())
+
+
+def _spell(data: dict[str, list[dict]], folders: dict[str, Path], wavs: Path) -> None:
+    """Give names of images and recordings the spelling that they have on the disk. `folders`: class → its folder."""
+    listing = Listing()
+    for item in (item for items in data.values() for item in items):
+        name, _, below = item["image"].removeprefix("./").partition("/")
+        item["image"] = f"./{name}/{listing.spelled(folders[name], below)}"
+        item["wav"] = WAVS + listing.spelled(wavs, item["wav"].removeprefix(WAVS))
 
 
 def _drawn(items: list[dict], seed: int) -> dict[str, list[dict]]:

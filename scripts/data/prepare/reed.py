@@ -1,4 +1,4 @@
-"""Reed et al.'s captions (CVPR 2016) for birds and flowers: ten lines a picture, lists of classes, and their speech."""
+"""Reed et al.'s captions (CVPR 2016) for birds and flowers: ten lines an image, lists of classes, and their speech."""
 import re
 from pathlib import Path
 
@@ -10,7 +10,7 @@ CAPTIONS = 10
 
 
 def text_folder(given: Path | None, folder: Path, archive: str) -> Path:
-    """Where `<class>/<picture>.txt` lie: below `given`, else below the set's folder, as in the archive or bare."""
+    """Where `<class>/<image>.txt` lie: below `given`, else below the set's folder, as in the archive or bare."""
     if given:
         candidates = [given / "text_c10", given / archive / "text_c10", given]
         if not given.is_dir():
@@ -47,7 +47,7 @@ def class_number(name: str, source) -> int:
 
 
 def caption_files(texts: Path, listing: Listing) -> dict[tuple[int, int], Path]:
-    """(class number, picture number) → caption file. UserError if two files claim one picture."""
+    """(class number, image number) → caption file. UserError if two files claim one image."""
     found, folders = {}, {}
     for name in sources.subfolders(texts):
         number = class_number(name, texts)
@@ -56,15 +56,15 @@ def caption_files(texts: Path, listing: Listing) -> dict[tuple[int, int], Path]:
         folders[number] = name
         for file in listing.files(texts / name):
             if file.endswith(".txt"):
-                picture = sources.last_number(file)
-                if picture is None:
-                    raise UserError(f"{texts / name / file}: no number of a picture in its name; unpack the captions "
+                image = sources.last_number(file)
+                if image is None:
+                    raise UserError(f"{texts / name / file}: no number of an image in its name; unpack the captions "
                                     f"again")
                 path = texts / name / file
-                if found.setdefault((number, picture), path) != path:
-                    raise UserError(f"{path} and {found[number, picture].name} have one picture number; take one out")
+                if found.setdefault((number, image), path) != path:
+                    raise UserError(f"{path} and {found[number, image].name} have one image number; take one out")
     if not found:
-        raise UserError(f"{texts} holds no caption files <class>/<picture>.txt; unpack the captions again")
+        raise UserError(f"{texts} holds no caption files <class>/<image>.txt; unpack the captions again")
     return found
 
 
@@ -73,7 +73,7 @@ def read_captions(path: Path) -> list[str]:
 
     The files hold stray bytes that are no UTF-8; they stand between words and become spaces.
     """
-    lines = [" ".join(line.replace("\ufffd", " ").split()) for line in sources.read_text(path).split("\n")]
+    lines = [" ".join(line.replace("\ufffd", " ").split()) for line in sources.read_text(path, "replace").split("\n")]
     lines = [line for line in lines if line]
     if len(lines) < CAPTIONS:
         raise UserError(f"{path} has {len(lines)} captions, {CAPTIONS} are expected; unpack the captions again")
@@ -81,9 +81,9 @@ def read_captions(path: Path) -> list[str]:
 
 
 def add_speech(items: dict[str, dict], field: str, root: Path, listing: Listing) -> list[str]:
-    """Name the recordings `<root>/<person>/<class>/<picture>_<k>.wav` in the items, if every caption has one.
+    """Name the recordings `<root>/<person>/<class>/<image>_<k>.wav` in the items, if every caption has one.
 
-    `items` maps '<class>/<picture>' to a split file's item, whose `field` becomes the list. Gives notes for the user.
+    `items` maps '<class>/<image>' to a split file's item, whose `field` becomes the list. Gives notes for the user.
     """
     if not root.is_dir():
         return []
@@ -92,7 +92,7 @@ def add_speech(items: dict[str, dict], field: str, root: Path, listing: Listing)
         for folder in sources.subfolders(root / person):
             for name in listing.files(root / person / folder):
                 if name.endswith(".wav"):
-                    spoken.setdefault(f"{folder}/{name[:-4]}", f"{person}/{folder}/{name}")
+                    spoken.setdefault(sources.tidy(f"{folder}/{name[:-4]}"), f"{person}/{folder}/{name}")
     wanted = [f"{stem}_{k}" for stem in items for k in range(CAPTIONS)]
     lacking = [name for name in wanted if name not in spoken]
     if len(lacking) == len(wanted):

@@ -1,9 +1,11 @@
-"""Reading what archives hold: folders, lists and listings. Everything is a stranger's and checked before use."""
+"""Reading what archives hold: folders, lists and listings. All of it is untrusted and checked before use."""
 import os
 import re
 import stat
+import unicodedata
 from pathlib import Path, PurePosixPath
 
+from common import files
 from common.cli import UserError
 from common.splits import inside
 from scripts.data.prepare.options import HOW_TO_GET
@@ -14,6 +16,7 @@ class Listing:
 
     def __init__(self):
         self._folders: dict[str, dict[str, int]] = {}
+        self._spellings: dict[Path, dict[str, str]] = {}
 
     def files(self, folder) -> dict[str, int]:
         """Name → bytes of the plain files in a folder, hidden ones left out; empty if there is no such folder."""
@@ -26,6 +29,20 @@ class Listing:
         """Bytes of a file, or None if it is not there."""
         folder, name = os.path.split(path)
         return self.files(folder).get(name)
+
+    def spelled(self, root, relative: str) -> str:
+        """`relative`, a path in composed Unicode as `tidy` gives it, as the disk below `root` spells it.
+
+        macOS decomposes the letters of names. Unchanged if there is nothing of that name.
+        """
+        if relative.isascii() or self.size(Path(root, relative)) is not None:
+            return relative
+        folder = Path(root)
+        for part in relative.split("/"):
+            if folder not in self._spellings:
+                self._spellings[folder] = {tidy(name): name for name in os.listdir(folder)} if folder.is_dir() else {}
+            folder /= self._spellings[folder].get(part, part)
+        return folder.relative_to(root).as_posix()
 
 
 def _scan(folder: str) -> dict[str, int]:
@@ -67,19 +84,21 @@ def find(candidates, what: str, option: str) -> Path:
                     f"elsewhere")
 
 
-def read_text(path) -> str:
-    """A text file. Captions of strangers hold a few bytes that are no UTF-8: these become U+FFFD."""
-    try:
-        return Path(path).read_bytes().decode("utf-8", errors="replace")
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; unpack its archive again ({HOW_TO_GET})") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+def read_text(path, errors: str = "strict") -> str:
+    """A text file of an archive, as `files.read_text` reads it."""
+    if not Path(path).exists():
+        raise UserError(f"{path} does not exist; unpack its archive again ({HOW_TO_GET})")
+    return files.read_text(path, errors)
 
 
-def read_lines(path) -> list[str]:
+def read_lines(path, errors: str = "strict") -> list[str]:
     """The lines of a text file without blanks at their ends, empty ones left out."""
-    return [line.strip() for line in read_text(path).split("\n") if line.strip()]
+    return [line.strip() for line in read_text(path, errors).split("\n") if line.strip()]
+
+
+def tidy(name: str) -> str:
+    """A name or path of a list in one spelling: '/' for the '\\' of Windows, composed Unicode (NFC)."""
+    return unicodedata.normalize("NFC", name.replace("\\", "/"))
 
 
 def numbered(path) -> dict[int, str]:
@@ -98,6 +117,7 @@ def numbered(path) -> dict[int, str]:
 
 def plain_path(relative: str, source) -> str:
     """`relative`, a path that a list `source` names, tidied; UserError if it is absolute or climbs out."""
+    relative = tidy(relative)
     try:
         inside(Path(), relative)
     except ValueError as error:
@@ -106,6 +126,6 @@ def plain_path(relative: str, source) -> str:
 
 
 def last_number(name: str) -> int | None:
-    """'Laysan_Albatross_0003_1033.jpg' → 1033: the picture's number in the whole set."""
+    """'Laysan_Albatross_0003_1033.jpg' → 1033: the image's number in the whole set."""
     match = re.search(r"(\d{1,9})(?:\.[A-Za-z]+)?$", name)
     return int(match[1]) if match else None

@@ -1,4 +1,4 @@
-"""Split files: written whole or not at all, kept where they are there already, and checked either way."""
+"""Split files: written completely or not at all, kept where they are there already, and checked either way."""
 import contextlib
 import os
 import shutil
@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common import ROOT
 from common.cli import UserError
 from common.files import write_bytes, write_json
 from common.splits import Split, load_split
@@ -19,8 +18,8 @@ PUBLISHED = ("published_split", "published", "flowers_audio")     # where downlo
 
 @dataclass(frozen=True)
 class Expected:
-    """What the whole set shows in one split; None where it is not known."""
-    pictures: int | None = None
+    """What the complete set shows in one split; None where it is not known."""
+    images: int | None = None
     classes: int | None = None
 
 
@@ -29,7 +28,7 @@ class Rules:
     """What a prepared set must be like."""
     dataset: str                                  # its name in messages
     expected: dict[str, Expected]                 # split → counts, in the order of writing
-    captions: int                                 # captions a picture
+    captions: int                                 # captions an image
     recorded: bool = False                        # people's recordings: a caption without its wav is an error
     apart: bool = False                           # zero-shot: no class in two splits
     classes: tuple[str, ...] | None = None        # the only ones allowed
@@ -131,11 +130,11 @@ def check(splits: list[Split], rules: Rules) -> list[str]:
     lines = []
     for split in splits:
         _check_items(split, rules)
-        _check_pictures(split, listing)
+        _check_images(split, listing)
         sound = _check_sound(split, rules, listing)
         classes = f" of {len(set(split.labels))} classes" if split.has_classes else ""
         captions = sum(max(len(item.texts), len(item.audio)) for item in split.items)
-        lines.append(f"{len(split.items):,} pictures{classes}, {captions:,} captions, {sound}")
+        lines.append(f"{len(split.items):,} images{classes}, {captions:,} captions, {sound}")
     _check_apart(splits, rules)
     if not rules.any_size:
         _check_counts(splits, rules)
@@ -146,7 +145,7 @@ def _check_items(split: Split, rules: Rules) -> None:
     keys = Counter(item.key for item in split.items)
     twice = [key for key, count in keys.items() if count > 1]
     if twice:
-        raise UserError(f"{split.name}.json names {twice[0]} twice ({len(twice)} pictures in all); make it again from "
+        raise UserError(f"{split.name}.json names {twice[0]} twice ({len(twice)} images in all); make it again from "
                         f"the archives with --overwrite")
     for item in split.items:
         if item.class_name in (".", "..") or "/" in item.class_name or not item.class_name.isprintable():
@@ -163,12 +162,12 @@ def _check_items(split: Split, rules: Rules) -> None:
                             f"recordings; make the file again with --overwrite")
 
 
-def _check_pictures(split: Split, listing: Listing) -> None:
+def _check_images(split: Split, listing: Listing) -> None:
     absent = [item.image for item in split.items if not listing.size(item.image)]
     if absent:
         state = "is empty" if listing.size(absent[0]) == 0 else "is not there"
-        raise UserError(f"the picture {absent[0]} {state} ({len(absent):,} of the {len(split.items):,} that "
-                        f"{split.name} needs); unpack the pictures again, or mend 'image_base_path' in the file")
+        raise UserError(f"the image {absent[0]} {state} ({len(absent):,} of the {len(split.items):,} that "
+                        f"{split.name} needs); unpack the images again, or correct 'image_base_path' in the file")
 
 
 def _check_sound(split: Split, rules: Rules, listing: Listing) -> str:
@@ -197,20 +196,20 @@ def _check_sound(split: Split, rules: Rules, listing: Listing) -> str:
 def _check_apart(splits: list[Split], rules: Rules) -> None:
     for n, first in enumerate(splits):
         for second in splits[n + 1:]:
-            pairs = [("picture", *({item.key for item in split.items} for split in (first, second)))]
+            pairs = [("image", *({item.key for item in split.items} for split in (first, second)))]
             if rules.apart:
                 pairs.append(("class", *({item.class_name for item in split.items} for split in (first, second))))
             for what, ours, theirs in pairs:
                 if both := sorted(ours & theirs):
                     raise UserError(f"the {what} {both[0]} is both in {first.name} and in {second.name} ({len(both):,} "
-                                    f"such); mend the list that says so, or make both files again with --overwrite")
+                                    f"such); correct the list that says so, or make both files again with --overwrite")
 
 
 def _check_counts(splits: list[Split], rules: Rules) -> None:
     wrong = []
     for split in splits:
         expected = rules.expected[split.name]
-        for what, seen, wanted in (("pictures", len(split.items), expected.pictures),
+        for what, seen, wanted in (("images", len(split.items), expected.images),
                                    ("classes", len(set(split.labels)), expected.classes)):
             if wanted is not None and seen != wanted:
                 wrong.append(f"{split.name} has {seen:,} {what} where {wanted:,} are expected "
@@ -218,9 +217,3 @@ def _check_counts(splits: list[Split], rules: Rules) -> None:
     if wrong:
         raise UserError(f"{rules.dataset}: {'; '.join(wrong)}: unpack the archives again, or give --any_size for a "
                         f"part of the set")
-
-
-def project_path(path) -> str:
-    """'./data/…' below the project's root, else absolute: what base paths in split files look like."""
-    path = Path(os.path.abspath(path))
-    return f"./{path.relative_to(ROOT).as_posix()}" if path.is_relative_to(ROOT) else path.as_posix()

@@ -35,7 +35,7 @@ _SHAPE_WORDS = {
 _SIZE_WORDS = {"small": ("small", "small", "small", "tiny", "little", "small sized"),
                "medium": ("medium sized", "medium sized", "medium-sized"),
                "large": ("large", "large", "big", "large sized")}
-# How often a part is named. Belly or breast, back or wings, and the crown carry most of what a picture shows.
+# How often a part is named. Belly or breast, back or wings, and the crown carry most of what an image shows.
 _WEIGHTS = {"crown": 3.0, "nape": 1.0, "throat": 1.6, "breast": 3.0, "belly": 3.2, "back": 2.6, "wing": 3.2,
             "tail": 1.6, "wing_bar": 1.6, "beak": 1.6, "beak_shape": 1.8}
 

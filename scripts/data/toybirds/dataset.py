@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from common import ROOT
 from common.cli import UserError
 from common.files import read_json, write_bytes, write_json, write_text
+from common.splits import project_path
 from scripts.data.toybirds.captions import Caption, describe
-from scripts.data.toybirds.drawing import draw_picture
+from scripts.data.toybirds.drawing import draw_image
 from scripts.data.toybirds.species import ATTRIBUTES, Species, invent_species
 
-VERSION = 1                        # raise when the same settings give other pictures or captions
+VERSION = 1                        # raise when the same settings give other images or captions
 JPEG_QUALITY = 95
 _MARKER = "toybirds.json"          # written first: the settings that everything in the folder was made with
 _ATTRIBUTES = "attributes.json"    # written last: the set is complete
@@ -33,7 +33,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Example:
-    """One picture to make. `image_id` counts from 1 over the whole set, `index` from 0 within its class."""
+    """One image to make. `image_id` counts from 1 over the whole set, `index` from 0 within its class."""
     species: Species
     index: int
     image_id: int
@@ -48,7 +48,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Made:
-    """What the lists say of one picture: `box` = (x, y, width, height) in pixels."""
+    """What the lists say of one image: `box` = (x, y, width, height) in pixels."""
     box: tuple[float, float, float, float]
     captions: list[Caption]
 
@@ -56,7 +56,7 @@ class Made:
 def make_set(settings: Settings, folder: Path, jobs: int, progress) -> bool:
     """Write the set, or what is missing of it, to `folder`; False if it was complete already.
 
-    `progress(iterable, total)` wraps the loop over pictures, as tqdm does. UserError if the folder holds something
+    `progress(iterable, total)` wraps the loop over images, as tqdm does. UserError if the folder holds something
     else. The bytes do not depend on `jobs`, nor on how often the work was interrupted.
     """
     species = invent_species(settings.classes, settings.test_classes, settings.seed)
@@ -76,7 +76,7 @@ def make_set(settings: Settings, folder: Path, jobs: int, progress) -> bool:
 
 
 def named_attributes(folder) -> dict[str, list[dict[str, str]]]:
-    """Picture ("<class>/<file>.jpg") → for each of its captions, the attributes that it names with their values."""
+    """Image ("<class>/<file>.jpg") → for each of its captions, the attributes that it names with their values."""
     content = read_json(Path(folder) / _ATTRIBUTES)
     names = list(content["attributes"])
     result = {}
@@ -108,12 +108,12 @@ def _claim(folder: Path, settings: Settings) -> None:
 
 
 def _paths(folder: Path, example: Example) -> tuple[Path, Path]:
-    """The picture and its caption file."""
+    """The image and its caption file."""
     return folder / "CUB_200_2011/images" / example.name, (folder / "text_c10" / example.name).with_suffix(".txt")
 
 
 def _make_example(task: tuple[Example, Path]) -> Made:
-    """Draw and describe one picture, unless its files are there already."""
+    """Draw and describe one image, unless its files are there already."""
     example, folder = task
     image_path, text_path = _paths(folder, example)
     key = [example.settings.seed, example.species.number, example.index]
@@ -121,11 +121,11 @@ def _make_example(task: tuple[Example, Path]) -> Made:
     if image_path.exists():
         box = _read_box(image_path)
     else:
-        picture = draw_picture(example.species.traits, example.settings.image_size, [*key, 2])
-        box = picture.box
+        drawing = draw_image(example.species.traits, example.settings.image_size, [*key, 2])
+        box = drawing.box
         # The box travels in the file's comment, so that a resumed run need not draw the bird again to know it.
         buffer = io.BytesIO()                      # of a file, Pillow does not see that only a part has found room
-        picture.image.save(buffer, "JPEG", quality=JPEG_QUALITY, comment=_box_text(box))
+        drawing.image.save(buffer, "JPEG", quality=JPEG_QUALITY, comment=_box_text(box))
         write_bytes(image_path, buffer.getvalue())
     if not text_path.exists():
         write_text(text_path, "".join(caption.text + "\n" for caption in captions))
@@ -141,7 +141,7 @@ def _read_box(path: Path) -> tuple[float, float, float, float]:
         with Image.open(path) as image:
             x, y, width, height = (float(word) for word in image.info["comment"].split())
     except (OSError, KeyError, ValueError):
-        raise UserError(f"{path} is not a picture of this set; delete it and run again") from None
+        raise UserError(f"{path} is not an image of this set; delete it and run again") from None
     return x, y, width, height
 
 
@@ -170,7 +170,7 @@ def _list_paths(folder: Path) -> list[Path]:
 
 
 def _write_lists(folder: Path, species: list[Species], examples: list[Example], made: list[Made]) -> None:
-    """Everything but pictures and caption files. A file that is there stays: train.json may name sound by now."""
+    """Everything but images and caption files. A file that is there stays: train.json may name sound by now."""
     def lines(values) -> str:
         return "".join(f"{value}\n" for value in values)
 
@@ -195,8 +195,7 @@ def _write_lists(folder: Path, species: list[Species], examples: list[Example], 
 
 def _split(folder: Path, examples: list[Example], made: list[Made], test: bool) -> dict:
     """A split file without its sound, which text_to_speech.py adds."""
-    folder = folder.resolve()
-    base = f"./{folder.relative_to(ROOT).as_posix()}" if folder.is_relative_to(ROOT) else folder.as_posix()
+    base = project_path(folder)
     return {
         "image_base_path": f"{base}/CUB_200_2011/images", "audio_base_path": f"{base}/CUB_200_2011_audio/audio",
         "image_feature_path": base,
@@ -208,7 +207,7 @@ def _attributes(species: list[Species], examples: list[Example], made: list[Made
     order = {name: position for position, name in enumerate(ATTRIBUTES)}
     return {
         "format": "classes: the value of each attribute, in the order of 'attributes'; captions: for each of a "
-                  "picture's captions, the positions in 'attributes' of those that it names",
+                  "image's captions, the positions in 'attributes' of those that it names",
         "attributes": ATTRIBUTES,
         "classes": {s.class_name: [s.traits[name] for name in ATTRIBUTES] for s in species},
         "captions": {e.name: [[order[name] for name in caption.attributes] for caption in m.captions]

@@ -1,4 +1,4 @@
-"""Paints one picture: a softly lit bird before a scene, its bounding box, and light grain over both."""
+"""Draws one image: a softly lit bird before a scene, its bounding box, and light grain over both."""
 from dataclasses import dataclass
 
 import numpy as np
@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from scripts.data.toybirds.masks import outline_mask
 from scripts.data.toybirds.pose import Bird, make_bird, stroke
-from scripts.data.toybirds.scene import paint_scene
+from scripts.data.toybirds.scene import draw_scene
 from scripts.data.toybirds.species import COLOURS, PLUMAGE
 
 _BEAK_COLOURS = {"black": (44, 42, 44), "grey": (134, 138, 144), "yellow": (240, 200, 50), "orange": (238, 126, 30),
@@ -16,23 +16,23 @@ BOX_OPACITY = 64   # a pixel belongs to the bird's box when it is covered by at 
 
 
 @dataclass
-class Picture:
+class Drawing:
     """`image` RGB, `box` = (x, y, width, height) in pixels, tight around the visible bird, `alpha` its opacity."""
     image: Image.Image
     box: tuple[float, float, float, float]
     alpha: Image.Image
 
 
-def draw_picture(traits: dict[str, str], image_size: int, seed) -> Picture:
-    """A square picture of `image_size` pixels of a bird of species `traits`; equal `seed`s give equal pictures."""
+def draw_image(traits: dict[str, str], image_size: int, seed) -> Drawing:
+    """A square image of `image_size` pixels of a bird of species `traits`; equal `seed`s give equal images."""
     streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(4)]
     bird = make_bird(traits, image_size, streams[0])
-    image = paint_scene(bird, image_size, streams[1])
-    layers = paint_bird(bird, traits, image_size, streams[2])
+    image = draw_scene(bird, image_size, streams[1])
+    layers = draw_bird(bird, traits, image_size, streams[2])
     alpha = Image.new("L", image.size)
     alpha.paste(layers.alpha, layers.corner)
     image.paste(layers.image(), layers.corner, layers.alpha)
-    return Picture(_grain(image, streams[3]), _box(alpha), alpha)
+    return Drawing(_grain(image, streams[3]), _box(alpha), alpha)
 
 
 def _box(alpha: Image.Image) -> tuple[float, float, float, float]:
@@ -48,9 +48,9 @@ def _grain(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 class Layers:
-    """A window on the picture in which layers are laid over each other: colour, light and opacity, one map each.
+    """A window on the image in which layers are laid over each other: colour, light and opacity, one map each.
 
-    Light is painted apart from colour, coarsely, and multiplied in once at the end: shading every layer at full size
+    Light is drawn apart from colour, coarsely, and multiplied in once at the end: shading every layer at full size
     would take most of the time.
     """
 
@@ -61,7 +61,7 @@ class Layers:
         self.alpha = Image.new("L", size)
 
     def mask(self, outline: np.ndarray) -> tuple[Image.Image, tuple[int, int]]:
-        """Anti-aliased mask of an outline given in the picture: (mask, its corner in the window)."""
+        """Anti-aliased mask of an outline given in the image: (mask, its corner in the window)."""
         return outline_mask(outline - self.corner, self.size, self.oversample)
 
     def add(self, masked, colour, relief: float = 0.0, depth: float = 0.0) -> None:
@@ -105,12 +105,12 @@ class Layers:
 
 
 def _jittered(colour, rng: np.random.Generator, light: np.ndarray) -> tuple[int, int, int]:
-    """An individual's hue of a colour word: small shifts in hue and brightness under this picture's light."""
+    """An individual's hue of a colour word: small shifts in hue and brightness under this image's light."""
     colour = np.array(colour) * light * rng.uniform(0.94, 1.06) + rng.uniform(-8, 8, 3)
     return tuple(int(v) for v in np.clip(colour, 12, 248))
 
 
-def paint_bird(bird: Bird, traits: dict[str, str], image_size: int, rng: np.random.Generator) -> Layers:
+def draw_bird(bird: Bird, traits: dict[str, str], image_size: int, rng: np.random.Generator) -> Layers:
     """The bird alone, in a window around it."""
     extent = _extent(bird)
     low = np.maximum(np.floor(extent.min(axis=0)) - 3, 0).astype(int)
@@ -133,9 +133,9 @@ def paint_bird(bird: Bird, traits: dict[str, str], image_size: int, rng: np.rand
         layers.add(layers.mask(stroke(leg, 0.034 * bird.unit, 0.026 * bird.unit)), colours["legs"])
     layers.add(layers.mask(bird.tail), colours["tail"], 0.07 * bird.unit, 0.7)
     _feathers(layers, bird.tail_feathers, bird.unit, 0.75)
-    _paint_head_and_body(layers, bird, colours)
-    _paint_wing(layers, bird, colours)
-    _paint_eye(layers, bird)
+    _draw_head_and_body(layers, bird, colours)
+    _draw_wing(layers, bird, colours)
+    _draw_eye(layers, bird)
     if bird.waterline is not None:
         _sink(layers, bird.waterline, bird.unit, rng)
     return layers
@@ -151,7 +151,7 @@ def _feathers(layers: Layers, lines, unit: float, brightness: float) -> None:
         layers.tint(layers.mask(stroke(line, 0.008 * unit, 0.026 * unit)), brightness, 0.8)
 
 
-def _paint_head_and_body(layers: Layers, bird: Bird, colours: dict) -> None:
+def _draw_head_and_body(layers: Layers, bird: Bird, colours: dict) -> None:
     layers.add(layers.mask(bird.beak), colours["beak"], 0.04 * bird.unit, 0.6)
     layers.tint(layers.mask(stroke(bird.beak_line, 0.012 * bird.unit, 0.008 * bird.unit)), 0.55, 0.8)
     plumage = Image.new("RGB", layers.size, colours["back"])
@@ -163,7 +163,7 @@ def _paint_head_and_body(layers: Layers, bird: Bird, colours: dict) -> None:
     layers.add(layers.mask(bird.body), plumage, 0.13 * bird.unit, 0.85)
 
 
-def _paint_wing(layers: Layers, bird: Bird, colours: dict) -> None:
+def _draw_wing(layers: Layers, bird: Bird, colours: dict) -> None:
     wing, at = layers.mask(bird.wing)
     drop = max(1, round(0.025 * bird.unit))
     shadow = wing.filter(ImageFilter.GaussianBlur(0.02 * bird.unit))
@@ -176,7 +176,7 @@ def _paint_wing(layers: Layers, bird: Bird, colours: dict) -> None:
     _feathers(layers, bird.wing_feathers, bird.unit, 0.72)
 
 
-def _paint_eye(layers: Layers, bird: Bird) -> None:
+def _draw_eye(layers: Layers, bird: Bird) -> None:
     turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     circle = np.stack([np.cos(turn), np.sin(turn)], axis=1)
     radius = bird.eye_radius

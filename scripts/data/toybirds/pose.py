@@ -21,7 +21,7 @@ _SCALE = {"small": 0.93, "medium": 1.0, "large": 1.07}
 
 @dataclass
 class Bird:
-    """Outlines `[N, 2]` in pixels. `regions` are clipped to `body` and painted in order; `unit` is the body length."""
+    """Outlines `[N, 2]` in pixels. `regions` are clipped to `body` and drawn in order; `unit` is the body length."""
     pose: str
     unit: float
     facing: int                                     # 1 right, -1 left
@@ -66,7 +66,7 @@ def stroke(line: np.ndarray, start: float, end: float) -> np.ndarray:
 
 
 def make_bird(traits: dict[str, str], image_size: int, rng: np.random.Generator) -> Bird:
-    """A bird of this species in a random posture, somewhere in a square picture of `image_size` pixels."""
+    """A bird of this species in a random posture, somewhere in a square image of `image_size` pixels."""
     pose = str(rng.choice(POSES, p=_POSE_CHANCES))
     build = {name: value * rng.uniform(0.94, 1.06) for name, value in _BUILD[traits["size"]].items()}
     parts = _Frame(pose, build, traits["beak_shape"], rng).parts()

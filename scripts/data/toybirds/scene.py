@@ -29,8 +29,8 @@ def clouds(rng: np.random.Generator, size: int, cells) -> np.ndarray:
     return total
 
 
-def paint_scene(bird: Bird, image_size: int, rng: np.random.Generator) -> Image.Image:
-    """The picture `[image_size, image_size]`, RGB, without its bird."""
+def draw_scene(bird: Bird, image_size: int, rng: np.random.Generator) -> Image.Image:
+    """The image `[image_size, image_size]`, RGB, without its bird."""
     kind = str(rng.choice(SCENES, p=_CHANCES[bird.pose]))
     size = min(_WORK, image_size)
     horizon = rng.uniform(0.25, 0.6)
@@ -54,7 +54,7 @@ def paint_scene(bird: Bird, image_size: int, rng: np.random.Generator) -> Image.
 
 
 def _rows(size: int) -> np.ndarray:
-    """Height in the picture, 0 at the top and 1 at the bottom, `[size, size]`."""
+    """Height in the image, 0 at the top and 1 at the bottom, `[size, size]`."""
     return np.broadcast_to(np.linspace(0, 1, size, dtype=np.float32)[:, None], (size, size))
 
 
@@ -122,7 +122,7 @@ def _shadow(image: Image.Image, centre, half_width: float, half_height: float, d
 
 
 def _branch(image: Image.Image, bird: Bird, rng: np.random.Generator) -> None:
-    """A thin branch under the feet from one edge of the picture to the other or to a tip, with a few soft leaves."""
+    """A thin branch under the feet from one edge of the image to the other or to a tip, with a few soft leaves."""
     size, thick = image.width, bird.unit * rng.uniform(0.055, 0.085)
     foot = bird.feet + (0, thick * 0.42)
     slope = rng.uniform(-0.22, 0.22)

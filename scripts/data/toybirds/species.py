@@ -6,7 +6,7 @@ import numpy as np
 
 from common.cli import UserError
 
-# Colour words and their sRGB values, chosen to stay apart in a picture of 64 pixels under warm and cold light.
+# Colour words and their sRGB values, chosen to stay apart in an image of 64 pixels under warm and cold light.
 COLOURS = {
     "red": (204, 38, 40), "orange": (240, 130, 24), "yellow": (246, 214, 46), "green": (70, 148, 62),
     "blue": (42, 98, 204), "brown": (120, 74, 42), "black": (32, 32, 38), "white": (244, 243, 238),
