@@ -9,7 +9,7 @@ from common.cli import existing_dir, existing_file, exit_on_sigterm, natural, ru
 from scripts.data.prepare.options import make_parser
 
 RELEASE = ("PlacesAudio_400k_distro", "PlacesAudio", "PlacesAudio/PlacesAudio_400k_distro", "")
-IMAGE_FOLDERS = ("images256", "images", "data/vision/torralba/deeplearning/images256")      # the last: the archive's own
+IMAGE_FOLDERS = ("images256", "images", "data/vision/torralba/deeplearning/images256")     # the last: the archive's own
 
 
 def parse(argv=None):

@@ -30,7 +30,8 @@ GOOD = {"purpose": "p", "goal": "a/b", "licence": "l", "urls": ["http://127.0.0.
     ({"urls": ["file:///etc/passwd"]}, "not an http"), ({"urls": "http://x"}, "right type"),
     ({"size": "5"}, "right type"), ({"md5": "xyz"}, "32 hexadecimal"), ({"colour": "red"}, "no field 'colour'"),
     ({"drive": "abc"}, "exactly one of"), ({"file": "../x"}, "plain file name"),
-    ({"needs": ["../x"]}, "needs: ../x is not a path below the unpacked"), ({"needs": "x"}, "right type"), ({"needs": [1]}, "right type"), ({"licence": None}, "right type")])
+    ({"needs": ["../x"]}, "needs: ../x is not a path below the unpacked"), ({"needs": "x"}, "right type"),
+    ({"needs": [1]}, "right type"), ({"licence": None}, "right type")])
 def test_registry_entries_are_checked(tmp_path, change, reason):
     path = tmp_path / "more.json"
     path.write_text(json.dumps({"net": GOOD | change}))

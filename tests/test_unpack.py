@@ -137,6 +137,7 @@ def test_an_archive_in_an_archive_is_unpacked_through(tmp_path):
     check_unpacked(tmp_path, make_zip({"folder/set.tar.gz": make_tar(FILES)}))
     check_unpacked(tmp_path, make_tar({"a/b/set.zip": make_zip({"set.tar": make_tar(FILES, "w")})}))
     check_unpacked(tmp_path, make_zip({"set.tgz": make_tar(FILES), "__MACOSX/._set.tgz": b"\0\5\x16\7"}))
+    check_unpacked(tmp_path, make_tar({"._set.tgz": b"\0\5\x16\7", "set.tgz": make_tar(FILES)}))
     two = {"a.zip": make_zip({"a": b"1"}), "b.zip": make_zip({"b": b"2"})}
     check_unpacked(tmp_path, make_zip(two), two)                       # which of them is meant, only a person can say
     weights = {"net.pth": make_zip({"net/data.pkl": b"x"})}            # a zip inside, but no archive to its users

@@ -71,8 +71,7 @@ def choose(entries: dict[str, Entry], names) -> list[Entry]:
     for name in names:
         if name not in entries:
             folded = {known.casefold(): known for known in entries}
-            near = [key for key in folded if name.casefold() in key][:3]
-            near = near or difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
+            near = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.4)
             hint = f"; did you mean {' or '.join(folded[key] for key in near)}?" if near else ""
             raise UserError(f"{name} is not in the registry{hint} (--list shows all names)")
     return [entries[name] for name in dict.fromkeys(names)]

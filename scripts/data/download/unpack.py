@@ -217,12 +217,10 @@ def _unpack_zip(file, guard: _Guard, bar) -> None:
 
 
 def _only_archive(folder: Path) -> Path | None:
-    """The archive that is the only file below a folder."""
-    files = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
-    match list(itertools.islice(files, 2)):
-        case [file] if _ARCHIVE.search(file.name):
-            return file
-    return None
+    """The archive that is the only file below a folder, hidden ones aside."""
+    files = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names if name[0] != ".")
+    first = list(itertools.islice(files, 2))
+    return first[0] if len(first) == 1 and _ARCHIVE.search(first[0].name) else None
 
 
 def _text(error: Exception) -> str:
