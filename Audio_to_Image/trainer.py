@@ -16,7 +16,7 @@ from Audio_to_Image.speech_encoder import CNNRNN, FRAMES_PER_POSITION
 from common import checkpoint, devices, resume, snapshots
 from common.cli import UserError
 from common.distributed import ranks
-from common.distributed.sync_bn import synchronize_batch_norm
+from common.distributed.sync_bn import require_two, synchronize_batch_norm
 from common.files import link
 from common.runs import Run, StopSignal
 
@@ -106,8 +106,10 @@ class Trainer:
         self.meta, self.settings, self.run, self.device = meta, settings, run, train.clips.device
         self.world = ranks.world_size()
         self.rank_batch = min(settings.batch_size, len(train) // self.world)
-        if self.rank_batch < 2:
-            raise UserError(f"the training split has {len(train)} items, too few for {self.world} processes")
+        few = f"the training split has too few images ({len(train)}) for the number of processes ({self.world})"
+        if not self.rank_batch:
+            raise UserError(few)
+        require_two(self.rank_batch, settings.sync_bn, "make --batch_size 2 or more" if settings.batch_size < 2 else few)
         self.batch = self.rank_batch * self.world
         self.steps_per_epoch = len(train) // self.batch
         self.rows = slice(ranks.rank() * self.rank_batch, (ranks.rank() + 1) * self.rank_batch)

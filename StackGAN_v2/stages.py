@@ -9,6 +9,7 @@ from common import ROOT, checkpoint, resume
 from common.cli import UserError
 from common.devices import pick_device, pick_precision, seed_everything, set_up_arithmetic
 from common.distributed import ranks
+from common.distributed.sync_bn import require_two
 from common.features import encoder_of, feature_path, load_features, require_same_encoder
 from common.parallel import default_jobs
 from common.runs import Run, StopSignal
@@ -28,6 +29,8 @@ EXTRACTION = "Audio_to_Image/extract_audio_feature.py"
 
 def train(args, cfg, data_dir) -> int:
     """Train as `cfg` says; returns the exit status (128 + signal after a clean stop)."""
+    require_two(cfg.TRAIN.BATCH_SIZE // ranks.world_size(), args.sync_bn,
+                f"make TRAIN.BATCH_SIZE {2 * ranks.world_size()} or more, it is {cfg.TRAIN.BATCH_SIZE}")
     device, precision = _arithmetic(args)
     ranks.start(device)
     seed_everything(args.manualSeed)

@@ -128,6 +128,11 @@ def test_an_image_without_any_usable_caption_is_named(tmp_path):
 
 # ---- trainer ----
 
+def test_a_single_image_a_step_is_refused_before_training(folder, tmp_path):
+    with pytest.raises(UserError, match="one image a process is too few for batch norm: make --batch_size 2 or more"):
+        make_trainer(folder, tmp_path, batch_size=1)
+
+
 def test_stopped_in_mid_epoch_and_continued_equals_uninterrupted(folder, tmp_path):
     options = dict(rnn_layers=2, specaugment=True, grad_clip=100.0, lr_schedule="cosine", log_every=1)
     whole = make_trainer(folder, tmp_path / "whole", **options)                     # dropout between the two layers

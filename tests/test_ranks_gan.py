@@ -2,12 +2,16 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from common.cli import UserError
 from common.devices import seed_everything
 from common.distributed import ranks
+from common.distributed.sync_bn import require_two
+from StackGAN_v2 import stages
 from StackGAN_v2.config import load_config
 from StackGAN_v2.data.datasets import Ahead, Batches, SpeechFeatures
 from StackGAN_v2.training.trainer import Networks, Stepper
@@ -90,6 +94,18 @@ def test_without_it_the_processes_have_equal_weights_and_statistics_of_their_own
     first, second = run_ranks(2, tmp_path / "2", "image", False)
     differ = {name for name in first if not torch.equal(first[name], second[name])}
     assert differ and all("running_" in name for name in differ), differ
+
+
+def test_a_single_image_a_process_is_refused_before_training(monkeypatch):
+    """Batch norm over all processes can use it."""
+    cfg = load_config(settings=["TRAIN.BATCH_SIZE=2"])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="one image a process .* make TRAIN.BATCH_SIZE 4 or more, it is 2, or give --sync_bn"):
+        stages.train(SimpleNamespace(sync_bn=False), cfg, None)
+    require_two(1, True, "")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(UserError, match="^one image a process is too few for batch norm: more$"):
+        require_two(1, True, "more")
 
 
 def test_a_batch_made_ahead_is_the_same():

@@ -2,6 +2,7 @@
 import torch
 from torch import nn
 
+from common.cli import UserError
 from common.distributed import ranks
 
 
@@ -56,3 +57,13 @@ def synchronize_batch_norm(module: nn.Module) -> nn.Module:
             if isinstance(part, nn.modules.batchnorm._BatchNorm):
                 part.__class__ = _SyncedNorm
     return module
+
+
+def require_two(images: int, synchronized: bool, remedy: str) -> None:
+    """UserError if a batch leaves batch norm a single image, which has no variance; `remedy` says how to get two.
+
+    images: of one process; synchronized: whether batch norm goes over all processes.
+    """
+    if images < 2 and not (synchronized and ranks.world_size() > 1):
+        raise UserError(f"one image a process is too few for batch norm: {remedy}"
+                        + (", or give --sync_bn" if ranks.world_size() > 1 else ""))
