@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Train the speech encoder in some processes:  bash ./run_audio_encoder.sh PROCESSES --output_dir DIR --dataset NAME …
 # PROCESSES counts those of this machine (one a GPU). More machines: the same command on each, with NNODES, NODE_RANK,
-# MASTER_ADDR and MASTER_PORT set. All other words go to Audio_to_Image/train_audio_encoder.py; see its --help.
+# MASTER_ADDR and MASTER_PORT set (docs/multi_gpu.md). All other words go to Audio_to_Image/train_audio_encoder.py; see
+# its --help.
 set -euo pipefail
 root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 command="$root/Audio_to_Image/train_audio_encoder.py"

@@ -1,7 +1,9 @@
 """The resume file of a run and the one before it: one of the two is whole at every moment."""
+import os
 from pathlib import Path
 
 from common import checkpoint
+from common.distributed.rendezvous import BEGAN
 
 RESUME, PREVIOUS = "resume.pth", "resume_previous.pth"
 
@@ -17,12 +19,16 @@ def keep(folder, content, anew: bool) -> None:
 def find(choice: str, folder):
     """→ (content, path) of the resume file that `choice` means, or None for a start anew.
 
-    choice: none; auto, the newest whole one in `folder`, if there is any; or a file. UserError if that is missing or
-    all are damaged.
+    choice: none; auto, the newest whole one in `folder`, if there is any; or a file. When the launcher starts a process
+    again, the training goes on from its own file, whatever the choice was. UserError if a file that was asked for is
+    missing, or all are damaged.
     """
+    newest = Path(folder) / RESUME
+    if newest.is_file() and newest.stat().st_mtime > float(os.environ.get(BEGAN, "inf")):
+        choice = "auto"
     if choice == "none":
         return None
     if choice != "auto":
         return checkpoint.load(choice), Path(choice)
-    paths = [path for path in (Path(folder) / RESUME, Path(folder) / PREVIOUS) if path.is_file()]
+    paths = [path for path in (newest, Path(folder) / PREVIOUS) if path.is_file()]
     return checkpoint.load_first_whole(paths) if paths else None

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from common import ROOT
-from common.cli import UserError
+from common.cli import LAUNCHED, UserError
 from common.events import Events
 from common.files import append_bytes, append_line, write_json, write_text
 
@@ -53,9 +53,10 @@ class Run:
         self._tensorboard = tensorboard
 
     def log(self, text: str) -> None:
-        """Print one line and keep it, with the time, in log.txt."""
-        if self.main:
+        """Print one line, on every machine, and keep it, with the time, in log.txt."""
+        if self.main or os.environ.get("LOCAL_RANK") == "0":
             print(text, flush=True)
+        if self.main:
             line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n"
             append_bytes(self.folder / "log.txt", line.encode(errors="backslashreplace"))
 
@@ -87,7 +88,8 @@ def _step_of(line: str) -> float:
 class StopSignal:
     """Catches SIGTERM and SIGINT so that a trainer can finish its step and write its resume file.
 
-    `received` is None or the signal's number; a second signal ends the process at once, as the shell would.
+    `received` is None or the signal's number; a second signal ends the process at once, as the shell would. Under a
+    launcher it does not: schedulers signal the processes beside the launcher that passes the signal on to them.
     """
 
     def __enter__(self):
@@ -97,6 +99,8 @@ class StopSignal:
 
     def _note(self, number, frame):
         self.received = number
+        if LAUNCHED in os.environ:
+            return
         for caught, old in self._old.items():
             signal.signal(caught, signal.SIG_DFL if caught == signal.SIGTERM else old)
         os.write(2, b"\nstopping after this step; a second signal stops at once\n")

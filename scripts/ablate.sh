@@ -28,7 +28,7 @@ done
 stage_given=                 # what is done stays done
 data_stages
 folder="$output_root/${tag}_ablation"
-[ -z "$renewed" ] || rm -f "$folder"/*/.done_* "$folder"/*/.begun_*          # trained on other data
+data_renewed=$renewed        # then every row is trained again
 stage=3
 options=
 for word in $encoder_options; do
@@ -40,10 +40,8 @@ for seed in $seeds; do
         echo "---- $row, seed $seed"
         recipe="$folder/${row}_seed$seed"
         encoder="$recipe/encoder"
-        renewed=
+        renewed=$data_renewed
         mkdir -p "$recipe"
-        [ "$node_rank" -gt 0 ] || [ ! "$data/train/image_features_$teacher.json" -nt "$recipe/.done_3" ] ||
-            rm -f "$recipe"/.done_*
         flags="--${row//+/_flag --}_flag"
         encoder_options="--keep 1 $options $flags"
         encoder_stage

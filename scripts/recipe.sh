@@ -19,7 +19,8 @@ nnodes="${NNODES:-1}"        # machines for them: the same command on each, with
 node_rank="${NODE_RANK:-0}"  # number of this machine; machine 0 runs all stages, the others take part in 3 and 5
 master_addr="${MASTER_ADDR:-}"                  # address of machine 0
 master_port="${MASTER_PORT:-29500}"
-wait_for_machines="${WAIT_FOR_MACHINES:-600}"   # seconds: machine 0 to answer, the others to come to its training
+wait_for_machines="${WAIT_FOR_MACHINES:-86400}" # seconds: how long a machine waits for the others to come to a training
+max_restarts="${MAX_RESTARTS:-3}"               # how often a training with several processes starts again after a crash
 seed=0
 device=auto                  # auto, cpu, cuda
 engine=baidu                 # speech synthesis; none if the set has recordings
@@ -37,8 +38,9 @@ evaluate_options=
 download=                    # names for scripts/download.py, fetched before the set is made; "": what is there is used
 download_options=            # such as "--keep_archive" or "--registry FILE"
 prepare=                     # a Python command that makes the set in data/, if there is one
-choices="dataset stage stop_stage data_root output_root tag nproc nnodes node_rank master_addr master_port wait_for_machines
-  seed device engine speech_options teacher teacher_options encoder_options extract_options gan_cfg gan_options sample_options
+choices="dataset stage stop_stage data_root output_root tag nproc nnodes node_rank master_addr master_port
+  wait_for_machines max_restarts seed device engine speech_options teacher teacher_options encoder_options
+  extract_options gan_cfg gan_options sample_options
   evaluate_options download download_options prepare ${own_choices-}"
 
 # ---- options: first the data set, then its file of choices, then everything else -------------------------------------
@@ -66,14 +68,13 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 [ -n "$dataset" ] || fail "--dataset is missing: the name of a folder below data/"
-for name in stage stop_stage nproc nnodes node_rank master_port wait_for_machines seed; do
+for name in stage stop_stage nproc nnodes node_rank master_port wait_for_machines max_restarts seed; do
     case "${!name}" in '' | *[!0-9]*) fail "--$name ${!name} is not a whole number" ;; esac
 done
 [ "$nnodes" -le 1 ] || [ -n "$master_addr" ] || fail "--master_addr is missing: the address of machine 0 of the $nnodes"
 [ "$node_rank" -lt "$nnodes" ] || fail "--node_rank $node_rank is not below --nnodes $nnodes"
-export NNODES="$nnodes"
-[ "$nnodes" -le 1 ] || export NODE_RANK="$node_rank" MASTER_ADDR="$master_addr" MASTER_PORT="$master_port" \
-    MEETING_HELD=1 WAIT_FOR_MACHINES="$wait_for_machines"
+export NNODES="$nnodes" WAIT_FOR_MACHINES="$wait_for_machines" MAX_RESTARTS="$max_restarts"
+[ "$nnodes" -le 1 ] || export NODE_RANK="$node_rank" MASTER_ADDR="$master_addr" MASTER_PORT="$master_port"
 
 # ---- places --------------------------------------------------------------------------------------------------------
 python="$PWD/.venv/bin/python"
@@ -91,74 +92,87 @@ exec 9> "$recipe/.lock${node_rank#0}"
 flock -n 9 || { echo "$program: waiting for another run in $recipe to end" >&2; flock 9; }
 export FOLLOW_PARENT="$$ SIGTERM"
 
-# Several machines meet at machine 0 (common/meeting.py), from its first stage on.
-if [ "$nnodes" -gt 1 ] && [ "$node_rank" = 0 ]; then
-    exec 8< <(exec "$python" -m common.meeting "$master_port" 9>&-)
-    read -r _ <&8 || exit 2                # it has said why
-fi
-strayed=
-take_part() {   # number, name, command …: on a machine that is not 0, whose marks and results all are
-    local status=0
-    case $1 in 3 | 5) ;; *) return 0 ;; esac
-    echo "stage $1 ($2), machine $node_rank"
-    "${@:3}" || status=$?
-    case $status in
-        0) strayed= ;;
-        76) strayed=1; echo "stage $1 ($2): machine 0 is at something else" ;;
-        77) echo "machine 0 has nothing more to train"; exit 0 ;;
-        *) echo "$program: stage $1 ($2) ended with status $status on machine $node_rank" >&2; exit "$status" ;;
-    esac
-}
-end_of_training() {                        # for now machine 0 goes on alone
-    [ "$nnodes" -gt 1 ] || return 0
-    [ "$node_rank" -gt 0 ] || { "$python" -m common.meeting "$master_addr" "$master_port"; return 0; }
-    [ -z "$strayed" ] || fail "machine 0 trains what this machine was not asked for; give the same choices on both"
-    exit 0
-}
-
-# A stage is done when its mark holds the very command that would be run now, and no stage before it was run again.
+# A stage is done when its mark holds the command that would be run now and the fingerprint of what it would read, and
+# no stage before it was run again. Machines other than 0 read the marks, in the folder that all see, and come to the
+# same conclusion; they take part in stages 3 and 5 and write no mark.
 renewed=
 run_stage() {   # number, name, command …
-    local number=$1 name=$2 mark="$recipe/.done_$1" began later status=0
+    local number=$1 name=$2 mark="$recipe/.done_$1" began later state status=0
     shift 2
     [ "$number" -ge "$stage" ] && [ "$number" -le "$stop_stage" ] || return 0
-    [ "$node_rank" -eq 0 ] || { take_part "$number" "$name" "$@"; return 0; }
-    local command; command="$(printf '%q ' "$@")"; command="${command#fetched }"       # fetching changes no result
-    if [ -z "$renewed" ] && [ -z "$stage_given" ] && [ "$(cat "$mark" 2> /dev/null)" = "$command" ]; then
+    # how a launcher that waits for the other machines knows that they have finished this stage without it
+    export STAGE_MARK="$mark" STAGE_MARK_WAS; STAGE_MARK_WAS="$(stat -c %Y.%i "$mark" 2> /dev/null || true)"
+    state="$(state_of "$number" "$@")"
+    if [ -z "$renewed" ] && [ -z "$stage_given" ] && [ "$(cat "$mark" 2> /dev/null)" = "$state" ]; then
         echo "stage $number ($name): done before"
         return 0
     fi
-    # an interrupted stage goes on; one that was done, or whose command or input has changed, starts anew
-    if [ -n "$renewed" ] || [ -e "$mark" ] || [ "$(cat "$recipe/.begun_$number" 2> /dev/null)" != "$command" ]; then
+    if [ "$node_rank" -gt 0 ]; then
+        renewed=1
+        case $number in 3 | 5) ;; *) return 0 ;; esac
+        echo "stage $number ($name), machine $node_rank"
+        "$@" || { status=$?; echo "$program: stage $number ($name) ended with status $status on machine $node_rank" >&2
+                  exit "$status"; }
+        return 0
+    fi
+    # an interrupted stage goes on; one that was done, or whose command or input has changed, starts from scratch
+    if [ -n "$renewed" ] || [ -e "$mark" ] || [ "$(cat "$recipe/.begun_$number" 2> /dev/null)" != "$state" ]; then
         case $number in 3) rm -f "$encoder"/resume*.pth ;; 5) rm -f "$generator"/resume*.pth ;; esac
     fi
     renewed=1
     rm -f "$mark"
-    for later in 1 2 3 4 5 6 7 8; do       # made anew, even if we are killed before we come there
+    for later in 1 2 3 4 5 6 7 8; do       # made again, even if we are killed before we come there
         [ "$later" -le "$number" ] || rm -f "$recipe/.done_$later" "$recipe/.begun_$later"
     done
-    put "$command" "$recipe/.begun_$number"
+    put "$state" "$recipe/.begun_$number"
     echo "stage $number ($name)"
     began=$(date +%s.%N)
     "$@" || status=$?
     [ "$status" = 0 ] || { echo "$program: stage $number ($name) ended with status $status; the same command goes on from there" >&2
                            exit "$status"; }
-    "$python" scripts/stage_time.py "$recipe/stages.jsonl" "$number" "$name" "$began" "$command"
-    put "$command" "$mark"
+    "$python" scripts/stage_time.py "$recipe/stages.jsonl" "$number" "$name" "$began" "$(command_of "$@")"
+    [ "$number" != 1 ] || state="$(state_of "$number" "$@")"       # it adds the recordings to what it reads
+    put "$state" "$mark"
 }
 
-put() { printf '%s' "$1" > "$2.tmp" && mv "$2.tmp" "$2"; }     # text, file: whole or not at all
+command_of() {  # command … : as one line; fetching changes no result
+    local command; command="$(printf '%q ' "$@")"; printf '%s' "${command#fetched }"
+}
+
+state_of() {    # number, command … : the command, wherever the project lies, and a fingerprint of what it reads
+    local command here; command="$(command_of "${@:2}")"; here="$(printf '%q' "$PWD")"
+    printf '%s\n' "${command//"$here"/.}"
+    fingerprint "$1"
+}
+
+fingerprint() { # number: of split files by content; of large files by size, first and last MiB
+    local files=() file
+    case $1 in
+        3) files=("$data"/{train,test}/image_features_"$teacher".pickle) ;;
+        4 | 7) files=("$encoder/latest.pth") ;;
+        5) files=("$data"/{train,test}/audio_features_"$teacher".pickle) ;;
+        6) files=("$generator/Model/latest.pth") ;;
+    esac
+    { [ "$1" = 0 ] || cat "$data"/{train,test}.json || true
+      for file in "${files[@]}"; do stat -L -c %s "$file" && head -c 1M "$file" && tail -c 1M "$file"; done
+      true; } 2> /dev/null | sha256sum
+}
+
+put() { printf '%s' "$1" > "$2.tmp" && mv "$2.tmp" "$2"; }     # text, file: complete or not at all
 
 launch() {      # script … : through torchrun when there are several processes
     local where=(--standalone)
     [ "$nnodes" -le 1 ] || where=(--nnodes "$nnodes" --node_rank "$node_rank" --master_addr "$master_addr"
                                   --master_port "$master_port")
     if [ "$nproc" -gt 1 ] || [ "$nnodes" -gt 1 ]; then
-        PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" "$python" -m common.distributed.launch "${where[@]}" --nproc_per_node "$nproc" "$@"
+        PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" "$python" -m common.distributed.launch "${where[@]}" \
+            --nproc_per_node "$nproc" "$@"
     else
         "$python" "$@"
     fi
 }
+
+end_of_training() { [ "$node_rank" -eq 0 ] || exit 0; }       # what follows is machine 0's
 
 fetched() {     # command … : fetch what of $download is not there yet, then run the command
     "$python" ./scripts/download.py $download --data_root "$data_root" $download_options && "$@"

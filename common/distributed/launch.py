@@ -1,144 +1,200 @@
-"""torchrun, but what the user sees at a failure is its command's own sentence and exit status, not a launcher's report.
+"""torchrun whose failures read as the command's own sentence and exit status.
 
 `python -m common.distributed.launch <torchrun's options> script.py <its options>`
 
-On several machines the launchers meet before they begin (see meeting.py), and one that fails ends the others.
+Several machines meet in torchrun's c10d rendezvous, which machine 0 holds at --master_addr:--master_port. Where a
+process is killed or a machine goes, all processes are started again and go on from the last resume file, at most
+--max_restarts times; a user's mistake (status 2) and a stop by SIGTERM or SIGINT end the training on all machines.
 """
-import contextlib
+
 import hashlib
 import logging
 import os
 import signal
-import subprocess
 import sys
-import threading
-from pathlib import Path
+import time
 
-from common import ROOT, cli, meeting
+from common import ROOT, cli
+from common.distributed import rendezvous
 
-EXPECTED = (2, 128 + 2, 128 + 15)      # a user's mistake, SIGINT, SIGTERM: the command has said what there is to say
-GRACE = 5                              # seconds for our processes to end by themselves after another machine's
-STOP_GRACE = 60                        # … if these were stopped cleanly, as all then are: resume.pth is being written
-
-
-def main(argv: list[str]) -> int:
-    cli.follow_parent()
-    from torch.distributed.run import parse_args
-    options = parse_args(argv)
-    if options.standalone:             # as torchrun does it: a rendezvous of this machine's own, on a free port
-        options.rdzv_backend, options.rdzv_endpoint, options.rdzv_id = "c10d", "localhost:0", str(os.getpid())
-    os.environ[cli.LAUNCHED] = "1"
-    if options.standalone or options.nnodes in ("1", "1:1"):
-        return launch(options, None)
-    program = Path(options.training_script).name
-    with _held(options):
-        try:
-            seat = meeting.Seat(options.node_rank, int(options.nnodes), options.master_addr, options.master_port,
-                                _job(options))
-            place = seat.wait()
-        except cli.UserError as error:
-            print(f"{program}: error: {error}", file=sys.stderr)
-            return 2
-        if "port" not in place:
-            return _nothing_to_do(program, place)
-        options.master_port = place["port"]
-        if place["interface"]:         # Gloo would choose that of the host's name, which may be the loop-back
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", place["interface"])
-        status = launch(options, seat)
-        seat.leave(status)
-        return status
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+GRACE = 3  # seconds for which machine 0 answers after a failure: the others ask every second
+AGAIN = "the same command, on every machine, goes on from the last resume file"
 
 
-@contextlib.contextmanager
-def _held(options):
-    """On machine 0, a meeting for this training alone, unless the recipe holds one for all of its trainings."""
-    if options.node_rank != 0 or "MEETING_HELD" in os.environ:
-        yield
-        return
-    command = [sys.executable, "-m", "common.meeting", str(options.master_port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT,
-                          env=os.environ | {"FOLLOW_PARENT": f"{os.getpid()} SIGTERM"}) as server:
-        if not server.stdout.readline():           # it has said why
-            raise SystemExit(2)
-        try:
-            yield
-        finally:
-            server.terminate()
+def main() -> int:
+    os.environ["TORCH_CPP_LOG_LEVEL"] = "FATAL"  # of this process alone: that nobody answers yet is no error
+    from torch.distributed.run import config_from_args, parse_args
+
+    del os.environ["TORCH_CPP_LOG_LEVEL"]
+    logging.disable(logging.CRITICAL)  # torchrun's reports are for its developers
+    options = parse_args([f"--max_restarts={_number('MAX_RESTARTS', 3)}", *sys.argv[1:]])
+    sys.argv[0] = options.training_script  # whose name stands before every error
+    if options.nproc_per_node.isdecimal() and int(options.nproc_per_node) > 1:
+        cores = len(os.sched_getaffinity(0))  # torchrun's own choice is one thread each, with a warning
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // int(options.nproc_per_node))))
+    config, command, arguments = config_from_args(options)
+    # each process gets a session of its own, so that killing ours would leave it at work
+    os.environ.update(
+        {"FOLLOW_PARENT": f"{os.getpid()} SIGKILL", cli.LAUNCHED: "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    )  # it would be that of a machine that has gone
+    config.rdzv_configs = {"join_timeout": _number("WAIT_FOR_MACHINES", 86400), **config.rdzv_configs}
+    return _train(options, config, _job(options), command, arguments)
+
+
+def _number(variable: str, default: int) -> int:
+    text = os.environ.get(variable) or str(default)
+    if not text.isdecimal():
+        raise cli.UserError(f"{variable}={text} is not a whole number")
+    return int(text)
 
 
 def _job(options) -> str:
     """What is trained, the same on every machine, wherever the project lies there."""
-    words = [options.training_script, *options.training_script_args]
-    return hashlib.sha256("\0".join(words).replace(str(ROOT), "").replace("\0./", "\0").encode()).hexdigest()
+    words = "\0".join([options.rdzv_id, options.training_script, *options.training_script_args])
+    return hashlib.sha256(words.replace(str(ROOT), "").replace("\0./", "\0").encode()).hexdigest()[:16]
 
 
-def _nothing_to_do(program: str, place: dict) -> int:
-    if "MEETING_HELD" in os.environ:               # the recipe looks for its next training
-        return meeting.OVER if "over" in place else meeting.OTHER
-    print(f"{program}: error: machine 0 runs another command; give all machines the same one", file=sys.stderr)
-    return 2
-
-
-def launch(options, seat: meeting.Seat | None) -> int:
-    """Run the processes of this machine; → exit status."""
+def _train(options, config, job: str, command, arguments) -> int:
+    """Train with the other machines, as often as machine 0 goes and comes back; → exit status."""
     from torch.distributed import DistError
+    from torch.distributed.elastic.rendezvous.api import RendezvousClosedError, RendezvousError, RendezvousTimeoutError
+
+    alone, wait = config.max_nodes == 1, int(config.rdzv_configs["join_timeout"])
+    holds = alone or options.node_rank == 0
+    if holds:
+        store, own = rendezvous.open_store(0 if alone else options.master_port, job), options.master_addr
+    for _ in range(config.max_restarts + 1):
+        if not holds:
+            store, own = rendezvous.find_store(options.master_addr, options.master_port, job, wait)
+            if not store:
+                return 0
+        elif not alone:
+            print(f"waiting for the other machines, {wait} s at most", flush=True)
+        try:
+            return _run(
+                config, job, command, arguments, store, "localhost" if alone else own, GRACE * (holds and not alone)
+            )
+        except RendezvousTimeoutError:
+            raise cli.UserError(
+                f"not all {config.min_nodes} machines came within {wait} s; give the same command on each, "
+                "with its number as --node_rank"
+            ) from None
+        except RendezvousClosedError:
+            if rendezvous.finished(seconds=10):
+                return 0
+            print(f"the training has ended on another machine, whose report says why; {AGAIN}", file=sys.stderr)
+            return 1
+        except (RendezvousError, DistError):
+            print(
+                f"{'another machine' if holds else 'machine 0'} has gone; the training goes on from its last resume file "
+                "when the same command is given there again",
+                flush=True,
+            )
+    print(f"the machines cannot reach each other; {AGAIN}", file=sys.stderr)
+    return 1
+
+
+def _run(config, job: str, command, arguments, store, own: str, linger: float) -> int:
+    """One attempt of this machine, restarts included; → exit status.
+
+    own: its address; linger: seconds for which it answers the others after a failure.
+    """
+    from torch.distributed.elastic.agent.server.api import WorkerSpec
     from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.elastic.rendezvous import RendezvousError
-    from torch.distributed.launcher.api import elastic_launch
-    from torch.distributed.run import config_from_args
-    logging.disable(logging.CRITICAL)              # torchrun's own: its reports are for its developers
-    if options.nproc_per_node.isdigit() and int(options.nproc_per_node) > 1:
-        cores = len(os.sched_getaffinity(0))       # torchrun's own choice is one thread each, with a warning
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // int(options.nproc_per_node))))
-    # each process gets a session of its own, so that killing ours would leave it at work
-    os.environ["FOLLOW_PARENT"] = f"{os.getpid()} SIGKILL"
-    config, command, arguments = config_from_args(options)
-    ended = threading.Event()
+    from torch.distributed.elastic.rendezvous.api import (
+        RendezvousClosedError,
+        RendezvousParameters,
+        RendezvousTimeoutError,
+    )
+    from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
+    from torch.distributed.elastic.rendezvous.dynamic_rendezvous import create_handler
 
-    def stop():
-        if not ended.wait(STOP_GRACE if seat.gone[1] in EXPECTED[1:] else GRACE):
-            os.kill(os.getpid(), signal.SIGTERM)
-    if seat:
-        seat.watch(stop)
+    handler = create_handler(
+        store,
+        C10dRendezvousBackend(store, job),
+        RendezvousParameters("c10d", "", job, config.min_nodes, config.max_nodes, own, **config.rdzv_configs),
+    )
+    agent = _agent(
+        WorkerSpec(
+            "default",
+            config.nproc_per_node,
+            handler,
+            entrypoint=command,
+            args=tuple(arguments),
+            max_restarts=config.max_restarts,
+            monitor_interval=config.monitor_interval,
+        ),
+        config.logs_specs,
+    )
+    result = end = None
     try:
-        elastic_launch(config=config, entrypoint=command)(*arguments)
-        return 0
-    except ChildFailedError as error:
-        return _failed(error.failures, seat)
-    except SignalException as error:
-        return _lost(seat) if seat and seat.gone else 128 + int(error.sigval)
-    except (DistError, RendezvousError):
-        return _lost(seat)
-    finally:
-        ended.set()
-
-
-def _failed(failures: dict, seat) -> int:
-    """Tell of the first process that failed of itself; → exit status."""
-    own = {rank: failure for rank, failure in failures.items() if failure.exitcode != cli.LOST}
-    lost = len(own) < len(failures)
-    if lost:                                       # what was stopped on account of it is not to blame either
-        own = {rank: failure for rank, failure in own.items()
-               if failure.exitcode not in (-signal.SIGTERM, 128 + signal.SIGTERM)}
-    if not own or seat and seat.gone and all(failure.exitcode < 0 for failure in own.values()):
-        return _lost(seat)
-    rank, failure = min(own.items(), key=lambda item: item[1].timestamp)
-    status = failure.exitcode if failure.exitcode >= 0 else 128 - failure.exitcode
-    if failure.exitcode < 0 and status not in EXPECTED:
-        print(f"process {rank} was killed ({signal.Signals(-failure.exitcode).name}), perhaps for want of memory, and "
-              f"the others have been stopped; the same command goes on from the last resume file", file=sys.stderr)
-    elif status not in EXPECTED:
-        print(f"process {rank} ended with status {status}; its own report is above", file=sys.stderr)
+        result = agent.run()
+    except (SignalException, RendezvousTimeoutError) as error:
+        end = error
+    handler.shutdown()  # tells the other machines that this is the end
+    if result is None or result.is_failed():
+        time.sleep(linger)
+    if isinstance(end, SignalException):
+        return 128 + int(end.sigval)
+    if result is None:
+        raise end or RendezvousClosedError
+    status, sentence = explain(result.failures) if result.is_failed() else (0, "")
+    if sentence:
+        print(f"{sentence}, and the others have been stopped; {AGAIN}", file=sys.stderr)
     return status
 
 
-def _lost(seat) -> int:
-    reason = seat.loss(GRACE) if seat else ""
-    print(f"{reason or 'the other processes cannot be reached'}; the same command, on every machine, goes on from the "
-          "last resume file", file=sys.stderr)
-    return seat.gone[1] or 1 if seat and seat.gone else 1
+def explain(failures: dict) -> tuple[int, str]:
+    """→ the exit status that the first failure means, and what it was, or '' if its command has said so.
+
+    failures: of the processes of this machine, by rank, in the order of their ends.
+    """
+    lost = any(failure.exitcode == cli.LOST for failure in failures.values())
+    for rank, failure in failures.items():
+        status = failure.exitcode if failure.exitcode >= 0 else 128 - failure.exitcode
+        if status == 2 or status in STOPPED and not lost:
+            return status, ""
+        if status not in (cli.LOST, *STOPPED):
+            what = f"ended with status {status}, as its report above says"
+            if failure.exitcode < 0:
+                what = f"was killed ({signal.Signals(-failure.exitcode).name}), perhaps for want of memory"
+            return status, f"process {rank} {what}"
+    return 1, "another process of this training has gone or cannot be reached"
+
+
+def _agent(spec, logs):
+    from torch.distributed.elastic.agent.server.api import WorkerState
+    from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+    from torch.distributed.elastic.rendezvous.api import RendezvousClosedError
+
+    class Agent(LocalElasticAgent):
+        """torchrun's, but a user's mistake is not tried again, and a restart is told in a sentence."""
+
+        def _monitor_workers(self, worker_group):
+            result = super()._monitor_workers(worker_group)
+            if result.state == WorkerState.HEALTHY and spec.rdzv_handler.is_closed():
+                raise RendezvousClosedError  # on a GPU our processes may not notice for ten minutes
+            if result.is_failed() and not explain(result.failures)[1]:
+                self._remaining_restarts = 0
+            self.reason = explain(result.failures)[1] if result.is_failed() else "a machine has come or gone"
+            return result
+
+        def _shutdown(self, *death_signal, **options):
+            if death_signal:  # for good: a scheduler's second one must not cut short the resume file
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            super()._shutdown(*death_signal, **options)
+
+        def _restart_workers(self, worker_group):
+            print(
+                f"{self.reason}; all processes start again from the last resume file ("
+                f"{self._remaining_restarts} of {spec.max_restarts} restarts left)",
+                flush=True,
+            )
+            super()._restart_workers(worker_group)
+
+    return Agent(spec, logs)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    cli.run(main)
