@@ -165,7 +165,7 @@ def test_every_recipe_shows_its_choices(name, expected):
 
 def test_set_up_says_what_is_missing(tmp_path):
     """A copy of the project without .venv: no Python, an old one, no package index."""
-    for name in ("scripts/setup.sh", "requirements.txt"):
+    for name in ("scripts/setup.sh", "requirements.txt", "pyproject.toml"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     old = tmp_path / "oldpython"
