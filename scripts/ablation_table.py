@@ -14,7 +14,7 @@ def parse(argv=None):
 
 def main() -> int:
     args = parse()
-    from scripts.reporting import ablation
+    from scripts.report import ablation
     print(ablation.write(args.output, ablation.read_runs(args.rows)))
     return 0
 

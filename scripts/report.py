@@ -1,4 +1,4 @@
-"""Put what runs heard, painted and measured on one page, side by side: a self-contained HTML file to open from disk.
+"""Put what runs heard, generated and measured on one page, side by side: a self-contained HTML file to open from disk.
 
 A RUN is the folder of a recipe (output/<tag>, with its encoder, generator and ablation), of a generator, of a speech encoder,
 or of an ablation. An encoder and a generator of one name, or the only ones, count as one run.
@@ -20,11 +20,11 @@ def parse(argv=None):
     add("--output", type=Path, metavar="FILE", help="the page to write, an .html file (default: index.html in RUN if that is "
         "one recipe, else output/report.html)")
     add("--sentences", type=cli.positive_int, default=12, metavar="N", help="test sentences to show")
-    add("--audio_switch", metavar="NAME", help="speech features to paint from: test/audio_features_NAME.pickle (default: "
+    add("--audio_switch", metavar="NAME", help="speech features to generate from: test/audio_features_NAME.pickle (default: "
         "those that each generator was trained on)")
-    add("--any_speech", action="store_true", help="paint from them even where they are known to be of another encoder "
+    add("--any_speech", action="store_true", help="generate from them even where they are known to be of another encoder "
         "than those that the generator was trained on")
-    add("--manualSeed", type=cli.natural, default=0, metavar="N", help="seed of the pictures; that of main.py paints the same")
+    add("--manualSeed", type=cli.natural, default=0, metavar="N", help="seed of the images; that of main.py generates the same")
     add("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="where to compute")
     return parser.parse_args(argv)
 
@@ -35,20 +35,16 @@ def main() -> int:
         raise cli.UserError(f"--output {args.output} is a folder; name a file in it, such as {args.output / 'index.html'}")
     from common import splits
     from common.files import write_text
-    from scripts.reporting import context, curves, head, heard, numbers, runs
-    from scripts.reporting.gather import gather
-    from scripts.reporting.markup import document, h
+    from scripts.report import page_data, runs
+    from scripts.report.page import render
     columns, ablations = runs.columns(args.runs)
     trained_on = None if args.dataset else runs.dataset(columns)
     folder = splits.data_dir(args.dataset or trained_on.name, args.data_root or trained_on and trained_on.parent)
-    findings = gather(args, folder, columns, ablations)
-    parts = (head.head, heard.sentences, heard.interpolation, curves.curves, numbers.numbers, context.method, context.times,
-             context.next_steps)
-    body = [part(findings) for part in parts] + [h("footer", f"Made {findings.date} by scripts/report.py.")]
+    data = page_data.gather(args, folder, columns, ablations)
     output = args.output or _default_output(columns)
-    write_text(output, document(f"Speech to pictures: {folder.name}", body))
-    _print_numbers(findings)
-    for note in findings.notes:
+    write_text(output, render(data))
+    _print_numbers(data)
+    for note in data.notes:
         print(f"note: {note}", file=sys.stderr)
     print(f"{output} ({output.stat().st_size / 1e6:.1f} MB)")
     return 0
@@ -60,9 +56,9 @@ def _default_output(columns) -> Path:
     return ROOT / "output" / "report.html"
 
 
-def _print_numbers(findings) -> None:
-    for column in findings.columns:
-        if findings.several and column.numbers:
+def _print_numbers(data) -> None:
+    for column in data.columns:
+        if data.several and column.numbers:
             print(f"---- {column.label}")
         for number in column.numbers.values():
             beside = [f"{kind} {value:.4g}" for kind, value in (("chance", number.chance), ("ceiling", number.ceiling))

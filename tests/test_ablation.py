@@ -5,7 +5,7 @@ import json
 import pytest
 
 from common.cli import UserError
-from scripts.reporting import ablation
+from scripts.report import ablation
 
 
 def make_row(root, losses, seed, **line):

@@ -1,6 +1,7 @@
-"""The report page: whole with everything there, honest with anything missing, harmless whatever the files say."""
+"""The report page: complete with everything there, exact about what is missing, harmless whatever the files say."""
 import json
 import re
+import runpy
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -16,8 +17,7 @@ from common import checkpoint
 from common.cli import UserError
 from common.features import feature_path, save_features
 from common.splits import load_split
-from scripts.reporting import charts, found, runs, sample, settings
-from scripts.reporting.markup import Html, h
+from scripts.report import figures, page_data, published_settings, run_records, runs, sentences
 from StackGAN_v2.config import load_config
 from StackGAN_v2.model import Generator
 
@@ -27,7 +27,7 @@ EVIL = "<script>alert('x')</script> & \"quoted\""
 
 
 def make_set(root: Path, classes: bool = True, sound: bool = True, items: int = 6) -> Path:
-    """A set of `items` test pictures with two captions each; the first caption of all is hostile."""
+    """A set of `items` test images with two captions each; the first caption of all is hostile."""
     rng, folder = np.random.default_rng(0), root / "data" / "tiny"
     for name in ("train", "test"):
         data = []
@@ -52,12 +52,13 @@ def make_set(root: Path, classes: bool = True, sound: bool = True, items: int = 
 
 
 def make_runs(root: Path) -> None:
-    """An encoder run, a generator run with measured pictures, and a recipe's times."""
+    """An encoder run, a generator run with measured images, and a recipe's times."""
     encoder, generator, recipe = (root / "out" / part for part in PARTS)
     for folder in (encoder, generator / "Model" / "iteration5", recipe):
         folder.mkdir(parents=True)
     write_json(encoder / "options.json", {"options": {"teacher": "efficientnet_lite0", "lr_schedule": "cosine", "l1_flag": True,
-                                                      "lambda_l1": 5.0, "bidirectional": True, "max_frames": 640}})
+                                                      "lambda_l1": 5.0, "bidirectional": True, "max_frames": 640,
+                                                      "dataset": "tiny", "data_root": str(root / "data")}})
     write_lines(encoder / "stats.jsonl", [{"step": i, "epoch": i / 2, "loss": 9 / i, "jel": 1 / i, "l1": 1 / i, "distill": 0}
                                           for i in range(1, 9)] + [{"step": 8, "epoch": 4, "eval_accuracy": 50.0, "eval_ap50": 33.0,
                                                                     "eval_chance": 33.3, "eval_ap50_chance": 33.3}])
@@ -68,7 +69,8 @@ def make_runs(root: Path) -> None:
     checkpoint.save(generator / "Model" / "netG_5.pth", net.state_dict())
     (generator / "Model" / "latest.pth").symlink_to("netG_5.pth")
     cfg = load_config(settings=["TRAIN.ADVERSARIAL=hinge", "TRAIN.COEFF.MA_PENALTY=2", "GAN.GF_DIM=8"])
-    write_json(generator / "options.json", {"options": {"cfg": cfg, "audio_switch": "stub", "iterations": 5},
+    write_json(generator / "options.json", {"options": {"cfg": cfg, "audio_switch": "stub", "iterations": 5,
+                                                        "data_dir": str(root / "data" / "tiny")},
                                             "versions": {"torch": EVIL}, "revision": "abc"})
     write_lines(generator / "stats.jsonl", [{"step": i, "D0": 3.0, "D1": 2.0, "D2": 1.5, "G0": -i, "G": i, "KL": 1e-4 * i}
                                             for i in range(1, 6)])
@@ -124,13 +126,13 @@ class Page(HTMLParser):
 def report(root, *words, status=0):
     """The command, in this process; returns the page."""
     from common import cli
-    from scripts import report as command
+    command = runpy.run_path(str(ROOT / "scripts" / "report.py"))          # the package beside it has its name
     output, before = root / "page" / "index.html", sys.argv
     sys.argv = ["report.py", *map(str, words), "--dataset", "tiny", "--data_root", str(root / "data"), "--output", str(output),
                 "--device", "cpu"]
     try:
         with pytest.raises(SystemExit) as end:
-            cli.run(command.main)
+            cli.run(command["main"])
     finally:
         sys.argv = before
     assert (end.value.code or 0) == status
@@ -154,7 +156,7 @@ def test_everything_is_there_and_inlined(page):
     assert len(page.all("audio", src="data:audio/")) == 4 + 2
     assert len(page.all("img", src="data:image/")) == 4 * (1 + 3 + 4) + 11
     assert not [a for _, a in page.elements if re.match(r"(https?:)?//", a.get("src") or a.get("href") or "")]
-    for words in ("8 px", "16 px", "32 px", "61.5 %", "6 test pictures of 3 classes"):
+    for words in ("8 px", "16 px", "32 px", "61.5 %", "6 test images of 3 classes"):
         assert words in page.text
     assert "62 %" in page.text and "chance 33 %" in page.text              # of metric-speech.jsonl, not of training
     assert "42 %" in page.text and "123.4" in page.text and "crown" in page.text
@@ -166,7 +168,7 @@ def test_everything_is_there_and_inlined(page):
 
 @pytest.fixture(scope="module")
 def three(whole):
-    """The recipe beside a generator of other pictures, measured twice, and an encoder; with an ablation."""
+    """The recipe beside a generator of other images, measured twice, and an encoder; with an ablation."""
     second, third = whole / "other" / "second", whole / "other" / "third"
     generator = whole / "out" / PARTS[1]
     for iteration in (5, 9):
@@ -204,10 +206,10 @@ def test_several_runs_stand_side_by_side(three):
     for words in ("55.5", "42 %", "49 %", "Compares with FID of Li et al.: carefully", "Li et al.: 18.37",
                   "second: probe: another", "normalised 0.80", "77.7", "third: Missing: the numbers of the speech encoder"):
         assert words in " ".join(three.text.split()), words
-    assert "third: Missing: the numbers of the pictures" not in three.text     # an encoder paints none
-    charts_ = [a["aria-label"] for a in three.all("svg", role="img")]
-    assert any(title.startswith("Attributes painted as said") for title in charts_)
-    assert any(title.startswith("Discriminator of the last stage") for title in charts_)
+    assert "third: Missing: the numbers of the images" not in three.text     # an encoder generates none
+    charts_ = [a["aria-label"] for a in three.all("div", role="img")]
+    assert any(title.startswith("Attributes generated as said") for title in charts_)
+    assert any(title.startswith("Discriminator of the last branch") for title in charts_)
     assert not three.all("script")
 
 
@@ -239,29 +241,29 @@ def test_what_files_say_stays_text(page):
     assert "default-src 'none'" in page.all("meta", content="default-src")[0]["content"]
 
 
-def test_pictures_are_those_that_main_paints(whole):
+def test_images_are_those_that_main_generates(whole):
     from StackGAN_v2 import sampler
     from StackGAN_v2.model import load_generator
     generator = load_generator(whole / "out" / PARTS[1] / "Model" / "latest.pth")
     split = load_split(whole / "data" / "tiny", "test")
     rows = [np.float32(np.random.default_rng(i).standard_normal((2, 9))) for i in range(6)]
-    chosen = sample.choose(split, [2] * 6, 4)
-    painted = sample.paint(generator, rows, chosen, "fp32")
+    chosen = sentences.choose(split, [2] * 6, 4)
+    generated = sentences.generate(generator, rows, chosen, "fp32")
     sampler.sample_split(generator, split, rows, whole / "valid", seed=0, batch_size=5, precision="fp32", all_sizes=True,
                         limit=0, progress=False)
-    for sentence, own in zip(chosen, painted):
-        for size, pixels in zip(generator.sizes, own.stages):
-            path = whole / "valid" / sampler.picture_name(split, sentence.item, size, sentence.number)
+    for sentence, own in zip(chosen, generated):
+        for size, pixels in zip(generator.sizes, own.branches):
+            path = whole / "valid" / sampler.image_name(split, sentence.item, size, sentence.number)
             assert np.abs(np.asarray(Image.open(path)).astype(int) - pixels).max() <= 1
 
 
 def test_choice_is_spread_and_without_repeats(whole):
     split = load_split(whole / "data" / "tiny", "test")
-    three = sample.choose(split, [2] * 6, 3)
-    assert sorted({s.item.label for s in three}) == sorted(set(split.labels)) and three == sample.choose(split, [2] * 6, 3)
-    everything = sample.choose(split, [2] * 6, 50)
+    three = sentences.choose(split, [2] * 6, 3)
+    assert sorted({s.item.label for s in three}) == sorted(set(split.labels)) and three == sentences.choose(split, [2] * 6, 3)
+    everything = sentences.choose(split, [2] * 6, 50)
     assert len({(s.place, s.number) for s in everything}) == len(everything) == 12
-    assert len(sample.choose(split, [0, 1, 0, 0, 0, 1], 12)) == 2
+    assert len(sentences.choose(split, [0, 1, 0, 0, 0, 1], 12)) == 2
 
 
 def test_nothing_there_is_said(tmp_path, capsys):
@@ -269,8 +271,8 @@ def test_nothing_there_is_said(tmp_path, capsys):
     (tmp_path / "trial").mkdir()
     (tmp_path / "trial" / ".begun_0").touch()
     page = report(tmp_path, tmp_path / "trial")
-    assert not page.all("audio") and len(page.all("img")) == 2             # the real pictures of the two sentences
-    for words in ("no painted pictures", "nothing to play", "no interpolation", "No encoder run", "No generator run",
+    assert not page.all("audio") and len(page.all("img")) == 2             # the real images of the two sentences
+    for words in ("no generated images", "nothing to play", "no interpolation", "No encoder run", "No generator run",
                   "Missing: the numbers", "not measured", "No recipe"):
         assert words in page.text, words
     assert "index.html" in capsys.readouterr().out.splitlines()[-1]
@@ -310,36 +312,78 @@ def test_user_errors(tmp_path, capsys):
 
 
 def test_departures_name_additions_first(whole):
-    rows = settings.departures(found.run_folder(whole / "out" / PARTS[0]), found.run_folder(whole / "out" / PARTS[1]), "tiny")
+    rows = published_settings.departures(run_records.run_folder(whole / "out" / PARTS[0]), run_records.run_folder(whole / "out" / PARTS[1]), "tiny")
     added = [d.name for d in rows if d.added]
     assert [d.added for d in rows] == sorted((d.added for d in rows), reverse=True)
     assert any("adversarial" in name for name in added) and any("matching-aware" in name for name in added)
     assert any(d.name == "teacher network" and d.published == "GoogLeNet (Caffe)" and not d.added for d in rows)
-    ahead = found.RunFolder(whole, {"cfg": {"TRAIN": {"LATER_IDEA": True}}})       # of a version after this page's
-    assert [(d.name, d.added) for d in settings.departures(None, ahead, "birds")] == [("TRAIN.LATER_IDEA", True)]
-    published = found.RunFolder(whole, {"cfg": load_config(ROOT / "StackGAN_v2/cfg/birds_3stages.yml"), "iterations": 220000})
-    assert settings.departures(None, published, "birds") == []
+    ahead = run_records.RunFolder(whole, {"cfg": {"TRAIN": {"LATER_IDEA": True}}})       # of a version after this page's
+    assert [(d.name, d.added) for d in published_settings.departures(None, ahead, "birds")] == [("TRAIN.LATER_IDEA", True)]
+    published = run_records.RunFolder(whole, {"cfg": load_config(ROOT / "StackGAN_v2/cfg/birds_3stages.yml"), "iterations": 220000})
+    assert published_settings.departures(None, published, "birds") == []
 
 
-def test_markup_escapes_all_but_markup():
-    assert h("p.a", "<b>", [h("i", 1), None], title='"') == '<p class="a" title="&quot;">&lt;b&gt;<i>1</i></p>'
-    assert h("img", src="x", hidden=False, lazy=True) == '<img src="x" lazy/>' and isinstance(h("p"), Html)
+def test_equal_inputs_give_equal_pages(whole):
+    first, again = (report(whole, whole / "out" / PARTS[1], "--sentences", 2) for _ in range(2))
+    assert first.source == again.source and "<svg" in first.source
+
+
+def test_what_training_has_met_is_said_as_it_is(tmp_path):
+    folder = make_set(tmp_path)
+    split, train = load_split(folder, "test"), folder / "train.json"
+
+    def said(*trained_on):
+        options = [{"dataset": one.name, "data_root": str(one.parent)} if one else {} for one in trained_on]
+        columns_ = [runs.Column("a", *(run_records.RunFolder(Path("run"), o) for o in options))]
+        return page_data.novelty(split, folder, columns_)
+    assert said() == ""
+    assert said(folder).startswith("The speech encoder has not met any of the 3 classes")
+    assert said(folder, folder).startswith("Neither has met any of the 3 classes")
+    assert said(folder, None) == said(None) == ("Whether training has met the test images is not known: run does not name its "
+                                                "training set.")
+    moved, other = tmp_path / "gone" / "tiny", tmp_path / "other"
+    assert said(moved) == said(folder) and "other/train.json does not exist" in said(folder, other)
+    content = json.loads(train.read_text())
+    for item in content["data"]:
+        item["class"] = item["class"].replace("train", "test").replace("001", "004")
+    write_json(train, content)
+    assert said(folder, folder).startswith("Neither has met any of the images that")
+    content["data"][0]["image"] = "test/2.png"
+    content["image_base_path"] += "/../images"
+    write_json(train, content)
+    assert said(folder).startswith("1 of the 6 test images were in the training split, too")
+    content["data"] = [{key: value for key, value in item.items() if key != "class"} for item in content["data"][1:]]
+    write_json(train, content)
+    assert said(folder).startswith("The speech encoder has not met any of the images that")
+
+
+def test_halves_of_characters_are_replaced(whole, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "options.json").write_text('{"options": {"teacher": "\\ud800 $\\\\frac{"}}')
+    assert "? $\\frac{" in report(whole, run).text
 
 
 def test_ticks_and_thinning():
-    assert charts.ticks(0, 97, 5) == [0, 20, 40, 60, 80, 100]
-    assert charts.ticks(5, 5, 4)[0] < 5 < charts.ticks(5, 5, 4)[-1]
-    assert charts.thin([(i, 2 * i) for i in range(1000)], 10)[0] == (49.5, 99)
-    assert "No values" in charts.line_chart("t", [charts.Line("a", [(1, float("nan"))])], "x", "y")
-    assert charts.line_chart("t", [charts.Line("a", [(3, 0.0)])], "x", "y").count("<circle") == 1
+    assert [figures.tick(value) for value in (0, 0.05, -12, 1500, 2e4, 3e6)] == ["0", "0.05", "−12", "1500", "20k", "3M"]
+    assert figures.thin([(i, 2 * i) for i in range(1000)], 10)[0].tolist() == [49.5, 99]
+    assert len(figures.thin([(i, i) for i in range(300)], 160)) == 160
+    assert figures.line_chart("t", [figures.Line("a", [(1, float("nan"))])], "x", "y").svg == ""
+    assert figures.line_chart("t", [figures.Line("a", [(3, 0.0)])], "x", "y").svg.count("var(--s1)") >= 1      # a marker
 
 
 @pytest.mark.parametrize("values", ([0, 0], [1e-20, 2e-20], [5, 5 + 1e-12], [-1e29, 1e29], [3e-7], [1, 1e9], [0.3, 0.30001]))
 @pytest.mark.parametrize("log", (False, True))
 def test_charts_of_odd_ranges(values, log):
-    drawn = charts.line_chart("t", [charts.Line("a", list(enumerate(values)))], "x", "y", log=log)
+    drawn = figures.line_chart("t", [figures.Line("a", list(enumerate(values)))], "x", "y", log=log).svg
     assert "nan" not in drawn and "inf" not in drawn
-    assert all(-50 < float(y) < 320 for y in re.findall(r' y1="([-0-9.]+)"', drawn))
+    heights = re.findall(r' y="([-0-9.]+)"', drawn)
+    assert all(-50 < float(y) < 320 for y in heights) and (len(heights) > 4 or log and max(values) <= 0)
+
+
+def test_figures_follow_the_page(page):
+    drawings = re.findall(r"<svg viewBox.*?</svg>", page.source, re.DOTALL)
+    assert len(drawings) > 4 and not any(re.search(r"#[0-9a-f]{6}\b|<style|<metadata|<!--|font-family", d) for d in drawings)
 
 
 def test_help_is_quick():

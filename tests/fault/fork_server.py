@@ -26,8 +26,8 @@ MODULES = """numpy PIL.Image PIL.PngImagePlugin PIL.JpegImagePlugin scipy.linalg
     yaml torch torchvision torch._dynamo torch.utils.tensorboard Audio_to_Image.trainer Audio_to_Image.teachers.extraction
     Audio_to_Image.mel_cache Audio_to_Image.tts.clips Audio_to_Image.tts.espeak StackGAN_v2.config
     StackGAN_v2.stages StackGAN_v2.evaluation.evaluator StackGAN_v2.evaluation.feature_extractors scripts.data.toybirds.dataset
-    scripts.data.download.install scripts.data.prepare.birds scripts.data.prepare.splitfiles scripts.reporting.gather scripts.reporting.heard
-    scripts.reporting.numbers""".split()
+    scripts.data.download.install scripts.data.prepare.birds scripts.data.prepare.splitfiles scripts.report.page_data
+    scripts.report.page jinja2 matplotlib.figure matplotlib.backends.backend_svg""".split()
 # What is kept in steps of minutes of work is here kept in steps of a few files.
 SMALLER = {("Audio_to_Image.mel_cache", "_JOURNAL_EVERY"): 5, ("Audio_to_Image.teachers.extraction", "SHARD"): 3}
 _NEED_ROOM = {"open", "os.mkdir", "os.symlink", "os.link"}

@@ -3,9 +3,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.cli import UserError
-from scripts.reporting.found import RunFolder
+from scripts.report.run_records import RunFolder
 
-# Keys that the published code lacks. One that is in none of these tables is new, and told as an addition by its own name.
+# Keys that the published code lacks. One that is in none of these tables is new: an addition, told by its own name.
 _ADDED = {
     "TRAIN.ADVERSARIAL": "adversarial loss",
     "TRAIN.WRONG": "wrong pairs have another …",
@@ -13,29 +13,33 @@ _ADDED = {
     "TRAIN.COEFF.MA_PENALTY": "matching-aware gradient penalty (DF-GAN), weight",
     "TRAIN.MA_PENALTY_EVERY": "iterations between two penalties",
     "TRAIN.COEFF.MATCHING": "contrastive loss of a matching network, weight",
-    "TRAIN.MATCHER_STEPS": "steps that train the matching network",
-    "TRAIN.CONDITION_INIT": "data-dependent start of the conditioning",
+    "TRAIN.MATCHER_STEPS": "iterations that train the matching network",
+    "TRAIN.CONDITION_INIT": "data-dependent initialisation of the conditioning",
 }
 # settings of an addition, told only where its weight is above 0
 _OF_WEIGHT = {"TRAIN.MA_PENALTY_EVERY": "TRAIN.COEFF.MA_PENALTY", "TRAIN.MATCHER_STEPS": "TRAIN.COEFF.MATCHING"}
 _NAMES = {
-    "TREE.BRANCH_NUM": "stages", "TREE.BASE_SIZE": "pictures of the first stage, pixels", "TRAIN.BATCH_SIZE": "batch size",
-    "TRAIN.DISCRIMINATOR_LR": "learning rate of the discriminators", "TRAIN.GENERATOR_LR": "learning rate of the generator",
+    "TREE.BRANCH_NUM": "branches", "TREE.BASE_SIZE": "images of the first branch, pixels",
+    "TRAIN.BATCH_SIZE": "batch size", "TRAIN.DISCRIMINATOR_LR": "learning rate of the discriminators",
+    "TRAIN.GENERATOR_LR": "learning rate of the generator",
     "TRAIN.BETAS": "Adam β₁, β₂", "TRAIN.EMA": "decay of the generator's average, per iteration",
     "TRAIN.COEFF.KL": "weight of the KL term", "TRAIN.COEFF.CAL_LOSS": "class-aware loss (on above 0)",
-    "TRAIN.COEFF.UNCOND_LOSS": "weight of the unconditional loss", "TRAIN.COEFF.COLOR_LOSS": "weight of the colour loss",
+    "TRAIN.COEFF.UNCOND_LOSS": "weight of the unconditional loss",
+    "TRAIN.COEFF.COLOR_LOSS": "weight of the colour loss",
     "GAN.EMBEDDING_DIM": "width of the condition", "GAN.DF_DIM": "width of the discriminators",
-    "GAN.GF_DIM": "width of the generator", "GAN.Z_DIM": "width of the noise", "GAN.R_NUM": "residual blocks a stage",
+    "GAN.GF_DIM": "width of the generator", "GAN.Z_DIM": "width of the noise", "GAN.R_NUM": "residual blocks a branch",
     "GAN.B_CONDITION": "conditional",
 }
-_UNTOLD = ("DATASET_NAME", "DATA_DIR", "GPU_ID", "WORKERS", "TRAIN.FLAG", "TRAIN.NET_G", "TRAIN.NET_D", "TRAIN.MAX_EPOCH",
-           "TRAIN.MAX_ITERATIONS", "TRAIN.SNAPSHOT_INTERVAL", "TEXT.DIMENSION", "TEST.B_EXAMPLE", "TEST.SAMPLE_NUM")
+_UNTOLD = ("DATASET_NAME", "DATA_DIR", "GPU_ID", "WORKERS", "TRAIN.FLAG", "TRAIN.NET_G", "TRAIN.NET_D",
+           "TRAIN.MAX_EPOCH", "TRAIN.MAX_ITERATIONS", "TRAIN.SNAPSHOT_INTERVAL",
+           "TEXT.DIMENSION", "TEST.B_EXAMPLE", "TEST.SAMPLE_NUM")
 
 _ENCODER_ADDED = {"grad_clip": "largest gradient norm", "specaugment": "masks in time and frequency (SpecAugment)",
                   "sync_bn": "batch norm over all processes"}
 _ENCODER_NAMES = {
-    "teacher": "teacher network", "max_frames": "frames of a clip (10 ms each)", "lr_schedule": "learning-rate schedule",
-    "bidirectional": "LSTM in both directions", "rnn_layers": "LSTM layers", "jel_flag": "joint embedding loss",
+    "teacher": "teacher network", "max_frames": "frames of a clip (10 ms each)",
+    "lr_schedule": "learning-rate schedule", "bidirectional": "LSTM in both directions",
+    "rnn_layers": "LSTM layers", "jel_flag": "joint embedding loss",
     "l1_flag": "L1 loss", "distill_flag": "distillation loss", "loss_diff": "JEL weight, other class",
     "loss_same": "JEL weight, same class", "lambda_l1": "weight of the L1 loss",
     "lambda_distill": "weight of the distillation loss", "epoch": "epochs", "batch_size": "batch size",
@@ -96,7 +100,9 @@ def _of_encoder(options: dict):
                             "--bidirectional"]))
     cosine = options.get("lr_schedule") == "cosine"
     for key in (*_ENCODER_NAMES, *_ENCODER_ADDED):
-        if key not in options or key not in published or _same(options[key], published[key]) or cosine and key in _STEP_ONLY:
+        if key not in options or key not in published or _same(options[key], published[key]):
+            continue
+        if cosine and key in _STEP_ONLY:
             continue
         added = key in _ENCODER_ADDED
         yield Departure("encoder", _ENCODER_ADDED.get(key) or _ENCODER_NAMES[key], _say(options[key]),

@@ -1,4 +1,4 @@
-"""Which sentences the page shows, and what the generator paints of them."""
+"""Which sentences the page shows, and what a generator makes of them."""
 from dataclasses import dataclass
 
 import numpy as np
@@ -6,15 +6,20 @@ import numpy as np
 from StackGAN_v2 import sampler
 
 MORE_NOISES = 4
-STEPS = 11                                         # pictures of the interpolation, both ends included
+STEPS = 11                                         # images of the interpolation, both ends included
 
 
 @dataclass
 class Sentence:
-    """One caption."""
+    """One caption. What `page_data` fills in for the templates comes after `place`.
+
+    real: uint8 pixels of its image, or None; audio: its sound as a data: URI, or ''.
+    """
     item: object                                   # common.splits.Item
     number: int                                    # which caption of the item
     place: int                                     # which item of the split
+    real: np.ndarray | None = None
+    audio: str = ""
 
     @property
     def words(self) -> str:
@@ -26,15 +31,14 @@ class Sentence:
 
 
 @dataclass
-class Painted:
-    """What a generator makes of a sentence. stages: a picture a branch, uint8 `[s, s, 3]`; more: the last branch with
-    other noises."""
-    stages: list[np.ndarray]
+class Generated:
+    """branches: an image a branch of the generator, uint8 `[s, s, 3]`; more: the last branch's with other noises."""
+    branches: list[np.ndarray]
     more: list[np.ndarray]
 
 
 def choose(split, captions: list[int], count: int) -> list[Sentence]:
-    """`count` sentences, or all if there are fewer, by a rule that knows nothing of the pictures.
+    """`count` sentences, or all if there are fewer, by a rule that does not look at the images.
 
     captions: how many each item has. Classes are taken evenly from first to last, again from the start when there are
     fewer than `count`; within a class, item and caption change from one sentence to the next.
@@ -42,15 +46,15 @@ def choose(split, captions: list[int], count: int) -> list[Sentence]:
     groups = {}
     for place, (item, number) in enumerate(zip(split.items, captions)):
         groups.setdefault(item.label, []).extend((k, place) for k in range(number))
-    # first all pictures' first captions, then their second ones: neighbours are of different pictures
+    # first all images' first captions, then their second ones: neighbours are of different images
     groups = [[(place, k) for k, place in sorted(groups[label])] for label in sorted(groups) if groups[label]]
     if len(groups) > count:
         groups = [groups[int((i + 0.5) * len(groups) / count)] for i in range(count)]
     chosen, used = [], set()
     for turn in range(max(map(len, groups), default=0)):
         for i, group in enumerate(groups):
-            pictures = len({place for place, _ in group})
-            start = (turn + i * (pictures + 1)) % len(group)       # the next class: the next picture, its next caption
+            images = len({place for place, _ in group})
+            start = (turn + i * (images + 1)) % len(group)         # the next class: the next image, its next caption
             free = next((pair for pair in group[start:] + group[:start] if pair not in used), None)
             if free and len(chosen) < count:
                 used.add(free)
@@ -58,17 +62,18 @@ def choose(split, captions: list[int], count: int) -> list[Sentence]:
     return sorted(chosen, key=lambda sentence: (sentence.item.label, sentence.place, sentence.number))
 
 
-def paint(generator, rows, sentences: list[Sentence], precision: str, seed: int = 0) -> list[Painted]:
-    """Each sentence's pictures. The first noise is that of the evaluated pictures (main.py with --manualSeed)."""
+def generate(generator, rows, sentences: list[Sentence], precision: str, seed: int = 0) -> list[Generated]:
+    """Each sentence's images. The first noise is that of the evaluated images (main.py with --manualSeed)."""
     import torch
-    painted = []
+    generated = []
     for sentence in sentences:
-        own = sampler.noise(generator, seed, sentence.place, sentence.number)
-        others = [sampler.noise(generator, seed, sentence.place, sentence.number, n) for n in range(1, MORE_NOISES + 1)]
-        speech = torch.from_numpy(np.ascontiguousarray(rows[sentence.place][sentence.number], np.float32))
-        branches = sampler.generate(generator, speech.expand(1 + MORE_NOISES, -1), torch.stack([own, *others]), precision)
-        painted.append(Painted([branch[0] for branch in branches], list(branches[-1][1:])))
-    return painted
+        key = (seed, sentence.place, sentence.number)
+        others = (sampler.noise(generator, *key, n) for n in range(1, MORE_NOISES + 1))
+        noises = torch.stack([sampler.noise(generator, *key), *others])
+        speech = _embedding(rows, sentence).expand(1 + MORE_NOISES, -1)
+        branches = sampler.generate(generator, speech, noises, precision)
+        generated.append(Generated([branch[0] for branch in branches], list(branches[-1][1:])))
+    return generated
 
 
 def furthest(rows, sentences: list[Sentence]):
@@ -82,9 +87,14 @@ def furthest(rows, sentences: list[Sentence]):
 
 
 def interpolate(generator, rows, first: Sentence, second: Sentence, precision: str, seed: int = 0) -> list[np.ndarray]:
-    """STEPS pictures on the straight line between two embeddings, one noise along it, as interpolation.py does."""
+    """STEPS images on the straight line between two embeddings, one noise along it, as interpolation.py does."""
     import torch
     weights = torch.linspace(0, 1, STEPS)[:, None]
-    start, end = (torch.from_numpy(np.ascontiguousarray(rows[s.place][s.number], np.float32)) for s in (first, second))
     noises = sampler.noise(generator, seed).expand(STEPS, -1)
-    return list(sampler.generate(generator, (1 - weights) * start + weights * end, noises, precision)[-1])
+    speech = (1 - weights) * _embedding(rows, first) + weights * _embedding(rows, second)
+    return list(sampler.generate(generator, speech, noises, precision)[-1])
+
+
+def _embedding(rows, sentence: Sentence):
+    import torch
+    return torch.from_numpy(np.ascontiguousarray(rows[sentence.place][sentence.number], np.float32))
