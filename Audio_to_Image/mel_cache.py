@@ -22,7 +22,8 @@ from common.cli import UserError
 from common.files import read_note, write_json, write_text
 
 DB_PER_STEP = audio.TOP_DB / 32767
-SETTINGS = {"format": 1, **audio.SETTINGS}
+SETTINGS = {"format": 2, **audio.SETTINGS}
+_FACTS = ("seconds", "promised", "remarks", "error", "cause")        # of an audio.Clip
 _HEADER_BYTES = 128
 _JOURNAL_EVERY = 4096               # clips between two journal entries: a second or two of work to lose at most
 
@@ -31,6 +32,7 @@ class MelCache:
     """Log-mels of a list of sound files, by their number in the list.
 
     `errors` maps the numbers of clips that cannot be used (missing, empty, not sound) to reasons; these have 0 frames.
+    `clips[number]` is what is known about a clip beside its log-mel, an audio.Clip with `mel` None.
     """
 
     def __init__(self, folder, paths, root=None, jobs: int | None = None, progress: bool = True, build: bool = True):
@@ -54,6 +56,8 @@ class MelCache:
         self.offsets = np.array([row["offset"] for row in rows], np.int64)
         self.n_frames = np.array([row["n_frames"] for row in rows], np.int64)
         self.errors = {number: row["error"] for number, row in enumerate(rows) if row["error"]}
+        self.clips = [audio.Clip(None, row["seconds"], row["promised"], tuple(row["remarks"]), row["error"], row["cause"])
+                      for row in rows]
         self.values = np.load(self.folder / "log_mels.npy", mmap_mode="r")       # int16, one dimension
 
     @classmethod
@@ -95,10 +99,7 @@ class MelCache:
 
 def quantize(mel: np.ndarray) -> np.ndarray:
     """float32 dB [40, n] in [-80, 0] → int16 steps."""
-    from Audio_to_Image import loops
-    steps = np.empty(mel.shape, np.int16)
-    loops.to_steps(mel, 1 / DB_PER_STEP, steps)
-    return steps
+    return np.rint(mel * np.float32(1 / DB_PER_STEP)).astype(np.int16)
 
 
 # ---- building -------------------------------------------------------------------------------------------------------
@@ -164,23 +165,25 @@ class _Build:
         for name in kept:
             record = self.old_records[name]
             start = record["offset"]
-            self._add(name, values[start:start + audio.N_MELS * record["n_frames"]], record["error"], record["state"])
+            self._add(name, values[start:start + audio.N_MELS * record["n_frames"]], record)
         self._flush()
 
     def _compute(self, jobs, progress) -> None:
         names = [name for name in self.sources if name not in self.records]
         paths = [self.sources[name][0] for name in names]
         try:
-            for index, mel, error in audio.iter_log_mels(paths, jobs, progress, encode=quantize):
-                self._add(names[index], mel, error, self.sources[names[index]][1])
+            for index, clip in audio.iter_clips(paths, jobs, progress, encode=quantize):
+                record = {"state": self.sources[names[index]][1], **vars(clip)}
+                self._add(names[index], record.pop("mel"), record)
                 if len(self.fresh) >= _JOURNAL_EVERY:
                     self._flush()
         finally:
             self._flush()                          # also on Ctrl-C
 
-    def _add(self, name: str, mel, error, state) -> None:
+    def _add(self, name: str, mel, record: dict) -> None:
+        """record: `state` and the fields of an audio.Clip; where the log-mel lies is added."""
         n_frames = 0 if mel is None else mel.size // audio.N_MELS
-        self.records[name] = dict(state=state, offset=self.position, n_frames=n_frames, error=error)
+        self.records[name] = {**record, "offset": self.position, "n_frames": n_frames}
         self.fresh.append(name)
         if n_frames:
             self.file.write(np.ascontiguousarray(mel).data)
@@ -257,10 +260,16 @@ def _read_index(folder: Path) -> dict:
     return content["clips"] if _fit(content.get("clips"), len(held)) else {}
 
 
+def _are_strings(values) -> bool:
+    return isinstance(values, list | tuple) and all(isinstance(value, str) for value in values)
+
+
 def _fit(records, held: int) -> bool:
     """Whether all records lie within `held` values: then no damage can make one read another's, or none's."""
     return isinstance(records, dict) and all(
-        isinstance(record, dict) and record.keys() >= {"state", "offset", "n_frames", "error"}
-        and isinstance(record["error"], str | None) and all(type(record[name]) is int for name in ("offset", "n_frames"))
+        isinstance(record, dict) and record.keys() >= {"state", "offset", "n_frames", *_FACTS}
+        and all(isinstance(record[name], str | None) for name in ("error", "cause"))
+        and all(type(record[name]) is int for name in ("offset", "n_frames"))
+        and all(type(record[name]) is float for name in ("seconds", "promised")) and _are_strings(record["remarks"])
         and 0 <= record["offset"] <= record["offset"] + audio.N_MELS * record["n_frames"] <= held
         and record["n_frames"] >= 0 for record in records.values())

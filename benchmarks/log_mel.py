@@ -23,7 +23,7 @@ def plain_log_mel(path) -> np.ndarray:
 
 def ways_from_files(folder, made, times, few, device):
     """plain goes through `few` of the files in a turn, ours through all of them `times` times."""
-    from Audio_to_Image.audio import iter_log_mels, load_log_mel
+    from Audio_to_Image.audio import iter_clips, load_log_mel
     from Audio_to_Image.mel_cache import quantize
     from benchmarks.synthetic_data import write_sounds
     paths = functools.cache(lambda: write_sounds(folder, made))
@@ -36,8 +36,8 @@ def ways_from_files(folder, made, times, few, device):
         everything = paths() * times
 
         def run(_):
-            for _, _, reason in iter_log_mels(everything, encode=quantize, **how):
-                assert not reason, reason
+            for _, clip in iter_clips(everything, encode=quantize, **how):
+                assert not clip.error, clip.error
         return measure.Way(run, len(everything), off=off)
 
     return {"plain": lambda: one_by_one(plain_log_mel), "ours": ours,
@@ -49,7 +49,7 @@ def main(argv=None) -> int:
     args = measure.parser(__doc__, __file__).parse_args(argv)
     device, _ = measure.start(args, argv)
     made, times, few = (3, 2, 2) if args.quick else (300, 40, 100)
-    missing = measure.have("librosa", "soundfile", "numba")
+    missing = measure.have("librosa", "soundfile")
     with tempfile.TemporaryDirectory() as folder:
         rows = [] if missing else measure.compare(ways_from_files(folder, made, times, few, device), device, args)
     skipped = [f"both sides, which read sound: {missing}"] if missing else []

@@ -10,7 +10,7 @@ import torch
 from benchmarks import measure, recipe, run_all
 
 STAGES = ["log_mel", "encoder_step", "extraction", "generator_step", "image_loading", "sampling", "teacher", "metrics"]
-ABSENT = ["librosa", "soundfile", "soxr", "numba", "torch_fidelity", "efficientnet_lite0"]
+ABSENT = ["librosa", "soundfile", "soxr", "torch_fidelity", "efficientnet_lite0"]
 
 
 @pytest.fixture

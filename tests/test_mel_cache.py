@@ -31,8 +31,8 @@ def make(tmp_path, wavs, **options):
 def computed(monkeypatch):
     """The names of the files whose mels were computed."""
     names = []
-    real = audio._read_samples
-    monkeypatch.setattr(audio, "_read_samples", lambda path: names.append(os.path.basename(path)) or real(path))
+    real = audio.read_sound
+    monkeypatch.setattr(audio, "read_sound", lambda path: names.append(os.path.basename(path)) or real(path))
     return names
 
 
@@ -101,7 +101,7 @@ def test_unusable_clips_are_recorded(tmp_path, wavs, computed):
 @pytest.mark.parametrize("torn", ["", '{"end": 9', '{"end": 999999999, "records": {}}\n'])
 def test_a_killed_build_goes_on(tmp_path, wavs, computed, monkeypatch, torn):
     monkeypatch.setattr(mel_cache, "_JOURNAL_EVERY", 2)
-    real = audio.iter_log_mels
+    real = audio.iter_clips
 
     def killed(*args, **kwargs):
         for number, result in enumerate(real(*args, **kwargs)):
@@ -109,7 +109,7 @@ def test_a_killed_build_goes_on(tmp_path, wavs, computed, monkeypatch, torn):
                 raise KeyboardInterrupt
             yield result
     with monkeypatch.context() as patch:
-        patch.setattr(audio, "iter_log_mels", killed)
+        patch.setattr(audio, "iter_clips", killed)
         with pytest.raises(KeyboardInterrupt):
             make(tmp_path, wavs)
     folder = tmp_path / "train"
