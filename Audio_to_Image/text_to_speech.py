@@ -4,7 +4,8 @@
     python ./Audio_to_Image/text_to_speech.py --dataset birds --output_dir ./data/birds/CUB_200_2011_audio \\
         --APP_ID … --API_KEY … --SECRET_KEY …
 
-Whole files that already say the right thing are kept, so that an interrupted run goes on where it stopped.
+Complete files that already say the right thing are kept, so that an interrupted run goes on where it stopped. Files that
+this command did not write are never overwritten: they are taken as recordings of their captions.
 """
 import os
 import sys
@@ -68,10 +69,16 @@ def main() -> int:
     plans = {split: clips.plan(split, output / "audio", voices, options.speed, options.seed) for split in splits}
     check_shared_names(plans)
     wanted = [clip for items in plans.values() for item in items for clip in item][:options.limit]
-    todo = [clip for clip in wanted if not clips.is_done(clip.path, clip.comment(engine.name))]
+    state = {clip: clips.state_of(clip.path, clip.comment(engine.name)) for clip in wanted}
+    for split, items in plans.items():
+        check_own_names(split, items, output / "audio")
+    todo = [clip for clip in wanted if state[clip] in (clips.MISSING, clips.OURS)]
+    foreign = [clip for clip in wanted if state[clip] == clips.FOREIGN]
     print(f"{len(wanted)} captions, {len(wanted) - len(todo)} of them spoken before; {len(todo)} to speak with "
           f"{engine.name} ({', '.join(voices[:5])}{', …' if len(voices) > 5 else ''}) into {output}", flush=True)
-    failures = speak(todo, engine, options.jobs)
+    if foreign:
+        print(f"{len(foreign)} of the files there are not from this command; they are kept as recordings of their captions")
+    failures = unusable(foreign) + speak(todo, engine, options.jobs)
     missing = {clip for clip, _ in failures}
     for split, items in plans.items():
         finish_split(split, items, output / "audio", missing, set(wanted) if options.limit else None)
@@ -118,7 +125,7 @@ def chosen_voices(text: str | None, engine) -> list[str]:
 
 
 def check_shared_names(plans) -> None:
-    """A picture may be in both splits, but not under one name with two texts."""
+    """An image may be in both splits, but not under one name with two texts."""
     said = {}
     for items in plans.values():
         for item in items:
@@ -126,6 +133,29 @@ def check_shared_names(plans) -> None:
                 if said.setdefault(clip.name, clip.text) != clip.text:
                     raise UserError(f"two splits have different captions for {clip.name}; speak them into different "
                                     f"folders, with --splits and --output_dir")
+
+
+def check_own_names(split, items, audio_root: Path) -> None:
+    """UserError where a split file names recordings that are there, that this command did not write, and whose names it
+    would replace by others."""
+    from Audio_to_Image.tts import clips
+    others = [path for item, of_item in zip(split.items, items) for path in item.audio
+              if path not in {clip.path for clip in of_item} and clips.state_of(path, "") == clips.FOREIGN]
+    if others:
+        raise UserError(f"{split.path} names {len(others)} recordings that this command did not write, the first {others[0]}; "
+                        f"to have its captions spoken, take these names out of a copy of the set")
+
+
+def unusable(foreign) -> list:
+    """[(clip, reason)] of files that are kept, but cannot be used as sound."""
+    from Audio_to_Image.tts import clips
+    failures = []
+    for clip in foreign:
+        try:
+            clips.check_foreign(clip.path)
+        except UserError as error:
+            failures.append((clip, f"the file there is not from this command and is kept, but cannot be used: {error}"))
+    return failures
 
 
 def speak(todo, engine, jobs) -> list:

@@ -161,7 +161,19 @@ def test_baidu_tries_again(server, bad):
     assert len(baidu().synthesize(RED, "0")[0]) == 8000 and len(server.asked) >= 2
 
 
-@pytest.mark.parametrize("bad, reason", [(b"<html>", "not sound"), (b"", "an empty answer"), ("drop", "connection"),
+def streamed(seconds=0.5, length=0xffffffff):
+    """An answer whose header does not know how long it will be."""
+    return wav(seconds)[:40] + length.to_bytes(4, "little") + wav(seconds)[44:]
+
+
+@pytest.mark.parametrize("answer, seconds", [(streamed(), 0.5), (streamed(length=0), 0.5), (wav() + wav(), 1.0)])
+def test_all_sound_of_an_answer_is_heard(server, answer, seconds):
+    server.answers = [answer]
+    assert len(baidu().synthesize(RED, "0")[0]) == 16000 * seconds and len(server.asked) == 1
+
+
+@pytest.mark.parametrize("bad, reason", [(b"<html>", "not sound"), (wav()[:8000], "breaks off"),
+                                         (b'{"err_no": 501', "not sound"), (wav()[:44] + bytes(16000), "no sound"), (b"", "an empty answer"), ("drop", "connection"),
                                          ({"err_no": 503}, "error 503"), ("slow", "no answer in time")])
 def test_baidu_gives_up(server, bad, reason):
     server.answers = [bad]
@@ -274,13 +286,74 @@ def test_wav_files(tmp_path):
         read, rate = soundfile.read(path, dtype="float32")
         assert rate == 16000 and np.abs(read - np.clip(samples, -1, 1)).max() < 1e-4
         assert wave.open(str(path)).getparams()[:4] == (1, 2, 16000, 1000)
-        assert clips.is_done(path, comment) and not clips.is_done(path, comment + "z")
-    whole = path.read_bytes()
-    for damaged in (b"", whole[:40], whole[:-2], b"<html>", whole.replace(b"data", b"dato")):
-        path.write_bytes(damaged)
-        assert not clips.is_done(path, "speech-to-image xy")
-    path.write_bytes(wav())                                              # someone else's
-    assert clips.is_done(path, "speech-to-image xy") and not clips.is_done(tmp_path / "none.wav", "")
+        assert clips.state_of(path, comment) == clips.DONE and clips.state_of(path, comment + "z") == clips.OURS
+    complete = path.read_bytes()
+    path.write_bytes(complete[:-2])
+    assert clips.state_of(path, "speech-to-image xy") == clips.OURS
+    edited = complete.replace(b"WAVEfmt ", b"WAVEJUNK\0\0\0\0fmt ")       # by a program that keeps the comment
+    for other in (b"", complete[:40], b"<html>", complete.replace(b"data", b"dato"), complete + b"LIST\0\0\0\0", edited, wav()):
+        path.write_bytes(other)
+        assert clips.state_of(path, "speech-to-image xy") == clips.FOREIGN
+    assert clips.state_of(tmp_path / "none.wav", "") == clips.MISSING
+    path.unlink()
+    path.mkdir()
+    assert clips.state_of(path, "") == clips.FOREIGN
+
+
+def own_recordings():
+    """Two seconds of a tone as other programs write them: in headers of over 1 kB, unfinished, RF64, of another format."""
+    tone = (0.3 * np.sin(np.arange(32000) / 9)).astype(np.float32)
+
+    def encoded(**options):
+        buffer = io.BytesIO()
+        soundfile.write(buffer, tone, 16000, **options)
+        return buffer.getvalue()
+    plain = encoded(format="WAV", subtype="PCM_16")
+    chunk = lambda name, size: name + size.to_bytes(4, "little") + bytes(size)
+    return {"plain": plain, "bext and iXML": plain[:36] + chunk(b"bext", 902) + chunk(b"iXML", 2000) + plain[36:],
+            "filler": plain[:36] + chunk(b"FLLR", 4044) + plain[36:], "flac": encoded(format="FLAC"), "rf64": encoded(format="RF64"),
+            "pipe": plain[:4] + b"\xff" * 4 + plain[8:40] + b"\xff" * 4 + plain[44:],
+            "unfinished": plain[:4] + bytes(4) + plain[8:40] + bytes(4) + plain[44:],
+            "with our comment": plain + b"LIST\x14\0\0\0INFOICMTspeech-to-image "}
+
+
+def test_nothing_that_this_command_did_not_write_is_overwritten(tmp_path):
+    """What cannot be used as sound is kept as well, and listed."""
+    from Audio_to_Image.sound_files import read_sound
+    recordings = own_recordings()
+    for usable in (True, False):
+        content = recordings if usable else {"page": b"<html></html>", "nothing": b"", "header": recordings["plain"][:44]}
+        folder = data_set(tmp_path / f"set{usable}", len(content), 1)
+        (folder / "test.json").unlink()
+        root = folder / f"{folder.name}_audio/audio/en-us/001.Gull"
+        root.mkdir(parents=True)
+        for number, data in enumerate(content.values()):
+            (root / f"train_{number}_0.wav").write_bytes(data)
+        before = (folder / "train.json").read_text()
+        status, out, errors = command("--dataset", folder.name, "--data_root", tmp_path, "--splits", "train", "--engine", "espeak")
+        assert "0 to speak" in out and f"{len(content)} of the files there are not from this command" in out
+        assert [(root / f"train_{number}_0.wav").read_bytes() for number in range(len(content))] == list(content.values())
+        if usable:
+            assert status == 0, errors
+            paths = [item.audio[0] for item in load_split(folder, "train").items]
+            assert all(read_sound(path).seconds == 2.0 and not read_sound(path).remarks for path in paths)
+        else:
+            assert status == 1 and (folder / "train.json").read_text() == before
+            assert all(words in errors for words in ("HTML page", "0 bytes", "no samples"))
+
+
+def test_names_of_own_recordings_are_not_replaced(tmp_path):
+    folder = data_set(tmp_path / "set", 1, 1)
+    (folder / "mine.wav").write_bytes(wav())
+    content = json.loads((folder / "train.json").read_text())
+    content["audio_base_path"], content["data"][0]["audio"] = str(folder), ["mine.wav"]
+    (folder / "train.json").write_text(json.dumps(content))
+    options = ("--dataset", "set", "--data_root", tmp_path, "--engine", "espeak", "--splits", "train")
+    status, _, errors = command(*options)
+    assert status == 2 and "mine.wav" in errors and json.loads((folder / "train.json").read_text()) == content
+    (folder / "mine.wav").unlink()                                       # published split files name files that one lacks
+    assert command(*options)[0] == 0
+    assert command(*options, "--voices", "en-us+f2")[0] == 0             # our own can be replaced
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Speech synthesis: one file an engine, all with the same few methods (class Engine).
+"""Speech synthesis: one file an engine, all with the same methods (class Engine).
 
 baidu    the engine of the published data sets; needs the network and credentials
 hibari   a natural neural voice that comes with its package
@@ -9,7 +9,8 @@ import importlib
 
 import numpy as np
 
-from Audio_to_Image.audio import RATE, resample
+from Audio_to_Image.audio import RATE
+from Audio_to_Image.sound_files import resample
 from common.cli import UserError
 
 ENGINES = {"baidu": "Baidu", "hibari": "Hibari", "espeak": "Espeak"}     # module in this folder → class in it

@@ -3,7 +3,6 @@
 Nothing that its exceptions or answers say is ever shown as it came: the address of the token request holds the secret
 key, and requests puts addresses into its messages.
 """
-import io
 import random
 import threading
 import time
@@ -11,7 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from Audio_to_Image.audio import RATE, resample
+from Audio_to_Image.audio import RATE
+from Audio_to_Image.sound_files import CUT_OFF, SoundError, decode, resample
 from Audio_to_Image.tts import Engine, SpeechError
 from common.cli import UserError
 
@@ -187,18 +187,19 @@ def _code(answer):
 
 
 def _decoded(data: bytes) -> np.ndarray:
-    """float32 mono at 16 kHz; _Transient for an error page, an empty body, silence or anything else."""
-    import soundfile
+    """All sound of an answer, float32 mono at 16 kHz; _Transient for an error page, an empty body, silence, sound that
+    breaks off, or anything else."""
     if not data:
         raise _Transient("an empty answer")
     try:
-        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, TypeError, ValueError):
+        sound = decode(data, "the answer")
+    except SoundError:
         raise _Transient("the answer is not sound") from None
-    samples = samples.mean(axis=1)
-    if len(samples) < rate / 10 or not np.isfinite(samples).all() or not samples.any():
+    if CUT_OFF in sound.remarks:
+        raise _Transient("the answer breaks off")
+    if sound.seconds < 0.1 or sound.remarks:
         raise _Transient("the answer holds no sound")
-    return resample(samples, rate, RATE)
+    return resample(sound.samples, sound.rate, RATE)
 
 
 def _phrase(error: Exception) -> str:

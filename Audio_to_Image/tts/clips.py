@@ -1,4 +1,4 @@
-"""The clips of a data set: which caption is spoken by whom into which file, and whether a file still says it."""
+"""The clips of a data set: which caption is spoken by whom into which file, and whose the files are that exist."""
 import functools
 import hashlib
 import struct
@@ -9,12 +9,15 @@ import numpy as np
 
 from Audio_to_Image import tts
 from Audio_to_Image.audio import HOP, MIN_FRAMES, RATE
+from Audio_to_Image.sound_files import SILENCE, read_sound
 from common.cli import UserError
 from common.files import write_bytes
 from common.splits import Split, inside
 
 _TAG = "speech-to-image"         # begins the comment in files of ours
-_HEAD_BYTES = 1024               # everything but the samples fits in
+_HEAD_BYTES = 1024               # everything but the samples of a file of ours fits in
+
+MISSING, DONE, OURS, FOREIGN = "missing", "done", "ours", "foreign"        # states of a clip's file
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def plan(split: Split, folder: Path, voices: list[str], speeds: tuple[float, flo
 
 
 def _stem(item) -> str:
-    """<class>/<image>: birds' pictures lie in folders of classes, flowers' in one folder with numbers for classes."""
+    """<class>/<image>: birds' images lie in folders of classes, flowers' in one folder with numbers for classes."""
     if "/" in item.key or not item.class_name:
         return item.key
     folder = f"class_{int(item.class_name):05d}" if item.class_name.isdecimal() else item.class_name
@@ -65,7 +68,7 @@ def _clip(text: str, name: str, folder: Path, voices, speeds, seed: int) -> Clip
     try:
         return Clip(text, inside(folder, relative), relative, voice, speed, clip_seed)
     except ValueError as error:
-        raise UserError(f"the name of a picture or class cannot be used for its speech: {error}") from None
+        raise UserError(f"the name of an image or class cannot be used for its speech: {error}") from None
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------
@@ -73,30 +76,61 @@ def _clip(text: str, name: str, folder: Path, voices, speeds, seed: int) -> Clip
 def wav_bytes(samples: np.ndarray, comment: str) -> bytes:
     """float32 [n] in -1 … 1 at 16 kHz → a 16-bit mono PCM wav whose header holds `comment` (RIFF INFO, ICMT)."""
     pcm = np.rint(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()
+    return _header(comment, len(pcm)) + pcm
+
+
+def _header(comment: str, length: int) -> bytes:
+    """Everything before `length` bytes of samples."""
     note = comment.encode() + b"\0" * (2 - len(comment.encode()) % 2)
     chunks = b"".join((
         b"WAVEfmt ", struct.pack("<IHHIIHH", 16, 1, 1, RATE, 2 * RATE, 2, 16),
         b"LIST", struct.pack("<I", 12 + len(note)), b"INFOICMT", struct.pack("<I", len(note)), note,
-        b"data", struct.pack("<I", len(pcm)), pcm))
-    return b"RIFF" + struct.pack("<I", len(chunks)) + chunks
+        b"data", struct.pack("<I", length)))
+    return b"RIFF" + struct.pack("<I", (len(chunks) + length) & 0xffffffff) + chunks
 
 
-def is_done(path: Path, comment: str) -> bool:
-    """Whether a whole wav with samples is there that says the right thing. Sound from elsewhere is taken as it is."""
+def state_of(path: Path, comment: str) -> str:
+    """What there is at a clip's path: MISSING; DONE, a complete wav of ours that says the right thing; OURS, one that
+    says something else or is cut off, to be spoken again; FOREIGN, anything that this project did not write.
+
+    A file is ours if its header is, byte for byte, what wav_bytes writes: other programs, also those that keep our
+    comment when a file is edited, write others.
+    """
     try:
         with open(path, "rb") as file:
             head = file.read(_HEAD_BYTES)
         size = path.stat().st_size
+    except FileNotFoundError:
+        return MISSING
     except OSError:
-        return False
-    data = head.find(b"data")
-    if head[:4] != b"RIFF" or head[8:12] != b"WAVE" or not 12 <= data <= len(head) - 8:
-        return False
-    length = struct.unpack("<I", head[data + 4:data + 8])[0]
-    if length < 2 or data + 8 + length > size:
-        return False
-    mark = head.find(_TAG.encode())
-    return mark < 0 or head[mark:].split(b"\0")[0] == comment.encode()
+        return FOREIGN
+    written = _own_header(head)
+    if written is None or size > written[2]:
+        return FOREIGN
+    said, samples, expected = written
+    return DONE if said == comment and samples and size == expected else OURS
+
+
+def _own_header(head: bytes) -> tuple[str, int, int] | None:
+    """(comment, number of samples, bytes of the file) of a file of ours, by its first bytes; else None."""
+    begin = head.find(f"{_TAG} ".encode())
+    data = head.find(b"data", begin)
+    if begin < 0 or not 0 <= data <= len(head) - 8:
+        return None
+    try:
+        comment = head[begin:data].split(b"\0")[0].decode()
+    except UnicodeDecodeError:
+        return None
+    length = struct.unpack_from("<I", head, data + 4)[0]
+    own = _header(comment, length)
+    return (comment, length // 2, len(own) + length) if length % 2 == 0 and head.startswith(own) else None
+
+
+def check_foreign(path: Path) -> None:
+    """UserError unless a file that this project did not write can be used as a caption's sound."""
+    sound = read_sound(path)
+    if not len(sound.samples):
+        raise UserError(f"{path} holds no samples")
 
 
 # ---- work -----------------------------------------------------------------------------------------------------------
@@ -115,6 +149,10 @@ def _speak_into_file(clip: Clip, speaker: tts.Engine):
         samples = tts.at_16_khz(*speaker.synthesize(clip.text, clip.voice, clip.speed, clip.seed))
     except tts.SpeechError as error:
         return clip, str(error), False
+    if not len(samples) or not np.isfinite(samples).all() or np.ptp(samples) < 2 * SILENCE:
+        return clip, f"{speaker.name} gave silence for it", False
+    if state_of(clip.path, clip.comment(speaker.name)) == FOREIGN:
+        return clip, "another program has written this file in the meantime; it is kept", False
     write_bytes(clip.path, wav_bytes(samples, clip.comment(speaker.name)))
     return clip, None, 1 + len(samples) // HOP < MIN_FRAMES
 
