@@ -1,11 +1,14 @@
 """What the encoder is trained on: spoken captions and teacher features of one split, and the order they come in."""
 from dataclasses import dataclass
+from pathlib import PurePath
 
 import numpy as np
 import torch
 
-from Audio_to_Image.audio import N_MELS
+from Audio_to_Image.audio import N_MELS, is_heard
 from Audio_to_Image.mel_cache import DB_PER_STEP, MelCache
+from Audio_to_Image.recording_remarks import remarks
+from Audio_to_Image.sound_files import SILENT
 from Audio_to_Image.speech_encoder import FRAMES_PER_POSITION, embed
 from common.cli import UserError
 from common.devices import autocast
@@ -43,22 +46,36 @@ def is_places(split: Split) -> bool:
     return all(item.class_name in PLACES_CLASSES for item in split.items)
 
 
+def default_short_clips(dataset: str) -> str:
+    """'skip', as published, for the published sets; 'pad' for others: people's recordings may be of one word."""
+    name = PurePath(dataset).name
+    return "skip" if name in ("birds", "flowers") or name.startswith("Places") else "pad"
+
+
 class SpeechClips:
     """The log-mels of a split's captions, from its `cache`, in batches on `device`. Clips count as in the cache.
 
     max_frames: frames of a batch's maps. where: 'gpu' and 'ram' hold all clips there, 'disk' reads the mapped file;
-    what does not fit falls back to the next, and all give the same numbers. `items[c]` is the item of clip c,
-    `n_frames[c]` its length, `usable` the clips that are long enough.
+    what does not fit falls back to the next, and all give the same numbers. short_clips: what becomes of those under
+    0.64 s (audio.is_heard). `items[c]` is the item of clip c, `n_frames[c]` its length, `usable` the clips that can be
+    used. UserError if there is none.
     """
 
-    def __init__(self, split: Split, cache: MelCache, max_frames: int, device: torch.device, where: str | None = None):
+    def __init__(self, split: Split, cache: MelCache, max_frames: int, device: torch.device, where: str | None = None,
+                 short_clips: str = "skip"):
         assert max_frames % FRAMES_PER_POSITION == 0, max_frames
         self.split, self.cache, self.max_frames, self.device = split, cache, max_frames, device
         self.items = np.repeat(np.arange(len(split.items)), [len(item.audio) for item in split.items])
         assert len(self.items) == len(cache), (len(self.items), len(cache))
         self.n_frames = cache.n_frames
-        self.usable = np.flatnonzero(self.n_frames >= FRAMES_PER_POSITION)
+        self.usable = np.flatnonzero(is_heard(self.n_frames, self._silent(), short_clips))
+        if not len(self.usable):
+            raise UserError(no_recording(split, cache))
         self.where = self._hold(CACHES[CACHES.index(where):] if where else CACHES)
+
+    def _silent(self) -> np.ndarray:
+        clips = getattr(self.cache, "clips", None)                                # a benchmark's stand-in has none
+        return np.array([SILENT in clip.remarks for clip in clips] if clips else np.zeros(len(self.n_frames)), bool)
 
     def _hold(self, wanted: tuple[str, ...]) -> str:
         """Bring the clips as near as there is room for; where that is."""
@@ -94,40 +111,69 @@ class SpeechClips:
 
     def unusable(self) -> list[str]:
         """One sentence for every clip that cannot be used."""
-        return [self.cache.errors.get(clip) or
-                f"{self.cache.paths[clip]} has {self.n_frames[clip]} frames; {FRAMES_PER_POSITION} (0.64 s) are needed"
-                for clip in np.flatnonzero(self.n_frames < FRAMES_PER_POSITION)]
+        return [clip_fault(self.cache, clip) for clip in np.setdiff1d(np.arange(len(self.items)), self.usable)]
 
-    def require_every_item(self) -> None:
-        """UserError naming the first item without any caption that can be used, and its first file."""
-        missing = np.setdiff1d(np.arange(len(self.split.items)), self.items[self.usable])
-        if len(missing):
-            item = self.split.items[missing[0]]
-            why = f"; {item.audio[0]} is missing, not sound, or under 0.64 s" if item.audio else "; it names none"
-            raise UserError(f"{self.split.path}: '{item.key}' has no spoken caption that can be used{why} "
-                            f"({len(missing)} such items)")
+    def remarks(self) -> list[str]:
+        """What is odd about the recordings, one line a kind."""
+        return remarks(zip(self.cache.paths, self.cache.clips), self.max_frames)
+
+    def without_speech(self) -> list[str]:
+        """The items without a caption that can be used, and why."""
+        faults = {}
+        for clip in np.setdiff1d(np.arange(len(self.items)), self.usable)[::-1]:
+            faults[self.items[clip]] = clip_fault(self.cache, clip)
+        return [f"{self.split.items[number].key}: {faults.get(number, 'no recording is named')}"
+                for number in np.setdiff1d(np.arange(len(self.split.items)), self.items[self.usable])]
+
+
+def clip_fault(cache: MelCache, clip: int) -> str:
+    """Why a clip cannot be used, in one sentence."""
+    if clip in cache.errors:
+        return cache.errors[clip]
+    seconds = cache.clips[clip].seconds
+    return (f"{cache.paths[clip]} holds no sound" if not seconds else
+            f"{cache.paths[clip]} lasts {seconds:.2f} s, under 0.64 s" if cache.n_frames[clip] < FRAMES_PER_POSITION else
+            f"{cache.paths[clip]} is silent")
+
+
+def no_recording(split: Split, cache: MelCache) -> str:
+    """Why a split has no recording that can be used: how many are missing, no sound or short, and one of each."""
+    kinds = {}
+    for number, clip in enumerate(cache.clips):
+        kinds.setdefault(clip.cause or "under 0.64 s or silent", []).append(clip_fault(cache, number))
+    return f"{split.path} has no recording that can be used: " + "; ".join(
+        f"{len(faults)} {kind} (the first: {faults[0]})" for kind, faults in kinds.items())
 
 
 def open_clips(split: Split, max_frames: int, device: torch.device, where: str | None = None, jobs: int | None = None,
-               progress: bool = True) -> SpeechClips:
-    """The clips of a split, their log-mels computed first where they lack: by one process, while others wait."""
+               progress: bool = True, short_clips: str = "skip") -> SpeechClips:
+    """The clips of a split, their log-mels computed first where they lack: by one process, while others wait.
+
+    UserError if the split names no recording, or none that can be used.
+    """
+    if not any(item.audio for item in split.items):
+        raise UserError(f"{split.path} names no recordings ('audio' or 'wav' of its items); record them, or have the captions "
+                        "spoken by text_to_speech.py")
     if ranks.is_main():
         cache = MelCache.of_split(split, jobs=jobs, progress=progress)
     ranks.barrier()
     if not ranks.is_main():
         cache = MelCache.of_split(split, build=False, progress=False)
-    return SpeechClips(split, cache, max_frames, device, where)
+    return SpeechClips(split, cache, max_frames, device, where, short_clips)
 
 
 class TrainingSet:
-    """Pairs of speech and teacher features: `clips` of a split and `features`, one array `[views, d]` an item."""
+    """Pairs of speech and teacher features: `clips` of a split and `features`, one array `[views, d]` an item.
+
+    Items without a caption that can be used are left out.
+    """
 
     def __init__(self, clips: SpeechClips, features: list[np.ndarray]):
-        clips.require_every_item()
         assert len(features) == len(clips.split.items), (len(features), len(clips.split.items))
         device = clips.device
         self.clips, self.width, self.scale_by_peak = clips, features[0].shape[1], is_places(clips.split)
         self.captions = np.bincount(clips.items[clips.usable], minlength=len(features))
+        self.spoken = np.flatnonzero(self.captions)                              # items that are trained on
         self.first_caption = np.cumsum(self.captions) - self.captions            # in `clips.usable`
         self.views = np.array([len(rows) for rows in features])
         self.first_view = np.cumsum(self.views) - self.views
@@ -135,7 +181,7 @@ class TrainingSet:
         self.labels = torch.tensor(clips.split.labels, device=device)
 
     def __len__(self):
-        return len(self.captions)
+        return len(self.spoken)
 
     def plan(self, seed: int, epoch: int, batch: int) -> Plan:
         """The epoch's order: every item at most once, in whole batches of `batch`, with a random caption and view each.
@@ -143,7 +189,7 @@ class TrainingSet:
         A pure function of its arguments and the data, so that any rank, at any time, finds the same order.
         """
         generator = np.random.default_rng([seed, epoch])
-        items = generator.permutation(len(self))
+        items = self.spoken[generator.permutation(len(self))]
         caption, view = generator.random((2, len(self)))
         clips = self.clips.usable[self.first_caption[items] + (caption * self.captions[items]).astype(np.int64)]
         views = self.first_view[items] + (view * self.views[items]).astype(np.int64)

@@ -39,6 +39,7 @@ def parse(argv=None):
 def main() -> int:
     options = parse()
     from Audio_to_Image import datasets, trainer
+    from Audio_to_Image.recording_remarks import first
     from Audio_to_Image.speech_encoder import load_encoder
     from common import devices, features, splits
     from common.files import append_line
@@ -56,16 +57,14 @@ def main() -> int:
     if image[0].shape[1] != encoder.nhidden:
         raise cli.UserError(f"{options.model} gives {encoder.nhidden} numbers, but the features of teacher {teacher} "
                             f"have {image[0].shape[1]}; name the teacher that it was trained with by --teacher")
-    clips = datasets.open_clips(split, meta["max_frames"], device, jobs=options.jobs)
-    if not len(clips.usable):
-        raise cli.UserError(f"{split.path} has no spoken caption that can be used; the first: {clips.unusable()[:1]}")
+    clips = datasets.open_clips(split, meta["max_frames"], device, jobs=options.jobs, short_clips=meta["short_clips"])
     values = trainer.evaluate(encoder, meta, clips, trainer.mean_views(image), options.batch_size, precision,
                               progress=True)
     for name, value in values.items():
         print(f"{name:24} {value:7.2f} %")
     print(*(f"{name}: {text}" for name, text in PROTOCOL.items()), sep="\n")
     if clips.unusable():
-        print(f"{len(clips.unusable())} captions could not be used and are left out")
+        print(f"{len(clips.unusable())} captions could not be used and are left out: {first(clips.unusable())}")
     append_line(options.model.parent / "metric-speech.jsonl", {
         "model": options.model.resolve().name, "digest": meta["digest"], "dataset": options.dataset,
         "split": split.name, "teacher": teacher, "images": len(image), "captions": len(clips.usable),

@@ -2,8 +2,10 @@
 
 Writes <split>/audio_features_<switch>.pickle, the embeddings [images, captions, width], and
 <split>/audio_features_lens_<switch>.pickle, the captions' lengths in frames [images, captions]; lists of arrays where
-the images have different numbers of captions. A caption that cannot be used (no sound, under 0.64 s) is reported and
-gets the mean of its image's others. The encoder's kind, width and map length are read from its file.
+the images have different numbers of captions. A caption that cannot be used (no sound, or under 0.64 s if
+the encoder was trained without such) is reported and gets the mean of its image's others; an image without any caption that
+can be used is reported and gets no embedding, [0, width]: the generator leaves it out. With --strict that is an error. The
+encoder's kind, width, map length and what it does with short clips are read from its file.
 """
 import sys
 
@@ -24,6 +26,9 @@ def parse(argv=None):
         help="published option, no longer needed: an error if the encoder is not so")
     add("--rnn_layers", type=cli.positive_int, metavar="N",
         help="published option, no longer needed: an error if the encoder has another number of LSTM layers")
+    add("--short_clips", choices=("pad", "skip"),
+        help="recordings under 0.64 s: pad hears them, skip leaves them out (default: as the encoder was trained)")
+    add("--strict", action="store_true", help="end with an error if an image has no recording that can be used")
     add("--batch_size", type=cli.positive_int, default=64, metavar="N", help="clips at a time")
     add("--jobs", type=cli.positive_int, metavar="N",
         help="threads that compute missing log-mels (default: all cores)")
@@ -46,7 +51,7 @@ def check_claims(options, meta: dict) -> None:
 def per_image(clips, embeddings):
     """→ (embeddings, lengths): for each item `[captions, d]` float32 and `[captions]` frames, unusable ones filled in.
 
-    clips: a SpeechClips whose every item has a usable caption; embeddings: `[usable clips, d]`.
+    clips: a SpeechClips; embeddings: `[usable clips, d]`. An item without a usable caption has 0 rows.
     """
     import numpy as np
     rows = np.full((len(clips.items), embeddings.shape[1]), np.nan, np.float32)
@@ -57,7 +62,10 @@ def per_image(clips, embeddings):
         of_item = np.flatnonzero(clips.items == item)
         own = rows[of_item]
         missing = np.isnan(own).all(1)
-        own[missing] = own[~missing].mean(0)
+        if missing.all():
+            own, of_item, missing = own[:0], of_item[:0], missing[:0]
+        if missing.any():
+            own[missing] = own[~missing].mean(0)
         features.append(own)
         lens.append(frames[of_item])
     return features, lens
@@ -66,6 +74,7 @@ def per_image(clips, embeddings):
 def main() -> int:
     options = parse()
     from Audio_to_Image.datasets import embed_clips, open_clips
+    from Audio_to_Image.recording_remarks import first
     from Audio_to_Image.speech_encoder import load_encoder
     from common import devices, features, splits
     folder = splits.data_dir(options.dataset, options.data_root)
@@ -75,28 +84,38 @@ def main() -> int:
     devices.set_up_arithmetic(device, precision)
     encoder, meta = load_encoder(options.model, device)
     check_claims(options, meta)
-    for split in loaded:
-        clips = open_clips(split, meta["max_frames"], device, jobs=options.jobs)
-        clips.require_every_item()
+    meta["short_clips"] = options.short_clips or meta["short_clips"]
+    opened = [open_clips(split, meta["max_frames"], device, jobs=options.jobs, short_clips=meta["short_clips"])
+              for split in loaded]
+    for split, clips in zip(loaded, opened):
+        if options.strict and clips.without_speech():
+            raise cli.UserError(f"{split.path}: {len(clips.without_speech())} images have no recording that can be used: "
+                                f"{first(clips.without_speech())}")
+    for split, clips in zip(loaded, opened):
         embeddings = embed_clips(encoder, meta, clips, options.batch_size, precision, progress=True).cpu().numpy()
         rows, lens = per_image(clips, embeddings)
         path = features.feature_path(folder, split.name, "audio", options.audio_switch)
         source = dict(encoder=meta["digest"], model=str(options.model), teacher=meta["teacher"],
-                      max_frames=meta["max_frames"], precision=precision)
+                      max_frames=meta["max_frames"], short_clips=meta["short_clips"], precision=precision)
         features.save_features(path, rows, split, **source)
         features.save_features(features.feature_path(folder, split.name, "audio", f"lens_{options.audio_switch}"),
                                lens, split, unit="frames of 10 ms", **source)
         print(f"{path}: {len(rows)} images, {len(clips.items)} captions, {rows[0].shape[1]} numbers each")
-        report(clips.unusable())
+        report(clips)
     return 0
 
 
-def report(unusable: list[str]) -> None:
-    if unusable:
-        print(f"{len(unusable)} captions could not be used and have the mean of their image's others:", file=sys.stderr)
-        print(*(f"  {line}" for line in unusable[:20]), sep="\n", file=sys.stderr)
-        if len(unusable) > 20:
-            print(f"  … and {len(unusable) - 20} more", file=sys.stderr)
+def report(clips, most: int = 20) -> None:
+    for heading, lines in (
+            ("captions could not be used and have the mean of their image's others", clips.unusable()),
+            ("images have no recording that can be used and no embedding; the generator leaves them out",
+             clips.without_speech())):
+        if lines:
+            print(f"{len(lines)} {heading}:", *(f"  {line}" for line in lines[:most]), sep="\n", file=sys.stderr)
+            if len(lines) > most:
+                print(f"  … and {len(lines) - most} more", file=sys.stderr)
+    for line in clips.remarks():
+        print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -121,7 +121,8 @@ def load_encoder(path, device="cpu") -> tuple[CNNRNN, dict]:
     """Read an encoder, this project's or a published one, and nothing else. → (network in evaluation mode, meta).
 
     meta has always `max_frames` (2048 if the file does not say), `nhidden`, `rnn_layers`, `bidirectional`, `n_filters`,
-    `teacher` and `dataset` (None if unknown) and `digest`, the hash of the tensors.
+    `teacher` and `dataset` (None if unknown), `short_clips` ('skip' if the file does not say) and `digest`, the hash of
+    the tensors.
     UserError: the file is missing, damaged, or of another architecture.
     """
     content = checkpoint.load(path)
@@ -135,10 +136,16 @@ def load_encoder(path, device="cpu") -> tuple[CNNRNN, dict]:
     frames = told.get("max_frames", PUBLISHED_FRAMES)
     if not isinstance(frames, int) or frames <= 0 or frames % FRAMES_PER_POSITION:
         raise UserError(f"{path} is refused: its max_frames is {frames!r}, not a multiple of {FRAMES_PER_POSITION}")
-    meta = {"teacher": None, "dataset": None, **told, "max_frames": frames, "nhidden": network.nhidden,
+    short_clips = "pad" if told.get("short_clips") == "pad" else "skip"
+    meta = {"teacher": None, "dataset": None, **told, "short_clips": short_clips, "max_frames": frames, "nhidden": network.nhidden,
             "rnn_layers": network.rnn_layers, "bidirectional": network.bidirectional,
             "n_filters": network.n_filters, "digest": found}
     return network.to(device).eval(), meta
+
+
+def positions_of(n_frames: torch.Tensor) -> torch.Tensor:
+    """Time steps of the LSTM for clips of `n_frames` `[N]`: one for every 64 frames, and one for a shorter clip."""
+    return (n_frames // FRAMES_PER_POSITION).clamp(min=1)
 
 
 @torch.inference_mode()
@@ -146,16 +153,18 @@ def embed(encoder: CNNRNN, meta: dict, mels: torch.Tensor, n_frames) -> torch.Te
     """Sentence embeddings `[N, nhidden]`, float32 on the encoder's device, of clips in any order.
 
     mels: log-mels `[N, n_filters, T]` padded with 0, any T: cut or padded to the encoder's own `max_frames`, since the
-    embedding is a mean over them. n_frames: `[N]`, frames of each clip, 64 at least (ValueError).
+    embedding is a mean over them. n_frames: `[N]`, frames of each clip: 64 at least, or 1 if the encoder was trained to
+    hear short clips by padding (ValueError).
     """
     n_frames = torch.as_tensor(n_frames, device="cpu").long().clamp(max=meta["max_frames"])
-    if n_frames.numel() and int(n_frames.min()) < FRAMES_PER_POSITION:
-        raise ValueError(f"a clip of {int(n_frames.min())} frames: the encoder needs {FRAMES_PER_POSITION} (0.64 s)")
+    fewest = 1 if meta.get("short_clips") == "pad" else FRAMES_PER_POSITION
+    if n_frames.numel() and int(n_frames.min()) < fewest:
+        raise ValueError(f"a clip of {int(n_frames.min())} frames: the encoder needs {fewest}")
     order = torch.argsort(n_frames, descending=True, stable=True)
     mels = F.pad(mels, (0, meta["max_frames"] - mels.shape[2]))         # a negative padding cuts
     device = next(encoder.parameters()).device
     n_frames = n_frames[order]
-    _, sentence = encoder(mels[order.to(mels.device)].to(device), n_frames // FRAMES_PER_POSITION, n_frames)
+    _, sentence = encoder(mels[order.to(mels.device)].to(device), positions_of(n_frames), n_frames)
     result = torch.empty_like(sentence)
     result[order.to(device)] = sentence
     return result

@@ -34,6 +34,10 @@ def _data_options(add) -> None:
     add("--max_frames", type=cli.positive_int, default=2048, metavar="N",
         help="frames (10 ms) of a map, a multiple of 64: longer clips are cut, shorter ones padded. The embedding is a "
              "mean over N/64 positions, so for short clips a smaller N is faster; the published encoder has 2048")
+    add("--short_clips", choices=("pad", "skip"),
+        help="what becomes of recordings under 0.64 s, one time step of the encoder. skip: they are left out; pad: they "
+             "are heard by padding (default: skip for birds, flowers and Places, as published; pad for every other set, "
+             "whose recordings may be of one word)")
     add("--cache", choices=("gpu", "ram", "disk"),
         help="where log-mels are held; what does not fit goes to the next (default: the first with room)")
     add("--jobs", type=cli.positive_int, metavar="N",
@@ -120,6 +124,7 @@ def settings_of(options, precision: str):
 
 def main() -> int:
     options = parse()
+    from Audio_to_Image import datasets
     from common import devices, features, runs, splits
     from common.distributed import ranks
     folder = splits.data_dir(options.dataset, options.data_root)
@@ -127,6 +132,7 @@ def main() -> int:
     device = devices.pick_device(options.device)
     precision = devices.pick_precision(options.precision, device)
     devices.set_up_arithmetic(device, precision)
+    options.short_clips = options.short_clips or datasets.default_short_clips(options.dataset)
     resolved = {**vars(options), "device": str(device), "precision": precision, "processes": ranks.world_size()}
     if options.dry_run:
         if ranks.is_main():
@@ -143,30 +149,42 @@ def main() -> int:
         raise cli.UserError(f"--bidirectional needs features of even width; those of {options.teacher} are "
                             f"{widths['train']} wide")
     ranks.start(device)
-    run = runs.Run(options.output_dir, resolved, ranks.is_main())
     try:
-        return train(options, split, image, device, precision, run)
+        clips = {name: datasets.open_clips(split[name], options.max_frames, device, options.cache, options.jobs,
+                                           short_clips=options.short_clips) for name in split}
+        run = runs.Run(options.output_dir, resolved, ranks.is_main())
+        return train(options, clips, image, device, precision, run)
     finally:
         ranks.finish()
 
 
-def train(options, split, image, device, precision, run) -> int:
-    """Open the clips, build the network, go on from a resume file if there is one, train. → exit status."""
+def tell_unusable(clips, run) -> None:
+    """What is left out of both splits, and what is odd about the recordings, goes into the log."""
+    from Audio_to_Image.recording_remarks import first
+    for name, of_split in clips.items():
+        unusable, items = of_split.unusable(), of_split.without_speech()
+        if unusable:
+            run.log(f"{len(unusable)} of {len(of_split.items)} clips of {name} cannot be used and are left out; "
+                    f"the first: {unusable[0]}")
+        for line in of_split.remarks():
+            run.log(f"{name}: {line}")
+        if items:
+            run.log(f"{len(items)} of {len(of_split.split.items)} images of {name} have no recording that can be used and "
+                    f"are left out: {first(items)}")
+
+
+def train(options, clips, image, device, precision, run) -> int:
+    """Build the network, go on from a resume file if there is one, train. → exit status."""
     from Audio_to_Image import datasets, trainer
     from Audio_to_Image.speech_encoder import CNNRNN
     from common import devices, resume
-    clips = {name: datasets.open_clips(split[name], options.max_frames, device, options.cache, options.jobs)
-             for name in split}
-    for name in split:
-        unusable = clips[name].unusable()
-        if unusable:
-            run.log(f"{len(unusable)} of {len(clips[name].items)} clips of {name} cannot be used and are left out; "
-                    f"the first: {unusable[0]}")
+    tell_unusable(clips, run)
     settings = settings_of(options, precision)
     devices.seed_everything(options.manualSeed)
     network = CNNRNN(nhidden=image["train"][0].shape[1], rnn_layers=options.rnn_layers,
                      bidirectional=options.bidirectional)
-    meta = {"dataset": options.dataset, "teacher": options.teacher, "max_frames": options.max_frames}
+    meta = {"dataset": options.dataset, "teacher": options.teacher, "max_frames": options.max_frames,
+            "short_clips": options.short_clips}
     train_set = datasets.TrainingSet(clips["train"], image["train"])
     job = trainer.Trainer(network, train_set, clips["test"], trainer.mean_views(image["test"]), meta, settings, run)
     found = resume.find(options.resume, run.folder)
@@ -176,7 +194,12 @@ def train(options, split, image, device, precision, run) -> int:
     run.log(f"{len(train_set)} training images with {len(clips['train'].usable)} captions, "
             f"{len(clips['test'].split.items)} test images with {len(clips['test'].usable)}; {job.steps_per_epoch} "
             f"steps of {job.batch} an epoch; {device}, {precision}, log-mels on {clips['train'].where}")
-    return job.fit()
+    status = job.fit()
+    left_out = clips["train"].without_speech()
+    if left_out:
+        run.log(f"{len(left_out)} images were left out of training, since they have no recording that can be used: "
+                f"{', '.join(line.split(': ')[0] for line in left_out[:20])}{', …' if len(left_out) > 20 else ''}")
+    return status
 
 
 if __name__ == "__main__":

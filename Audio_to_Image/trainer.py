@@ -12,7 +12,7 @@ import torch
 from Audio_to_Image import losses
 from Audio_to_Image.datasets import Batch, SpeechClips, TrainingSet, embed_clips
 from Audio_to_Image.metrics import speech_metrics
-from Audio_to_Image.speech_encoder import CNNRNN, FRAMES_PER_POSITION
+from Audio_to_Image.speech_encoder import CNNRNN, positions_of
 from common import checkpoint, devices, resume, snapshots
 from common.cli import UserError
 from common.distributed import ranks
@@ -199,7 +199,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         with devices.autocast(self.device, self.settings.precision):
-            _, sentence = self.network(batch.mels, batch.n_frames // FRAMES_PER_POSITION, batch.n_frames)
+            _, sentence = self.network(batch.mels, positions_of(batch.n_frames), batch.n_frames)
         total, numbers = loss_terms(ranks.gather_rows(sentence), ranks.gather_rows(batch.image),
                                     ranks.gather_rows(batch.labels), self.settings)
         self.optimizer.zero_grad(set_to_none=True)

@@ -62,13 +62,18 @@ def main():
     print(f"encoder {encoder_path}\ngenerator {generator_path}")
     spoken, faults = _listen(args, encoder, meta)
     if faults and (args.type == "interpolation" or not spoken):
-        raise cli.UserError(faults[0])
+        raise cli.UserError(_list(faults, len(faults) + len(spoken)))
     generate = _interpolate if args.type == "interpolation" else _infer
     for path in generate(args, generator, spoken):
         print(path)
     if faults:
-        count = f"{len(faults)} of {len(faults) + len(spoken)} inputs could not be used"
-        raise cli.UserError(f"{count}:\n  " + "\n  ".join(faults))
+        raise cli.UserError(_list(faults, len(faults) + len(spoken)))
+
+
+def _list(faults: list[str], inputs: int) -> str:
+    if len(faults) == 1 == inputs:
+        return faults[0]
+    return f"{len(faults)} of {inputs} inputs could not be used:\n  " + "\n  ".join(faults)
 
 
 def _newest(given, option: str, *patterns: str) -> list:
@@ -97,28 +102,40 @@ def _fitting(paths: list, digest: str | None, load):
 
 
 def _listen(args, encoder, meta):
-    """Every input → (name for files, embedding `[d]`); inputs that are no use → one sentence each."""
+    """Every input → (name for files, embedding `[d]`); inputs that are no use → one sentence each. What is odd about the
+    recordings is said on standard error."""
     import torch
 
-    from Audio_to_Image.audio import load_log_mel, log_mel
-    from Audio_to_Image.speech_encoder import FRAMES_PER_POSITION, embed
-    from Audio_to_Image.tts import speak
-    inputs = [(Path(wav).stem, wav, load_log_mel) for wav in args.wav]
-    inputs += [(_file_name(text), text, lambda text: log_mel(speak(text, args.engine, args.voice))) for text in args.text]
+    from Audio_to_Image.audio import is_heard, load_clip
+    from Audio_to_Image.recording_remarks import remarks
+    from Audio_to_Image.sound_files import SILENT
+    from Audio_to_Image.speech_encoder import embed
+    inputs = [(Path(wav).stem, wav, load_clip(wav)) for wav in args.wav]
+    inputs += [(_file_name(text), text, _spoken(text, args)) for text in args.text]
     spoken, faults, taken = [], [], set()
-    for name, source, hear in inputs:
-        try:
-            mel, n_frames = hear(source)
-            if n_frames < FRAMES_PER_POSITION:
-                raise cli.UserError(f"{source} lasts {n_frames / 100:.2f} s; the encoder needs 0.64 s of speech or more")
-        except cli.UserError as error:
-            faults.append(str(error))
+    for name, source, clip in inputs:
+        n_frames = 0 if clip.error else clip.mel.shape[1]
+        if clip.error or not is_heard(n_frames, SILENT in clip.remarks, meta["short_clips"]):
+            faults.append(clip.error or (f"{source} holds no sound" if SILENT in clip.remarks else
+                                         f"{source} lasts {clip.seconds:.2f} s; the encoder needs 0.64 s of speech or more"))
             continue
         while name in taken:                       # two files of one name in different folders
             name += "_"
         taken.add(name)
-        spoken.append((name, embed(encoder, meta, torch.from_numpy(mel)[None], [n_frames])[0].float().cpu()))
+        spoken.append((name, embed(encoder, meta, torch.from_numpy(clip.mel)[None], [n_frames])[0].float().cpu()))
+    for line in remarks([(source, clip) for _, source, clip in inputs], meta["max_frames"]):
+        print(f"warning: {line}", file=sys.stderr)
     return spoken, faults
+
+
+def _spoken(text: str, args):
+    from Audio_to_Image.audio import RATE, Clip, clip_of
+    from Audio_to_Image.sound_files import Sound
+    from Audio_to_Image.tts import speak
+    try:
+        return clip_of(Sound(speak(text, args.engine, args.voice), RATE))
+    except cli.UserError as error:
+        return Clip(error=str(error))
 
 
 def _file_name(text: str) -> str:

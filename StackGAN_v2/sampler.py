@@ -25,7 +25,8 @@ def noise(generator, *key: int) -> torch.Tensor:
 
 def fixed_sentences(generator, rows: list[np.ndarray], most: int, seed: int):
     """First sentences of at most `most` items, evenly spread: → speech `[N, d]`, noises `[N, z_dim + embedding_dim]`."""
-    chosen = np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)
+    spoken = np.flatnonzero([len(row) for row in rows])
+    chosen = spoken[np.linspace(0, len(spoken) - 1, min(most, len(spoken))).astype(int)]
     return (torch.from_numpy(np.stack([rows[i][0] for i in chosen])),
             torch.stack([noise(generator, seed, int(i), 0) for i in chosen]))
 

@@ -62,6 +62,9 @@ def train(args, cfg, data_dir) -> int:
     if not found:
         trainer.start_from(networks, cfg.TRAIN.NET_G, cfg.TRAIN.NET_D,
                            batches.features.flat if cfg.TRAIN.CONDITION_INIT else None)
+    if len(speech.spoken) < len(split.items):
+        run.log(f"{len(split.items) - len(speech.spoken)} of {len(split.items)} images have no recording that can be used "
+                "and are left out")
     run.rewind(first)                              # lines of steps that a killed run did after its last resume file
     count = sum(p.numel() for p in networks.generator.parameters())
     run.log(f"{len(split.items):,} images of {split.name}, speech features of width {speech.width}, images of "
@@ -130,7 +133,7 @@ def _memory_format(args):
 
 
 def _speech(data_dir, split, switch) -> list[np.ndarray]:
-    return load_features(feature_path(data_dir, split.name, "audio", switch), split, EXTRACTION)
+    return load_features(feature_path(data_dir, split.name, "audio", switch), split, EXTRACTION, some_without=True)
 
 
 def _cache(split, data_dir, size):

@@ -41,8 +41,8 @@ def _hide_secrets(argv: list[str]) -> list[str]:
     return ["…" if previous.endswith(("KEY", "APP_ID")) else word for previous, word in zip(["", *argv], argv)]
 
 
-def load_features(path, split, made_by: str) -> list[np.ndarray]:
-    """One float32 array `[k_i, d]` an item of `split`, in order.
+def load_features(path, split, made_by: str, some_without: bool = False) -> list[np.ndarray]:
+    """One float32 array `[k_i, d]` an item of `split`, in order. some_without: k_i may be 0, but not of all items.
 
     UserError if the file is missing, of another split or order, or not features; `made_by` is the stage to run (again).
     """
@@ -67,7 +67,8 @@ def load_features(path, split, made_by: str) -> list[np.ndarray]:
             rows = [np.atleast_2d(np.asarray(row, np.float32)) for row in rows]
     except (ValueError, TypeError, OverflowError):
         rows = []
-    if not rows or any(row.ndim != 2 or not row.size for row in rows) or len({row.shape[1] for row in rows}) != 1:
+    has_rows = any if some_without else all
+    if not rows or any(row.ndim != 2 for row in rows) or not has_rows(map(len, rows)) or not rows[0].shape[1] or len({row.shape[1] for row in rows}) != 1:
         raise UserError(f"{path} does not hold one array of equal width an image; run {made_by} again")
     if not all(np.isfinite(row).all() for row in rows):
         raise UserError(f"{path} holds numbers that are not finite; run {made_by} again")

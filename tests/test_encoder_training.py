@@ -118,14 +118,6 @@ def test_every_cache_gives_the_same_and_places_are_scaled(folder):
     assert torch.equal(train.batch(train.plan(0, 0, 4), 0, slice(0, 4)).mels.abs().amax((1, 2)), torch.ones(4))
 
 
-def test_an_image_without_any_usable_caption_is_named(tmp_path):
-    folder = make_set(tmp_path, items=3)
-    (folder / "wav" / "train_1_0.wav").write_bytes(b"not sound")
-    (folder / "wav" / "train_1_1.wav").unlink()
-    with pytest.raises(UserError, match="'train_1' has no spoken caption"):
-        parts(folder)
-
-
 # ---- trainer ----
 
 def test_a_single_image_a_step_is_refused_before_training(folder, tmp_path):
@@ -351,7 +343,7 @@ def test_train_extract_and_evaluate(folder, tmp_path, monkeypatch, capsys):
     where = ["--dataset", "tiny", "--data_root", folder.parent]
     command = ["bash", ROOT / "run_audio_encoder.sh", "1", "--output_dir", tmp_path / "a run", "--teacher", "stub",
                *where, *LOSSES, "--bidirectional", "--rnn_layers", "1", "--max_frames", "128", "--max_steps", "2",
-               "--batch_size", "4", "--device", "cpu"]
+               "--batch_size", "4", "--device", "cpu", "--short_clips", "skip"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert {"epoch_1.pth", "latest.pth", "best.pth", "resume.pth", "options.json", "log.txt", "stats.jsonl"} <= {

@@ -16,7 +16,7 @@ from common.devices import send
 class SpeechFeatures:
     """The speech embeddings of all captions of a split, flat, so that a batch is one index operation.
 
-    rows: list of float32 `[captions_i, d]`, one an image.
+    rows: list of float32 `[captions_i, d]`, one an image; images with none are not in `spoken`.
     """
 
     def __init__(self, rows: list[np.ndarray]):
@@ -24,6 +24,7 @@ class SpeechFeatures:
         self.count = torch.tensor([len(row) for row in rows])
         self.start = torch.cumsum(self.count, 0) - self.count
         self.width = self.flat.shape[1]
+        self.spoken = torch.nonzero(self.count).squeeze(1)
 
     def __len__(self) -> int:
         return len(self.count)
@@ -104,7 +105,7 @@ class Batches:
             raise UserError(f"TRAIN.BATCH_SIZE is {batch_size}; it must divide by the {ranks} processes")
         self.cache, self.features, self.sizes, self.device, self.seed = cache, features, sizes, device, seed
         self.batch_size, self.z_dim, self.embedding_dim = batch_size, z_dim, embedding_dim
-        self.labels, self.order, self.others = torch.tensor(labels), Order(len(features), seed), OtherClass(labels)
+        self.labels, self.order, self.others = torch.tensor(labels), Order(len(features.spoken), seed), OtherClass(labels)
         self.wrong_images = wrong_images
         share = batch_size // ranks
         self.mine = slice(rank * share, (rank + 1) * share)
@@ -115,7 +116,7 @@ class Batches:
     def images(self, iteration: int) -> tuple[torch.Tensor, torch.Tensor, torch.Generator]:
         """Indices of the real and of the wrong images of the global batch, and the generator to go on with."""
         generator = _generator(self.seed, 2, iteration)
-        real = self.order.indices(iteration * self.batch_size, self.batch_size)
+        real = self.features.spoken[self.order.indices(iteration * self.batch_size, self.batch_size)]
         return real, self.others.draw(real, torch.rand(self.batch_size, generator=generator)), generator
 
     def __call__(self, iteration: int) -> Batch:

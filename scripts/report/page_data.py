@@ -128,7 +128,7 @@ def _load(args, folder, split, column, device):
     features = feature_path(folder, "test", "audio", switch)
     if not args.any_speech:
         require_same_encoder(path, features)
-    rows = load_features(features, split, "Audio_to_Image/extract_audio_feature.py")
+    rows = load_features(features, split, "Audio_to_Image/extract_audio_feature.py", some_without=True)
     if rows[0].shape[1] != generator.text_dim:
         raise UserError(f"the generator expects speech features of width {generator.text_dim}, but those of '{switch}' "
                         f"have {rows[0].shape[1]}")
