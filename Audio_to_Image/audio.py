@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from Audio_to_Image.sound_files import SILENT, Sound, SoundError, read_sound, resample
+from Audio_to_Image.sound_files import Sound, SoundError, read_sound, resample
 from common.cli import UserError
 from common.parallel import in_chunks, one_torch_thread, parallel_map
 
@@ -31,9 +31,11 @@ SETTINGS = dict(rate=RATE, n_fft=N_FFT, hop=HOP, n_mels=N_MELS, f_min=F_MIN, f_m
 
 @dataclass(frozen=True)
 class Clip:
-    """What became of one file. mel: float32 [40, n_frames], or what `encode` made of it; None if it cannot be used, and
-    then `error` says why in one sentence and `cause` in a word (sound_files). seconds: of sound that is there; promised:
-    that the file announces, 0 where that is not more; remarks: what is odd about it (sound_files).
+    """What became of one file.
+
+    mel: float32 [40, n_frames], or what `encode` made of it; None if the file cannot be used, and then `error` says why
+    in one sentence and `cause` in a word (sound_files). seconds: of sound that is there; promised: that the file
+    announces, 0 where that is not more; remarks: what is odd about it (sound_files).
     """
     mel: np.ndarray | None = None
     seconds: float = 0.0
@@ -93,7 +95,7 @@ def is_heard(n_frames, silent, short_clips: str):
 # ---- from samples ---------------------------------------------------------------------------------------------------
 
 def log_mel(samples: np.ndarray, max_frames: int = MAX_FRAMES) -> tuple[np.ndarray, int]:
-    """Mono float32 samples at 16 kHz → (float32 [40, n] in dB from -80 to 0, n), n = 1 + len // 160, at most `max_frames`.
+    """Mono float32 samples at 16 kHz → (float32 [40, n] in dB from -80 to 0, n), n = 1 + len // 160 up to `max_frames`.
 
     The mean and the maximum are those of the whole clip, also where it is cut.
     """

@@ -132,8 +132,7 @@ def clip_fault(cache: MelCache, clip: int) -> str:
         return cache.errors[clip]
     seconds = cache.clips[clip].seconds
     return (f"{cache.paths[clip]} holds no sound" if not seconds else
-            f"{cache.paths[clip]} lasts {seconds:.2f} s, under 0.64 s" if cache.n_frames[clip] < FRAMES_PER_POSITION else
-            f"{cache.paths[clip]} is silent")
+            f"{cache.paths[clip]} lasts {seconds:.2f} s, under 0.64 s")
 
 
 def no_recording(split: Split, cache: MelCache) -> str:
@@ -152,8 +151,8 @@ def open_clips(split: Split, max_frames: int, device: torch.device, where: str |
     UserError if the split names no recording, or none that can be used.
     """
     if not any(item.audio for item in split.items):
-        raise UserError(f"{split.path} names no recordings ('audio' or 'wav' of its items); record them, or have the captions "
-                        "spoken by text_to_speech.py")
+        raise UserError(f"{split.path} names no recordings ('audio' or 'wav' of its items); record them, or have the "
+                        "captions spoken by text_to_speech.py")
     if ranks.is_main():
         cache = MelCache.of_split(split, jobs=jobs, progress=progress)
     ranks.barrier()

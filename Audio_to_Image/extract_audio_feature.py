@@ -3,9 +3,9 @@
 Writes <split>/audio_features_<switch>.pickle, the embeddings [images, captions, width], and
 <split>/audio_features_lens_<switch>.pickle, the captions' lengths in frames [images, captions]; lists of arrays where
 the images have different numbers of captions. A caption that cannot be used (no sound, or under 0.64 s if
-the encoder was trained without such) is reported and gets the mean of its image's others; an image without any caption that
-can be used is reported and gets no embedding, [0, width]: the generator leaves it out. With --strict that is an error. The
-encoder's kind, width, map length and what it does with short clips are read from its file.
+the encoder was trained without such) is reported and gets the mean of its image's others. An image without any caption
+that can be used is reported and gets no embedding, [0, width]: the generator leaves it out; with --strict it is an
+error. The encoder's kind, width, map length and what it does with short clips are read from its file.
 """
 import sys
 

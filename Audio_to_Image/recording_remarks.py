@@ -6,8 +6,8 @@ MOST_NAMES = 5
 
 _TEXTS = {
     SILENT: "{} silent",
-    CANCELLING: "{} in channels that cancel each other, so that nothing is left of them as one channel; export one of the "
-                "channels alone",
+    CANCELLING: "{} in channels that cancel each other, so that nothing is left of them as one channel; export one of "
+                "the channels alone",
     CUT_OFF: "{} cut off in the middle; what is there is heard"}
 
 

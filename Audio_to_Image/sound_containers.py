@@ -192,8 +192,8 @@ def _caf(file, head: bytes, size: int) -> Parts:
             if 0 < length <= there:
                 return Parts()
             promised = length / there if there and length > there else 1.0
-            return Parts([Part(file, place + 12, size, head[:place + 4] + struct.pack(">q", there))],
-                         promised, promised > 1)
+            known = head[:place + 4] + struct.pack(">q", there)
+            return Parts([Part(file, place + 12, size, known)], promised, promised > 1)
         if length < 0:
             break
         place += 12 + length

@@ -1,7 +1,7 @@
 """Sound files of any kind → samples: all of what is there, one channel, or a sentence that says why there is none.
 
-soundfile (libsndfile) decodes; sound_containers.py finds what it would leave out. Untrusted files: bounded in length and
-memory. soundfile and soxr are imported only where sound is read.
+soundfile (libsndfile) decodes; sound_containers.py finds what it would leave out. Files are untrusted: length and memory
+are bounded. soundfile and soxr are imported only where sound is read.
 """
 import functools
 import io
@@ -116,7 +116,8 @@ def _read(file, size: int, path: Path) -> Sound:
         raise SoundError(f"{path} holds samples that are not numbers or are absurdly large; it cannot be used as sound")
     cancels = decoder.power > 0 and decoder.power_of_mean < CANCELLED * decoder.power
     silent = highest - lowest < 2 * SILENCE
-    remarks = [CANCELLING if cancels else SILENT] * bool(cancels or silent) + [CUT_OFF] * (parts.is_cut or decoder.broke)
+    remarks = [CANCELLING] if cancels else [SILENT] if silent else []
+    remarks += [CUT_OFF] if parts.is_cut or decoder.broke else []
     promised = parts.promised * len(samples) / rate if parts.promised > 1 else 0.0
     return Sound(samples, rate, promised, tuple(remarks))
 
@@ -148,8 +149,8 @@ class _Decoder:
         try:
             with _sequential()(source, closefd=False) as opened:
                 if not 1000 <= opened.samplerate <= 768000:
-                    raise SoundError(f"{self.path} claims a sampling rate of {opened.samplerate} Hz; sound from 1 to 768 "
-                                     "kHz can be read")
+                    raise SoundError(f"{self.path} claims a sampling rate of {opened.samplerate} Hz; sound from 1 to "
+                                     "768 kHz can be read")
                 self.rate = self.rate or opened.samplerate
                 blocks = list(self._blocks(opened))
                 rate = opened.samplerate
@@ -207,10 +208,12 @@ _CONVERTIBLE = ((4, b"ftypM4A", "an MPEG-4 recording (m4a)"), (4, b"ftypM4B", "a
                 (4, b"ftyp", "an MPEG-4 recording (mp4)"), (4, b"moov", "a QuickTime recording (mov)"),
                 (0, b"\x1aE\xdf\xa3", "a WebM or Matroska recording (webm)"), (0, b"#!AMR", "an AMR recording (amr)"),
                 (0, bytes.fromhex("3026b2758e66cf11"), "a Windows Media recording (wma)"),
-                (0, b"caff", "an Apple recording (caf) in a coding that cannot be read"), (0, b"ADIF", "an AAC recording"),
+                (0, b"caff", "an Apple recording (caf) in a coding that cannot be read"),
+                (0, b"ADIF", "an AAC recording (aac)"),
                 (8, b"AVI ", "an AVI video"), (0, b"FLV", "a Flash video"), (0, b".RMF", "a RealMedia recording"),
                 (0, b"MAC ", "a Monkey's Audio recording (ape)"), (0, b"wvpk", "a WavPack recording"))
-_OTHERS = ((0, b"MThd", "a MIDI file: notes, not sound"), (0, b"\x89PNG", "a PNG image"), (0, b"\xff\xd8\xff", "a JPEG image"),
+_OTHERS = ((0, b"MThd", "a MIDI file: notes, not sound"), (0, b"\x89PNG", "a PNG image"),
+           (0, b"\xff\xd8\xff", "a JPEG image"),
            (0, b"GIF8", "a GIF image"), (0, b"PK\3\4", "a zip archive"), (0, b"\x1f\x8b", "a gzip archive"),
            (0, b"%PDF", "a PDF document"), (0, b"version https://git-lfs", "a Git LFS pointer; fetch the file itself"))
 
@@ -244,7 +247,8 @@ def _not_sound(path: Path, file, error: Exception) -> str:
 
 def conversion(path: Path) -> str:
     """A shell command that makes a wav file of `path` under a name that is free."""
-    names = (path.with_name(f"{path.stem}{end}.wav") for end in ("", "_converted", *(f"_converted{n}" for n in range(2, 99))))
+    ends = ("", "_converted", *(f"_converted{number}" for number in range(2, 99)))
+    names = (path.with_name(f"{path.stem}{end}.wav") for end in ends)
     target = next((name for name in names if not os.path.lexists(name)), path.with_name("converted.wav"))
     source, target = (str(name) if name.is_absolute() else f"./{name}" for name in (path, target))
     return f"ffmpeg -i {shlex.quote(source)} {shlex.quote(target)}"

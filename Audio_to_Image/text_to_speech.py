@@ -4,8 +4,8 @@
     python ./Audio_to_Image/text_to_speech.py --dataset birds --output_dir ./data/birds/CUB_200_2011_audio \\
         --APP_ID … --API_KEY … --SECRET_KEY …
 
-Complete files that already say the right thing are kept, so that an interrupted run goes on where it stopped. Files that
-this command did not write are never overwritten: they are taken as recordings of their captions.
+Complete files that already say the right thing are kept, so that an interrupted run goes on where it stopped. Files
+that this command did not write are never overwritten: they are taken as recordings of their captions.
 """
 import os
 import sys
@@ -77,7 +77,8 @@ def main() -> int:
     print(f"{len(wanted)} captions, {len(wanted) - len(todo)} of them spoken before; {len(todo)} to speak with "
           f"{engine.name} ({', '.join(voices[:5])}{', …' if len(voices) > 5 else ''}) into {output}", flush=True)
     if foreign:
-        print(f"{len(foreign)} of the files there are not from this command; they are kept as recordings of their captions")
+        print(f"{len(foreign)} of the files there are not from this command; they are kept as recordings of their "
+              "captions")
     failures = unusable(foreign) + speak(todo, engine, options.jobs)
     missing = {clip for clip, _ in failures}
     for split, items in plans.items():
@@ -142,8 +143,8 @@ def check_own_names(split, items, audio_root: Path) -> None:
     others = [path for item, of_item in zip(split.items, items) for path in item.audio
               if path not in {clip.path for clip in of_item} and clips.state_of(path, "") == clips.FOREIGN]
     if others:
-        raise UserError(f"{split.path} names {len(others)} recordings that this command did not write, the first {others[0]}; "
-                        f"to have its captions spoken, take these names out of a copy of the set")
+        raise UserError(f"{split.path} names {len(others)} recordings that this command did not write, the first "
+                        f"{others[0]}; to have its captions spoken, take these names out of a copy of the set")
 
 
 def unusable(foreign) -> list:

@@ -36,8 +36,8 @@ def _data_options(add) -> None:
              "mean over N/64 positions, so for short clips a smaller N is faster; the published encoder has 2048")
     add("--short_clips", choices=("pad", "skip"),
         help="what becomes of recordings under 0.64 s, one time step of the encoder. skip: they are left out; pad: they "
-             "are heard by padding (default: skip for birds, flowers and Places, as published; pad for every other set, "
-             "whose recordings may be of one word)")
+             "are heard by padding (default: skip for birds, flowers and Places, as published; pad for every other "
+             "set, whose recordings may be of one word)")
     add("--cache", choices=("gpu", "ram", "disk"),
         help="where log-mels are held; what does not fit goes to the next (default: the first with room)")
     add("--jobs", type=cli.positive_int, metavar="N",
@@ -169,8 +169,8 @@ def tell_unusable(clips, run) -> None:
         for line in of_split.remarks():
             run.log(f"{name}: {line}")
         if items:
-            run.log(f"{len(items)} of {len(of_split.split.items)} images of {name} have no recording that can be used and "
-                    f"are left out: {first(items)}")
+            run.log(f"{len(items)} of {len(of_split.split.items)} images of {name} have no recording that can be used "
+                    f"and are left out: {first(items)}")
 
 
 def train(options, clips, image, device, precision, run) -> int:
