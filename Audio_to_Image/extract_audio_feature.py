@@ -48,6 +48,15 @@ def check_claims(options, meta: dict) -> None:
                             f"{meta['rnn_layers']} LSTM layers; leave it away")
 
 
+def check_own(features, folder, split, switch: str) -> None:
+    """UserError where a feature file would be replaced that this project did not write: one without its description."""
+    for name in (switch, f"lens_{switch}"):
+        path = features.feature_path(folder, split.name, "audio", name)
+        if path.exists() and not path.with_suffix(".json").exists():
+            raise cli.UserError(f"{path} was not written by this command and would be overwritten; move it away, or give "
+                                "these features another name with --audio_switch")
+
+
 def per_image(clips, embeddings):
     """→ (embeddings, lengths): for each item `[captions, d]` float32 and `[captions]` frames, unusable ones filled in.
 
@@ -79,6 +88,8 @@ def main() -> int:
     from common import devices, features, splits
     folder = splits.data_dir(options.dataset, options.data_root)
     loaded = [splits.load_split(folder, name) for name in options.splits]
+    for split in loaded:
+        check_own(features, folder, split, options.audio_switch)
     device = devices.pick_device(options.device)
     precision = devices.pick_precision(options.precision, device)
     devices.set_up_arithmetic(device, precision)

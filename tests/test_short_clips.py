@@ -122,6 +122,17 @@ def test_the_generator_leaves_out_images_without_speech():
     assert speech[:, 0].tolist() == [1, 2, 3]
 
 
+def test_published_features_are_not_overwritten(one_without, tmp_path, monkeypatch):
+    path = feature_path(one_without, "train", "audio", "lens_s")
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"published")
+    torch.save(CNNRNN(nhidden=WIDTH).state_dict(), tmp_path / "encoder.pth")
+    with pytest.raises(UserError, match="lens_s.pickle was not written by this command"):
+        call(monkeypatch, extract_audio_feature, "--model", tmp_path / "encoder.pth", "--dataset", "tiny", "--data_root",
+             tmp_path, "--audio_switch", "s")
+    assert path.read_bytes() == b"published"
+
+
 @pytest.mark.parametrize("frames", [1, 40, 63])
 def test_a_short_clip_is_one_time_step(frames):
     torch.manual_seed(0)
