@@ -20,7 +20,7 @@ from StackGAN_v2.model import (
     Generator,
     JointConv,
     UpConv,
-    WholeMap,
+    FullMapConv,
     generator_settings,
     init_weights,
     load_generator,
@@ -193,8 +193,8 @@ def test_one_pass_equals_one_for_each_kind(wrong, penalise):
     found = Stepper(networks, cfg, torch.device("cpu"), "fp32")._judge_all(
         0, real, other if wrong == "image" else None, fake, mu, mu, penalise)
     code = apart.encode(real)
-    plain = [(apart.judge(code, mu), apart.uncond_logits(code).flatten())]
-    plain.append(apart(other, mu)[:2] if wrong == "image" else (apart.judge(code, mu.roll(1, 0)), plain[0][1]))
+    plain = [(apart.condition_logits(code, mu), apart.uncond_logits(code).flatten())]
+    plain.append(apart(other, mu)[:2] if wrong == "image" else (apart.condition_logits(code, mu.roll(1, 0)), plain[0][1]))
     plain.append(apart(fake, mu)[:2])
     torch.testing.assert_close(found, plain)
     torch.testing.assert_close(dict(together.named_buffers()), dict(apart.named_buffers()))
@@ -202,10 +202,10 @@ def test_one_pass_equals_one_for_each_kind(wrong, penalise):
 
 
 @pytest.mark.parametrize("channels", [16, 24, 64])
-def test_verdicts_in_bf16(channels):
+def test_logits_in_bf16(channels):
     """oneDNN's own convolution in bf16 is off by more than the whole value where the kernel covers the map."""
     torch.manual_seed(0)
-    layer = WholeMap(channels, 1, 4, 4).to(memory_format=torch.channels_last)
+    layer = FullMapConv(channels, 1, 4, 4).to(memory_format=torch.channels_last)
     x = torch.randn(6, channels, 4, 4).to(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(layer(x).float(), F.conv2d(x.double(), layer.weight.double(),
@@ -234,11 +234,28 @@ def test_a_file_alone_rebuilds_its_generator(tmp_path):
     assert torch.equal(again(*noise)[0][1], generator(*noise)[0][1])
 
 
+@pytest.mark.parametrize("branch_num, r_num", [(2, 0), (2, 1), (3, 20)])
+def test_any_number_of_residual_blocks_is_read_from_the_file(tmp_path, branch_num, r_num):
+    generator = Generator(branch_num, 16, 4, 5, 6, 7, r_num).eval()
+    checkpoint.save(tmp_path / "netG_1.pth", generator.state_dict())
+    assert load_generator(tmp_path / "netG_1.pth").r_num == r_num
+
+
 @pytest.mark.parametrize("content, words", [({"a": torch.zeros(1)}, "no generator"), ([1], "no network"),
-                                            ({"ca_net.fc.weight": torch.zeros(8, 3)}, "no generator")])
+                                            ({"ca_net.fc.weight": torch.zeros(8, 3)}, "no generator"),
+                                            (Discriminator(16, 4, 6).state_dict(), "but a discriminator"),
+                                            ({"Conv.1.0.weight": torch.zeros(1)}, "but a speech encoder")])
 def test_what_is_no_generator_is_refused(tmp_path, content, words):
     checkpoint.save(tmp_path / "x.pth", content)
     with pytest.raises(UserError, match=words):
+        load_generator(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("key, shape", [("h_net1.fc.0.weight", (8, 1)), ("img_net1.img.0.weight", (3, 0, 3, 3)),
+                                        ("ca_net.fc.weight", (0, 7)), ("ca_net.fc.weight", (24,))])
+def test_shapes_without_sense_end_in_a_sentence(tmp_path, key, shape):
+    checkpoint.save(tmp_path / "x.pth", {**Generator(1, 16, 4, 5, 6, 7).state_dict(), key: torch.zeros(shape)})
+    with pytest.raises(UserError, match="x.pth"):
         load_generator(tmp_path / "x.pth")
 
 
@@ -246,5 +263,7 @@ def test_wrong_shapes_are_caught():
     generator = Generator(1, 16, 4, 5, 6, 7)
     with pytest.raises(AssertionError, match="speech"):
         generator(torch.zeros(2, 5), torch.zeros(2, 8))
+    with pytest.raises(AssertionError, match="eps"):
+        generator(torch.zeros(2, 5), torch.zeros(2, 7), torch.zeros(2, 5))
     with pytest.raises(AssertionError, match="image"):
         Discriminator(16, 4, 6)(torch.zeros(2, 3, 32, 32), torch.zeros(2, 6))
