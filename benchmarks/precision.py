@@ -1,8 +1,8 @@
-"""Whether bf16 trains as float32 does: both trainers in both precisions, some seeds each, curves and results compared.
+"""Does bf16 train like float32? Both trainers in both precisions with several seeds: curves and results compared.
 
 Needs a set whose stages 0 to 2 are done, such as that of `bash scripts/demo.sh --stop_stage 2`; the generator learns from
-embeddings made of the sentences' words, so that its runs differ in their own precision alone. A curve's *distance* is that
-of the precisions' mean curves, as a multiple of what two seeds of float32 differ by; around 1 there is nothing to see.
+embeddings made of the sentences' words, so that its runs differ in its own precision alone. The *distance* of a curve is
+that between the precisions' mean curves, relative to the distance between two seeds of float32; about 1 means no effect.
 """
 import json
 import statistics
@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import toybirds_256
+from benchmarks import synthetic_data
 from common import ROOT, cli
 
 PRECISIONS = ("fp32", "bf16")
@@ -46,7 +46,7 @@ def train_encoder(args, folder: Path, precision: str, seed: int) -> dict:
 def train_generator(args, folder: Path, precision: str, seed: int) -> dict:
     data = Path(args.data_root).resolve() / "toybirds"
     switches = ["--set", f"TRAIN.MAX_ITERATIONS={args.iterations}"] + [word for value in args.set for word in ("--set", value)]
-    common = ["--cfg", ROOT / "StackGAN_v2/cfg/toybirds_3stages.yml", "--data_dir", data, "--audio_switch", toybirds_256.SWITCH,
+    common = ["--cfg", ROOT / "StackGAN_v2/cfg/toybirds_3stages.yml", "--data_dir", data, "--audio_switch", synthetic_data.SWITCH,
               "--precision", precision, "--manualSeed", seed, *switches]
     run("StackGAN_v2/main.py", *common, "--output_dir", folder.resolve(), "--tick", max(1, args.iterations // 40))
     run("StackGAN_v2/main.py", *common, "--set", "TRAIN.FLAG=False", "--eval_net_g", folder / "Model/latest.pth", "--limit",
@@ -64,8 +64,9 @@ def curve(path: Path, term: str) -> list[float]:
 
 
 def distance(curves: dict[str, list[list[float]]]) -> float:
-    """curves: one list a seed for each precision. Mean over the ticks of |difference of the means| over what two seeds of
-    float32 differ by (root mean square), brought to the same expectation.
+    """Root mean square of the difference of the precisions' means, relative to its expectation for float32 alone.
+
+    curves: for each precision one list for each seed, of equal lengths.
     """
     apart, spread = [], []
     for plain, ours in zip(zip(*curves["fp32"]), zip(*curves["bf16"])):
@@ -79,13 +80,9 @@ def main(argv=None) -> int:
     args = parse(argv)
     if args.seeds < 2:
         raise cli.UserError("--seeds must be 2 at least: one run has no spread")
-    from common.features import feature_path, save_features
     from common.splits import load_split
     for name in ("train", "test"):
-        split = load_split(Path(args.data_root) / "toybirds", name)
-        path = feature_path(Path(args.data_root) / "toybirds", name, "audio", toybirds_256.SWITCH)
-        if not path.exists():
-            save_features(path, toybirds_256.embeddings(split), split, made_by="benchmarks/precision.py: words, not speech")
+        synthetic_data.save_embeddings(Path(args.data_root) / "toybirds", load_split(Path(args.data_root) / "toybirds", name))
     results = {name: compare(args, name, *TRAINERS[name]) for name in TRAINERS if args.trainers in (name, "both")}
     if args.json:
         from common.files import write_json

@@ -157,7 +157,7 @@ def test_mistakes_in_a_recipe_get_one_sentence(words, sentence):
 
 @pytest.mark.parametrize("name, expected", [("birds", "googlenet_caffe"), ("flowers", "flowers_3stages"),
                                             ("places", "Places_subset"), ("flickr8k", "engine             none"),
-                                            ("toybirds", "efficientnet_lite0")])
+                                            ("toybirds", "efficientnet_lite0"), ("toybirds_256", "TREE.BASE_SIZE=64")])
 def test_every_recipe_shows_its_choices(name, expected):
     result = bash(ROOT / f"scripts/{name}.sh", "--help")
     assert result.returncode == 0 and expected in result.stdout and "2 image features" in result.stdout
