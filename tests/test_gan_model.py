@@ -40,7 +40,9 @@ def golden():
 @pytest.fixture(scope="module")
 def filled():
     """Generator without noise and discriminators with the golden weights; the tests do not change them."""
-    networks = [Generator(), *(Discriminator(size) for size in SIZES)]
+    with pytest.MonkeyPatch.context() as patch:    # of initial values, which are overwritten
+        patch.setattr(torch.nn.init, "kaiming_uniform_", lambda weight, **options: weight)
+        networks = [Generator(), *(Discriminator(size) for size in SIZES)]
     for network in networks:
         fill_state_dict(network.eval())
     silence(networks[0])
@@ -82,14 +84,14 @@ def test_golden_networks(filled, golden):
         np.testing.assert_allclose(summary(code), golden[f"D{i}_eval_code"], rtol=1e-4, atol=1e-5)
 
 
-def test_golden_training_step(golden, monkeypatch):
+def test_golden_training_step(filled, golden, monkeypatch):
     """The trainer's own step with the birds cfg: three D losses, KL, and G's loss after the discriminators' updates."""
-    monkeypatch.setattr(torch.nn.init, "orthogonal_", lambda weight: weight)        # slow, and overwritten below
+    for slow in ("orthogonal_", "kaiming_uniform_"):                                # and overwritten below
+        monkeypatch.setattr(torch.nn.init, slow, lambda weight, **options: weight)
     cfg = load_config(Path(__file__).parent.parent / "StackGAN_v2" / "cfg" / "birds_3stages.yml")
     networks = Networks(cfg, 1024, torch.device("cpu"))
-    for network in networks.all():
-        fill_state_dict(network)
-    silence(networks.generator)
+    for network, source in zip(networks.all(), filled):
+        network.load_state_dict(source.state_dict())
     z, speech = inputs()
     batch = Batch(image_batches("real"), image_batches("wrong"), speech, torch.tensor([3, 5, 3, 7]), z, torch.zeros(4, 128))
     terms = Stepper(networks, cfg, torch.device("cpu"), "fp32")(batch, 0)
