@@ -3,10 +3,10 @@
 A clip of 5 s fills a quarter of its map of 2048 frames. Beyond the last frame (plus the kernels' reach) all columns of
 the map are equal, within a clip and between clips. Only at the right end, where the kernels reach the zeros outside the
 map, they differ again, but equally in all clips. A batch is therefore stored as a list of columns `[M, C]`: first those
-that a clip's sound reaches, clip after clip, then one *tail* shared by all clips: the constant column and the right end.
-A convolution gathers the columns under each tap of its kernel and is one matrix product. Batch norm weights every column
-by how often it occurs in the padded maps. Values, gradients and running statistics equal those of the padded maps up to
-rounding.
+that a clip's sound reaches, clip after clip, then one *tail* shared by all clips: the constant column and the right
+end. A convolution gathers the columns under each tap of its kernel and is one matrix product. Batch norm weights
+every column by how often it occurs in the padded maps. Values, gradients and running statistics equal those of the
+padded maps up to rounding.
 """
 from dataclasses import dataclass
 
@@ -24,8 +24,8 @@ _TAIL = 256     # frames; enough at every layer for the columns that see the rig
 class _Layout:
     """Which columns represent N maps of `frames` columns: `widths[i]` of map i, for i = 0 … N − 1, then `tail` more.
 
-    If `ended[i]`, map i consists of its own columns, repetitions of the tail's first column, and the tail. Otherwise its
-    own columns are the complete map.
+    If `ended[i]`, map i consists of its own columns, repetitions of the tail's first column, and the tail. Otherwise
+    its own columns are the complete map.
     """
     widths: np.ndarray
     ended: np.ndarray
@@ -75,7 +75,7 @@ class _Layout:
         return np.where((time < 0) | (time >= self.frames), constant + self.tail, found)
 
     def gather(self, kernel: int, stride: int) -> torch.Tensor:
-        """int64 `[M' · kernel]`: the input column under each tap of the kernel, for every column of the layer's output."""
+        """int64 `[M' · kernel]`: the input column under each tap of the kernel, for every column of the output."""
         output, taps = self.after(kernel, stride), np.arange(kernel) - kernel // 2
         maps, time = output.own()
         own = self.find(maps[:, None], stride * time[:, None] + taps)
@@ -128,7 +128,7 @@ def _geometry(layer) -> tuple[int, int]:
 
 
 def counted_norm(x: torch.Tensor, norm: nn.Module, counts: torch.Tensor, total: int) -> torch.Tensor:
-    """Batch norm of x `[M, C]` whose row m occurs `counts[m]` times, `total` in all, in the mode of `norm`; → `[M, C]`."""
+    """Batch norm, in the mode of `norm`, of x `[M, C]` whose row m occurs `counts[m]` times, `total` in all."""
 
     if not norm.training:
         return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)

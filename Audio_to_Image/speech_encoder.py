@@ -1,4 +1,4 @@
-"""The speech encoder: a convolutional network over log-mel frames and an LSTM; reading one from a file; embedding clips.
+"""The speech encoder: a convolutional network over log-mel frames and an LSTM; its files; embedding of clips.
 
 Li et al., "Direct Speech-to-Image Translation", JSTSP 2020 (arXiv 2004.03413), section III-A.
 """
@@ -48,7 +48,8 @@ class CNNRNN(nn.Module):
         super().__init__()
         directions = 2 if bidirectional else 1
         if min(n_filters, embedding_dim, nhidden, rnn_layers) < 1:
-            raise ValueError(f"a width or number of layers is below 1: {n_filters}, {embedding_dim}, {nhidden}, {rnn_layers}")
+            raise ValueError(f"below 1: n_filters {n_filters}, embedding_dim {embedding_dim}, nhidden {nhidden} or "
+                             f"rnn_layers {rnn_layers}")
         if nhidden % directions:
             raise ValueError(f"a bidirectional encoder needs an even width, not {nhidden}")
         self.n_filters, self.embedding_dim, self.nhidden = n_filters, embedding_dim, nhidden
@@ -75,10 +76,10 @@ class CNNRNN(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: torch.Tensor, lens, n_frames=None) -> tuple[torch.Tensor, torch.Tensor]:
-        """→ words `[N, nhidden, T/64]`, 0 after a clip's end; sentence `[N, nhidden]`, the mean over all T/64 positions.
+        """→ words `[N, nhidden, T/64]`, 0 after a clip's end; sentence `[N, nhidden]`, the mean of all T/64 positions.
 
         x         log-mels `[N, n_filters, T]` or `[N, 1, n_filters, T]`, T a multiple of 64
-        lens      `[N]`, n_frames // 64 of each clip, in descending order; best on the CPU, where reading it needs no sync
+        lens      `[N]`, n_frames // 64 of each clip, in descending order; on the CPU, where it is read
         n_frames  `[N]`: `x` is 0 from these frames on, which saves most of the work; None: not known
         """
         x = x.flatten(1, 2) if x.dim() == 4 and x.shape[1] == 1 else x
@@ -109,7 +110,7 @@ class CNNRNN(nn.Module):
 
 
 def build_from(state: dict, path) -> CNNRNN:
-    """The network with the state dict `state`; all widths are read from its shapes. `path` is for errors (UserError)."""
+    """The network with the state dict `state`; all widths are read from its shapes. UserError, which names `path`."""
     try:
         layers = [key for key in state if re.fullmatch(r"RNN\.weight_hh_l\d+", key)]
         bidirectional = "RNN.weight_ih_l0_reverse" in state
@@ -155,9 +156,9 @@ def load_encoder(path, device="cpu") -> tuple[CNNRNN, dict]:
 def embed(encoder: CNNRNN, meta: dict, mels: torch.Tensor, n_frames) -> torch.Tensor:
     """Sentence embeddings `[N, nhidden]`, float32 on the encoder's device, of clips in any order.
 
-    mels: log-mels `[N, n_filters, T]` padded with 0; any T is cut or padded to the encoder's own `max_frames`, since the
-    embedding is a mean over them. n_frames: `[N]`, frames of each clip. ValueError: a clip of fewer than 64 frames.
-    In batches of another size or width the embeddings are equal up to rounding.
+    mels: log-mels `[N, n_filters, T]` padded with 0; any T is cut or padded to the encoder's own `max_frames`, since
+    the embedding is a mean over them. n_frames: `[N]`, frames of each clip. ValueError: a clip of fewer than 64
+    frames. In batches of another size or width the embeddings are equal up to rounding.
     """
     assert mels.dim() == 3 and mels.shape[1] == encoder.n_filters and len(mels) == len(n_frames), tuple(mels.shape)
     n_frames = torch.as_tensor(n_frames, device="cpu").long().clamp(max=meta["max_frames"])

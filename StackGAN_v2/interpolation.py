@@ -6,7 +6,7 @@ from pathlib import Path
 from common import ROOT, cli
 
 STEPS = 11                                         # images on the line, both ends included
-NAME_BYTES = 180                                   # of an input's name in the names of images: file names hold 255 bytes
+NAME_BYTES = 180                                   # of an input's name in names of images, which have at most 255
 
 
 def parse():
@@ -17,8 +17,8 @@ def parse():
     add = parser.add_argument
     add("--type", required=True, choices=("inference", "interpolation"),
         help="inference: images of every input; interpolation: 11 images between two inputs, and a strip of them")
-    add("--wav", nargs="+", default=[], metavar="FILE", help="recordings, of any rate, channels and format that soundfile "
-        "reads (wav, flac, ogg, mp3, …)")
+    add("--wav", nargs="+", default=[], metavar="FILE", help="recordings, of any rate, channels and format that "
+        "soundfile reads (wav, flac, ogg, mp3, …)")
     add("--text", nargs="+", default=[], metavar="SENTENCE", help="sentences, spoken by --engine")
     add("--engine", choices=("hibari", "espeak"), default="hibari", help="speech synthesis for --text")
     add("--voice", metavar="NAME", help="voice of --engine (default: its first)")
@@ -26,10 +26,10 @@ def parse():
         "output/Audio_to_Image/log, the newest one that the generator was trained with)")
     add("--generator", metavar="FILE", help="generator netG_<n>.pth (default: the newest latest.pth below "
         "output/StackGAN_v2)")
-    add("--seeds", type=cli.number_list, default="0", metavar="LIST", help="seeds of the noise: with 0-7, inference generates "
-        "each input eight times and interpolation makes eight lines")
-    add("--output_dir", type=Path, default=ROOT / "output/interpolation", metavar="DIR", help="folder of the images; files "
-        "in it that this project did not write are never replaced")
+    add("--seeds", type=cli.number_list, default="0", metavar="LIST", help="seeds of the noise: with 0-7, inference "
+        "generates each input eight times and interpolation makes eight lines")
+    add("--output_dir", type=Path, default=ROOT / "output/interpolation", metavar="DIR", help="folder of the images; "
+        "files in it that this project did not write are never replaced")
     add("--all_sizes", action="store_true", help="also write the images of the earlier, smaller branches")
     add("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="where to compute")
     return parser.parse_args()
@@ -40,8 +40,8 @@ def main():
     if not args.wav and not args.text:
         raise cli.UserError("there is nothing to generate: give recordings with --wav or sentences with --text")
     if args.type == "interpolation" and len(args.wav) + len(args.text) != 2:
-        raise cli.UserError(f"--type interpolation goes between two inputs, not {len(args.wav) + len(args.text)}: give two "
-                            "with --wav, --text or one of each")
+        raise cli.UserError(f"--type interpolation goes between two inputs, not {len(args.wav) + len(args.text)}: give "
+                            "two with --wav, --text or one of each")
     generators = _newest(args.generator, "--generator", "StackGAN_v2/*/Model/latest.pth")
     encoders = _newest(args.encoder, "--encoder", "Audio_to_Image/log/*/latest.pth", "Audio_to_Image/log/*/best.pth")
     for path in (encoders[0], generators[0]):
@@ -57,11 +57,12 @@ def main():
     learned = trained_on(generator_path)
     encoder_path, encoder, meta = _fitting(encoders, learned, lambda path: load_encoder(path, device))
     if learned not in (None, meta["digest"]):
-        print(f"warning: {generator_path} was trained with encoder {learned}, but {encoder_path} is {meta['digest']}: the "
-              "images may not show what is said", file=sys.stderr)
+        print(f"warning: {generator_path} was trained with encoder {learned}, but {encoder_path} is {meta['digest']}: "
+              "the images may not show what is said", file=sys.stderr)
     if meta["nhidden"] != generator.text_dim:
         raise cli.UserError(f"{generator_path} was trained on speech features of width {generator.text_dim}, but "
-                            f"{encoder_path} makes {meta['nhidden']}; give --encoder and --generator that belong together")
+                            f"{encoder_path} makes {meta['nhidden']}; give an --encoder and a --generator that "
+                            "belong together")
     print(f"encoder {encoder_path}\ngenerator {generator_path}")
     inputs, faults = _embed_inputs(args, encoder, meta)
     if faults and (args.type == "interpolation" or not inputs):
@@ -107,13 +108,14 @@ def _embed_inputs(args, encoder, meta):
     from Audio_to_Image.speech_encoder import FRAMES_PER_POSITION, embed
     from Audio_to_Image.tts import speak
     given = [(Path(wav).stem, wav, load_log_mel) for wav in args.wav]
-    given += [(_file_name(text), text, lambda text: log_mel(speak(text, args.engine, args.voice))) for text in args.text]
+    synthesise = lambda text: log_mel(speak(text, args.engine, args.voice))
+    given += [(_file_name(text), text, synthesise) for text in args.text]
     inputs, faults, taken = [], [], set()
     for name, source, read in given:
         try:
             mel, n_frames = read(source)
             if n_frames < FRAMES_PER_POSITION:
-                raise cli.UserError(f"{source} lasts {n_frames / 100:.2f} s; the encoder needs 0.64 s of speech or more")
+                raise cli.UserError(f"{source} lasts {n_frames / 100:.2f} s; the encoder needs 0.64 s or more")
         except cli.UserError as error:
             faults.append(str(error))
             continue

@@ -1,4 +1,4 @@
-"""Losses of the generator and the discriminators: pure functions. Li et al. 2020, section III; StackGAN-v2, section 4."""
+"""Losses of the generator and the discriminators, pure functions: StackGAN-v2, section 4; Li et al. 2020."""
 import torch
 import torch.nn.functional as F
 
@@ -44,7 +44,7 @@ def class_aware_loss(codes, labels):
     """By how much codes of the same class are less similar than any two codes; 0 if the batch has no pair of one class.
 
     codes `[N, D]`, labels `[N]`. With P = X·Xᵀ and M the pairs i ≠ j of equal class: max(0, mean(P) − mean(P[M])) / D
-    (Li et al. 2020, section III).
+    (Li et al. 2020).
     """
     assert codes.dim() == 2 and labels.shape == codes.shape[:1], (codes.shape, labels.shape)
     products = codes @ codes.T

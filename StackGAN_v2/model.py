@@ -1,4 +1,4 @@
-"""StackGAN-v2 (Zhang et al., TPAMI 2018, section 4), conditioned on a speech embedding as in Li et al. 2020, section III.
+"""StackGAN-v2 (Zhang et al., TPAMI 2018, section 4), conditioned on a speech embedding as in Li et al. 2020.
 
 The generator has up to three branches, for images of base_size, 2·base_size and 4·base_size pixels; each size has a
 discriminator of its own. Parameter names and shapes are those of the published weights.
@@ -30,9 +30,9 @@ def conv3x3(channels_in: int, channels_out: int) -> nn.Conv2d:
 class UpConv(nn.Conv2d):
     """Nearest ×2 upsampling and a 3×3 convolution in one: `[N, i, H, W] → [N, o, 2H, 2W]`, weight `[o, i, 3, 3]`.
 
-    Each input pixel contributes to 4×4 output pixels through sums of the kernel's rows and columns. That is a transposed
-    convolution of stride 2, with 16 products a pixel where upsampling first takes 36. The smallest maps are computed in
-    two steps on a CPU, since there preparing the kernel takes longer than the products.
+    Each input pixel contributes to 4×4 output pixels through sums of the kernel's rows and columns. That is a
+    transposed convolution of stride 2, with 16 products a pixel where upsampling first takes 36. The smallest maps
+    are computed in two steps on a CPU, since there preparing the kernel takes longer than the products.
     """
 
     def __init__(self, channels_in: int, channels_out: int):
@@ -60,8 +60,8 @@ def up_block(channels_in: int, channels_out: int) -> nn.Sequential:
 class JointConv(nn.Conv2d):
     """3×3 convolution of concat(c tiled over the map, h): c `[N, E]`, h `[N, C, H, W]` → `[N, o, H, W]`.
 
-    The weight is `[o, E + C, 3, 3]`. A tiled condition is constant, so its contribution to a pixel depends only on which
-    of the kernel's taps lie inside the map: nine cases, computed on a 3×3 map and expanded to H×W.
+    The weight is `[o, E + C, 3, 3]`. A tiled condition is constant, so its contribution to a pixel depends only on
+    which of the kernel's taps lie inside the map: nine cases, computed on a 3×3 map and expanded to H×W.
     """
 
     def __init__(self, condition_dim: int, channels_in: int, channels_out: int):
@@ -77,7 +77,7 @@ class JointConv(nn.Conv2d):
             return F.conv2d(torch.cat((c, h), 1), self.weight, self.bias, padding=1)
         of_c, of_h = self.weight.split((self.condition_dim, self.in_channels - self.condition_dim), 1)
         c = c.to(h.dtype)[:, :, None, None].expand(-1, -1, 3, 3)
-        cases = conv2d(c, of_c, self.bias, padding=1)                                                      # [N, o, 3, 3]
+        cases = conv2d(c, of_c, self.bias, padding=1)                                  # [N, o, 3, 3]
         for dim in (2, 3):
             first, inner, last = cases.split(1, dim)
             length = h.shape[dim] - 2
@@ -161,7 +161,7 @@ class ToImage(nn.Module):
 
 
 class Generator(nn.Module):
-    """Speech embedding and noise → `branch_num` images, each twice the size of the one before (StackGAN-v2, section 4.1).
+    """Speech embedding and noise → `branch_num` images, each twice the size of the one before (section 4.1).
 
     branch_num     1, 2 or 3
     base_size      side of the first branch's images in pixels: 8 or a higher power of two
@@ -179,12 +179,13 @@ class Generator(nn.Module):
         if branch_num not in (1, 2, 3):
             raise ValueError(f"branch_num is {branch_num}; 1, 2 or 3 are known")
         if min(gf_dim, z_dim, embedding_dim, text_dim) < 1 or r_num < 0:
-            raise ValueError(f"gf_dim {gf_dim}, z_dim {z_dim}, embedding_dim {embedding_dim}, text_dim {text_dim} must be "
-                             f"1 or more, r_num {r_num} 0 or more")
+            raise ValueError(f"gf_dim {gf_dim}, z_dim {z_dim}, embedding_dim {embedding_dim} and text_dim {text_dim} "
+                             f"must be 1 or more, r_num {r_num} 0 or more")
         if base_size < 8 or base_size & (base_size - 1):
             raise ValueError(f"base_size is {base_size}; it must be 8, 16, 32, 64 or a higher power of two")
         if gf_dim % 2 ** (branch_num - 1):
-            raise ValueError(f"gf_dim is {gf_dim}; with {branch_num} branches it must divide by {2 ** (branch_num - 1)}")
+            raise ValueError(f"gf_dim is {gf_dim}; with {branch_num} branches it must divide by "
+                             f"{2 ** (branch_num - 1)}")
         self.branch_num, self.base_size, self.gf_dim, self.z_dim = branch_num, base_size, gf_dim, z_dim
         self.embedding_dim, self.text_dim, self.r_num = embedding_dim, text_dim, r_num
         self.ca_net = ConditioningAugmentation(text_dim, embedding_dim)
@@ -257,7 +258,7 @@ class Discriminator(nn.Module):
         for i in range(1, min(downs, 4)):
             layers += _down(widths[i - 1], widths[i])
         self.img_code_s16 = nn.Sequential(*layers)
-        self.tail = []                             # names of the blocks for more than 64 pixels, in the order of the data
+        self.tail = []                             # names of the blocks for more than 64 pixels, in their order
         if downs >= 5:
             self._add("img_code_s32", _down(widths[3], widths[4]))
         if downs == 5:
@@ -267,7 +268,8 @@ class Discriminator(nn.Module):
             self._add("img_code_s64_1", _same(widths[5], widths[4]))
             self._add("img_code_s64_2", _same(widths[4], widths[3]))
         self.code_dim = widths[min(downs, 4) - 1]
-        self.jointConv = nn.Sequential(JointConv(embedding_dim, self.code_dim, self.code_dim), *_same(1, self.code_dim)[1:])
+        self.jointConv = nn.Sequential(JointConv(embedding_dim, self.code_dim, self.code_dim),
+                                       *_same(1, self.code_dim)[1:])
         self.logits = nn.Sequential(FullMapConv(self.code_dim, 1, 4, 4))
         self.uncond_logits = nn.Sequential(FullMapConv(self.code_dim, 1, 4, 4))
 
@@ -341,7 +343,7 @@ def _residual_blocks(state: dict) -> int:
     return sum(bool(re.fullmatch(r"h_net2\.residual\.\d+\.block\.0\.weight", key)) for key in state)
 
 
-_OTHERS = {"Conv.1.0.weight": "a speech encoder", "uncond_logits.0.weight": "a discriminator"}        # what a file may hold
+_OTHERS = {"Conv.1.0.weight": "a speech encoder", "uncond_logits.0.weight": "a discriminator"}
 
 
 def load_generator(path
@@ -354,7 +356,8 @@ def load_generator(path
     try:
         generator = Generator(**generator_settings(state))
     except (KeyError, IndexError, ValueError, RuntimeError) as error:          # missing tensors, shapes without sense
-        kind = next((f" but {what}" for key, what in _OTHERS.items() if key in state), f" ({' '.join(str(error).split())})")
-        raise UserError(f"{path} holds no generator of StackGAN-v2{kind}; give a netG_<iteration>.pth") from None
+        reason = f" ({' '.join(str(error).split())})"
+        held = next((f" but {what}" for key, what in _OTHERS.items() if key in state), reason)
+        raise UserError(f"{path} holds no generator of StackGAN-v2{held}; give a netG_<iteration>.pth") from None
     checkpoint.load_into(generator, state, path)
     return generator.to(device).eval()

@@ -49,7 +49,7 @@ def noise(generator, *key: int) -> torch.Tensor:
 
 
 def fixed_sentences(generator, rows: list[np.ndarray], most: int, seed: int):
-    """First sentences of at most `most` items, evenly spread: → speech `[N, d]`, noises `[N, z_dim + embedding_dim]`."""
+    """First sentences of at most `most` items, evenly spread → speech `[N, d]`, noises `[N, z_dim + embedding_dim]`."""
     chosen = np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)
     return (stacked([rows[i][0] for i in chosen]),
             torch.stack([noise(generator, seed, int(i), 0) for i in chosen]))
@@ -130,7 +130,7 @@ def image_name(split, item, size: int, sentence: int, form: str = "png") -> str:
 
 
 def fitting_batch(generator) -> int:
-    """How many images to generate at a time: what a quarter of the device's free memory holds, at most 64, on a GPU 256."""
+    """Images to generate at a time: what a quarter of the device's free memory holds, at most 64, on a GPU 256."""
     device = next(generator.parameters()).device
     channels = 2 * (generator.gf_dim >> (generator.branch_num - 1))      # of the last and largest map
     image = 4 * channels * generator.sizes[-1] ** 2 * 6                # bytes; six such maps are more than ever live
@@ -142,8 +142,8 @@ def sample_split(generator, split, rows, folder, how: Sampling) -> tuple[int, in
     """Generate one image for every sentence into `folder`; returns (images written, images that were there).
 
     rows: for each item of `split` a float32 array `[captions, d]`. The noise depends on seed, item and sentence alone.
-    Images of an interrupted run are kept; those of another generator, other embeddings or another seed are removed first.
-    UserError: `folder` holds files, but no `samples.json` beside it says that they were sampled here.
+    Images of an interrupted run are kept; those of another generator, other embeddings or another seed are removed
+    first. UserError: `folder` holds files, but no `samples.json` beside it says that they were sampled here.
     """
     folder = Path(folder)
     batch_size = _prepare_folder(generator, split, rows, folder, how)

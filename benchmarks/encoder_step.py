@@ -25,8 +25,8 @@ class SyntheticTraining:
         self.batch, self.device = batch, device
         random = np.random.default_rng(0)
         split = Split("train", Path("train.json"),
-                      tuple(Item(str(i), Path(f"{i}.jpg"), i % synthetic_data.CLASSES, str(i % synthetic_data.CLASSES), (),
-                                 (Path(f"{i}.wav"),)) for i in range(items)), Path("."), Path("."), True)
+                      tuple(Item(str(i), Path(f"{i}.jpg"), i % synthetic_data.CLASSES, str(i % synthetic_data.CLASSES),
+                                 (), (Path(f"{i}.wav"),)) for i in range(items)), Path("."), Path("."), True)
         clips = SpeechClips(split, synthetic_data.log_mels(items), frames, device, where)
         features = random.standard_normal((items, 10, width)).astype(np.float32)
         self.set = TrainingSet(clips, list(abs(features)))

@@ -1,8 +1,9 @@
 """The benchmarks' common part: measure variants of a job in processes of their own, print the table, write the JSON.
 
-A *variant* is the job as the published code does it ("plain"), as the project does it ("ours"), or as the project does it
-with one switch off. Each variant runs in a process of its own, so that memory layout and peak memory are its own. The
-processes run one after the other, on a CPU in two rounds, so that changes of the machine's load affect all variants alike.
+A *variant* is the job as the published code does it ("plain"), as the project does it ("ours"), or as the project
+does it with one switch off. Each variant runs in a process of its own, so that memory layout and peak memory are its
+own. The processes run one after the other, on a CPU in two rounds, so that changes of the machine's load affect all
+variants alike.
 """
 import argparse
 import datetime
@@ -15,9 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Callable
 
 from common.cli import Parser, UserError, positive_int
 
@@ -62,7 +63,7 @@ def parser(description: str, script: str) -> Parser:
     made.add_argument("--json", metavar="FILE", help="write the results there too")
     made.add_argument("--quick", action="store_true", help="tiny sizes and one repetition, in this process: to see "
                       "whether it runs, not how fast")
-    made.add_argument("--variant", help=argparse.SUPPRESS)     # in a process of compare(): measure this one, write --json
+    made.add_argument("--variant", help=argparse.SUPPRESS)     # in a process of compare(): which one to measure
     return made
 
 
@@ -85,8 +86,8 @@ def compare(variants: dict[str, Callable[[], Variant]], device, args) -> list[di
 def _in_own_process(name: str, repeats: int, args) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "variant.json"
-        status = subprocess.run([sys.executable, args.script, *args.argv, "--repeats", str(repeats), "--json", str(path),
-                                 "--variant", name]).returncode
+        words = ["--repeats", str(repeats), "--json", str(path), "--variant", name]
+        status = subprocess.run([sys.executable, args.script, *args.argv, *words]).returncode
         if status:
             raise UserError(f"{Path(args.script).name}: '{name}' ended with status {status}; see above")
         return Measured(**read(path))
@@ -110,7 +111,8 @@ def measured(variant: Variant, device, repeats: int, warm: int | None = None, si
             seconds.append(done - began)
             waited.append(fed - began)
     rate = matrix_peak(device, variant.precision, side) if variant.flops else 0.0
-    return Measured(seconds, waited, *_peaks(device), variant.items, variant.flops, variant.precision, variant.off, rate)
+    return Measured(seconds, waited, *_peaks(device), variant.items, variant.flops, variant.precision, variant.off,
+                    rate)
 
 
 def rows_of(found: dict[str, list[Measured]]) -> list[dict]:

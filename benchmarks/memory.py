@@ -1,7 +1,8 @@
 """Host memory of training the generator from disk, on a set of CUB-200-2011's size whose images are in a mapped file.
 
-It draws some images and links them under as many names as CUB has training images, so that nothing has to be downloaded.
-The peak is the sum of the proportional set sizes (PSS) of all processes: each shared page is counted once.
+It draws some images and links them under as many names as CUB has training images, so that nothing has to be
+downloaded. The peak is the sum of the proportional set sizes (PSS) of all processes: each shared page is counted
+once.
 """
 import os
 import subprocess
@@ -18,10 +19,11 @@ DRAWN = 240
 
 def parse(argv=None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("--images", type=cli.positive_int, default=recipe.TRAINING, metavar="N", help="of the training split")
+    parser.add_argument("--images", type=cli.positive_int, default=recipe.TRAINING, metavar="N",
+                        help="of the training split")
     parser.add_argument("--side", type=cli.positive_int, default=320, metavar="N", help="pixels of the images")
     parser.add_argument("--batch_size", type=cli.positive_int, default=2, metavar="N",
-                        help="images an iteration; on a GPU their maps are not in host memory: give the published 24 there")
+                        help="images an iteration; on a GPU, whose maps are not in host memory, give the published 24")
     parser.add_argument("--steps", type=cli.positive_int, default=6, metavar="N", help="iterations")
     parser.add_argument("--cache", choices=("gpu", "ram", "disk"), default="disk", help="where the images are")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the generator's cfg")
@@ -86,7 +88,7 @@ def main(argv=None) -> int:
                  "--max_steps", args.steps, *(word for value in values for word in ("--set", value))]
         peak = peak_of([sys.executable, *map(str, words)])
         cache = sum(path.stat().st_size for path in (data / "train").glob("images_*.npy"))
-    print(f"peak {peak / 2 ** 20:,.0f} MiB of host memory: {args.images:,} images, {cache / 2 ** 20:,.0f} MiB of them on disk, "
+    print(f"peak {peak / 2 ** 20:,.0f} MiB of host memory: {args.images:,} images, {cache / 2 ** 20:,.0f} MiB on disk, "
           f"batches of {args.batch_size}")
     if args.json:
         from common.files import write_json

@@ -48,7 +48,8 @@ class Job:
         self.plain_generator = PlainGenerator(**size).to(device).eval()
         self.split = synthetic_data.draw_images(folder, -(-count // 10), 64)
         random = np.random.default_rng(0)
-        self.rows = [random.standard_normal((10, synthetic_data.TEACHER_WIDTH)).astype(np.float32) for _ in self.split.items]
+        self.rows = [random.standard_normal((10, synthetic_data.TEACHER_WIDTH)).astype(np.float32)
+                     for _ in self.split.items]
         self.speech = torch.from_numpy(np.concatenate(self.rows)[:count])
         self.noises = torch.randn(count, self.generator.z_dim + self.generator.embedding_dim)
         self.numbers = itertools.count()
@@ -60,12 +61,14 @@ class Job:
 
         def run(_):
             for first in range(0, self.count, PLAIN_BATCH):
-                speech, noises = (rows[first:first + PLAIN_BATCH].to(self.device) for rows in (self.speech, self.noises))
+                speech, noises = (rows[first:first + PLAIN_BATCH].to(self.device)
+                                  for rows in (self.speech, self.noises))
                 for i, pixels in enumerate(plain_generate(self.plain_generator, speech, noises)[-1]):
                     Image.fromarray(pixels).save(self.folder / f"plain_{first + i}.png")
 
         one = (rows[:1].to(self.device) for rows in (self.speech, self.noises))
-        return harness.Variant(run, self.count, flops=harness.flops_of(lambda: plain_generate(self.plain_generator, *one)) * self.count)
+        flops = harness.flops_of(lambda: plain_generate(self.plain_generator, *one))
+        return harness.Variant(run, self.count, flops=flops * self.count)
 
     def ours(self, batch: int, precision: str, off="", keep=True) -> harness.Variant:
         from StackGAN_v2 import sampler
@@ -85,7 +88,8 @@ class Job:
 
         def run(_):
             for first in range(0, self.count, batch):
-                sampler.generate(self.generator, self.speech[first:first + batch], self.noises[first:first + batch], precision)
+                speech, noises = (rows[first:first + batch] for rows in (self.speech, self.noises))
+                sampler.generate(self.generator, speech, noises, precision)
         return harness.Variant(run, self.count, flops=self._flops(precision), precision=precision, off="writing")
 
     def _flops(self, precision: str) -> float:

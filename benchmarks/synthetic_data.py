@@ -71,7 +71,8 @@ def save_embeddings(folder, split) -> None:
     if path.exists():
         return
     words = {word for item in split.items for text in item.texts for word in text.lower().split()}
-    directions = {word: np.random.default_rng(zlib.crc32(word.encode())).standard_normal(TEACHER_WIDTH) for word in words}
+    directions = {word: np.random.default_rng(zlib.crc32(word.encode())).standard_normal(TEACHER_WIDTH)
+                  for word in words}
 
     def embed(text):
         total = sum(directions[word] for word in text.lower().split())

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run the tests, after setting up what they need. All words go to pytest:  bash scripts/test.sh -k golden
-# With --every_cpu first, three times: with torch's plain kernels, with those of AVX2, and with all that this CPU has, as
-# float32's rounding differs from one to the other.
+# With --every_cpu first, three times: with torch's plain kernels, with those of AVX2, and with all that this CPU has,
+# since float32's rounding differs between them.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 if [ "${1-}" = --every_cpu ]; then

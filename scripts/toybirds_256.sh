@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Choices for toybirds at 256 pixels, which wants a GPU: drawn birds of 320 pixels, and networks and batches of the published
-# size. 200 species to learn from and 40 that the model never meets, ten images each, ten sentences an image.
+# Choices for toybirds at 256 pixels, which needs a GPU: drawn birds of 320 pixels, networks and batches of the
+# published size. 200 species to learn from and 40 that the model never meets, ten images each, ten sentences an image.
 source "$(dirname -- "${BASH_SOURCE[0]}")/toybirds.sh"
 tag=toybirds_256
 prepare="./scripts/make_toybirds.py --classes 240 --test_classes 40 --images_per_class 10 --image_size 320"

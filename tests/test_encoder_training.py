@@ -330,7 +330,7 @@ def test_two_processes_equal_one(folder, tmp_path, monkeypatch):
     rank_processes.wait(processes, 120)
     one, two = (torch.load(tmp_path / world / "result.pt", weights_only=True) for world in "12")
     for name, value in one.items():                 # not weights: Adam's first step is ±lr, however small a gradient
-        torch.testing.assert_close(two[name], value, rtol=1e-6, atol=1e-6, msg=lambda text: f"{name}: {text}")
+        torch.testing.assert_close(two[name], value, rtol=1e-6, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
     first, second = (stats(tmp_path / world)[0] for world in "12")
     assert first == pytest.approx(second, rel=1e-7)
 

@@ -1,4 +1,4 @@
-"""Images of recordings and sentences: bounded batches, names of any length, and files of others that are never replaced."""
+"""Images of recordings and sentences: bounded batches, names of any length, files of others that stay."""
 import os
 from argparse import Namespace
 

@@ -80,7 +80,7 @@ def test_two_processes_equal_one_with_synchronized_batch_norm(tmp_path, wrong):
     (one,), (two, _) = (run_ranks(count, tmp_path / str(count), wrong, True) for count in (1, 2))
     assert one.keys() == two.keys() and any("gradient" in name for name in one)
     for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=2e-6, msg=lambda text: f"{name}: {text}")
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_without_it_the_processes_have_equal_weights_and_statistics_of_their_own(tmp_path):

@@ -17,7 +17,8 @@ TINY = {
     "encoder_options": "--jel_flag --l1_flag --distill_flag --bidirectional --max_frames 128 --batch_size 4 --max_steps 2 "
                        "--epoch 1 --jobs 1",
     "extract_options": "--jobs 1",
-    "gan_options": "--max_steps 2 --set TRAIN.BATCH_SIZE=4 --set TRAIN.MATCHER_STEPS=2 --set GAN.GF_DIM=8 --set GAN.DF_DIM=4",
+    "gan_options": "--max_steps 2 --set TRAIN.BATCH_SIZE=4 --set TRAIN.MATCHER_STEPS=2 --set GAN.GF_DIM=8 "
+                   "--set GAN.DF_DIM=4",
     "sample_options": "--all_sizes --limit 12", "evaluate_options": "--metrics fid,class --lite0_size 64 --quiet",
 }
 
@@ -35,7 +36,7 @@ def recipe(folder: Path, *words, **changes):
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """All stages; between them the set gets fewer captions and its teacher's features fewer numbers: smaller trainings."""
+    """All stages; in between, the set gets fewer captions and narrower features, for smaller trainings."""
     folder = tmp_path_factory.mktemp("it's a recipe")
     data = folder / "my data" / "toybirds"
     for last, shrink in ((0, few_captions), (2, small_features), (8, None)):

@@ -1,12 +1,12 @@
 """Convolutions on a CPU: equal to torch's up to rounding, by the fastest method for each size of map.
 
-Measured in channels_last on one core with batches of 4, in GFLOP/s of the forward pass, the input's gradient and the weight's
-gradient; (in brackets) large matrix products:
+Measured in channels_last on one core with batches of 4, in GFLOP/s of the forward pass, the input's gradient and the
+weight's gradient; in brackets: large matrix products.
 
-                                                          AVX-512, bf16 (210)     AVX2, float32 (96)
-4×4 maps, 1024 → 2048 channels, torch's convolution         45,  62,  17            34, 36, 14
-the same as matrix products of patches                     189, 154,  88            75, 59, 45
-64×64 maps, 64 → 128 channels, torch's convolution         230, 231, 193            97, 96, 45; 69 from contiguous copies
+                                                       AVX-512, bf16 (210)    AVX2, float32 (96)
+4×4 maps, 1024 → 2048 channels, torch's convolution      45,  62,  17           34, 36, 14
+the same as matrix products of patches                  189, 154,  88           75, 59, 45
+64×64 maps, 64 → 128 channels, torch's convolution      230, 231, 193           97, 96, 45 (contiguous copies: 69)
 """
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ def rewriting() -> bool:
 
 
 def rewrites_apply(x) -> bool:
-    """Whether the method for x is chosen here: on a CPU, uncompiled. Elsewhere torch's own convolution is the fastest."""
+    """Whether the method for x is chosen here: on a CPU, uncompiled. Elsewhere torch's convolution is the fastest."""
     return _rewriting and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
@@ -134,7 +134,9 @@ class _AddPatches(torch.autograd.Function):
         patches = patches.reshape(shape[0], height, width, kernel, kernel, shape[3])
         for row in range(kernel):
             for column in range(kernel):
-                x[:, row:row + stride * height:stride, column:column + stride * width:stride] += patches[:, :, :, row, column]
+                rows, columns = (slice(start, start + stride * length, stride)
+                                 for start, length in ((row, height), (column, width)))
+                x[:, rows, columns] += patches[:, :, :, row, column]
         return x
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""A small network with attention to learnt parts of an image: the trunk of the attribute probe and the matching network."""
+"""A small network with attention to learnt parts of an image, for the attribute probe and the matching network."""
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -14,8 +14,9 @@ def _conv(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential
 class PartsReader(nn.Module):
     """`forward(images [N, 3, 64, 64] in [−1, 1])` → features of each learnt part, `[N, parts, 6·width]`.
 
-    There are feature maps of three scales: fine (32 × 32), middle (16 × 16) and context (8 × 8). Each part has an attention
-    distribution over the 32 × 32 positions, computed from all scales and a learnt prior; its features are the mean under it.
+    There are feature maps of three scales: fine (32 × 32), middle (16 × 16) and context (8 × 8). Each part has an
+    attention distribution over the 32 × 32 positions, computed from all scales and a learnt prior; its features are
+    the mean under it.
     """
 
     def __init__(self, parts: int, width: int = 16):

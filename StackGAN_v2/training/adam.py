@@ -22,12 +22,13 @@ class Adam(torch.optim.Adam):
             *tensors, _, steps = lists
             torch._foreach_add_(steps, 1)
             beta1, beta2 = group["betas"]
-            torch._fused_adam_(*zip(*map(_in_memory_order, *tensors)), [], steps, lr=group["lr"], beta1=beta1, beta2=beta2,
-                               weight_decay=group["weight_decay"], eps=group["eps"], amsgrad=False, maximize=False)
+            torch._fused_adam_(*zip(*map(_in_memory_order, *tensors)), [], steps, lr=group["lr"], beta1=beta1,
+                               beta2=beta2, weight_decay=group["weight_decay"], eps=group["eps"], amsgrad=False,
+                               maximize=False)
 
 
 def _in_memory_order(*tensors) -> list[torch.Tensor]:
-    """The tensors of one parameter (weight, gradient, averages), as contiguous views if all of them are channels_last."""
+    """The tensors of one parameter (weight, gradient, averages), as contiguous views if all are channels_last."""
 
     if all(t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last) for t in tensors):
         return [t.permute(0, 2, 3, 1) for t in tensors]

@@ -7,8 +7,8 @@ def principal_directions(speech: torch.Tensor, count: int, floor: float = 0.05) 
     """Whitening: speech `[M, d]` → mean `[d]`, directions `[d, count]`.
 
     `(speech − mean) @ directions` has about unit variance in each column. Embeddings vary 100 times as much along a few
-    directions as along those that carry the colours of parts. `floor`, a share of the largest standard deviation, limits
-    how much the noise in the smallest ones is amplified. If d is below `count`, the missing directions are 0.
+    directions as along those that carry the colours of parts. `floor`, a share of the largest standard deviation,
+    limits how much the noise in the smallest ones is amplified. If d is below `count`, the missing directions are 0.
     """
     assert speech.dim() == 2 and len(speech), tuple(speech.shape)
     speech = speech.double()
@@ -25,12 +25,12 @@ def init_condition(ca_net, speech: torch.Tensor) -> None:
     """Initialise a `ConditioningAugmentation` from embeddings `[M, text_dim]` (after Krähenbühl et al., ICLR 2016).
 
     The linear layer becomes a random rotation of the whitened embeddings, so that the input of the gates has mean 0 and
-    variance 1, and mu separates the colours of parts from the first step on, though they carry little of the embeddings'
-    variance. The standard deviation of the augmentation starts near 0.2 instead of 1.
+    variance 1, and mu separates the colours of parts from the first step on, though they carry little of the
+    embeddings' variance. The standard deviation of the augmentation starts near 0.2 instead of 1.
     """
     fc, n = ca_net.fc, ca_net.embedding_dim
     mean, directions = principal_directions(speech, n)
-    weight = fc.weight[:, :n].cpu() @ directions.T                      # the layer's orthogonal weights are the rotation
+    weight = fc.weight[:, :n].cpu() @ directions.T                  # the layer's orthogonal weights are the rotation
 
     weight /= ((speech.float() - mean) @ weight.T).std(0).clamp(min=1e-6)[:, None]
     fc.weight.copy_(weight)

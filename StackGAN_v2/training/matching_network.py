@@ -1,8 +1,8 @@
 """The matching network: how well an image matches a speech embedding, as an additional loss of the generator.
 
-Like DAMSM (Xu et al., AttnGAN, CVPR 2018, section 3.2) it is trained before the generator and fixed afterwards. It learns
-from pairs of real image and speech embedding alone, without text or attributes, by the contrastive loss of XMC-GAN
-(Zhang et al., CVPR 2021, equation 4).
+Like DAMSM (Xu et al., AttnGAN, CVPR 2018, section 3.2) it is trained before the generator and fixed afterwards. It
+learns from pairs of real image and speech embedding alone, without text or attributes, by the contrastive loss of
+XMC-GAN (Zhang et al., CVPR 2021, equation 4).
 """
 import torch
 import torch.nn.functional as F
@@ -89,7 +89,7 @@ def train_matcher(batches, speech: torch.Tensor, steps: int, *, seed: int = 0, p
 
 
 def load_or_train(path, key: dict, batches, speech, steps: int, seed: int) -> Matcher:
-    """The matcher in the file `path` if it was trained with `key`, else a new one, written there. Rank 0 trains for all."""
+    """The matcher in the file `path` if it was trained with `key`, else a new one, written there by rank 0."""
     if ranks.is_main() and _read(path, key) is None:
         matcher = train_matcher(batches, speech, steps, seed=seed)
         state = {name: value.cpu().contiguous() for name, value in matcher.state_dict().items()}
@@ -97,8 +97,8 @@ def load_or_train(path, key: dict, batches, speech, steps: int, seed: int) -> Ma
     ranks.barrier()
     state = _read(path, key)
     if state is None:
-        raise UserError(f"{path} is not the matching network that rank 0 has trained; give an --output_dir that all machines "
-                        "share")
+        raise UserError(f"{path} is not the matching network that rank 0 has trained; give an --output_dir that all "
+                        "machines share")
     matcher = Matcher(speech.shape[1])
     checkpoint.load_into(matcher, state, path)
     return matcher.to(batches.device, memory_format=torch.channels_last).eval().requires_grad_(False)
