@@ -167,10 +167,12 @@ def test_convolution_of_a_tiled_condition_equals_the_plain_one():
                                    torch.autograd.grad((plain * weights).sum(), (c, joint.weight)))
 
 
-def test_conditions_start_with_unit_spread():
+@pytest.mark.parametrize("text_dim", [9, 6, 4])
+def test_conditions_start_with_unit_spread(text_dim):
+    """Also of speech embeddings that are narrower than the condition."""
     torch.manual_seed(0)
-    ca_net = Generator(1, 16, 4, 5, 6, 9).apply(init_weights).ca_net
-    speech = 3 + 0.01 * torch.randn(500, 9)
+    ca_net = Generator(1, 16, 4, 5, 6, text_dim).apply(init_weights).ca_net
+    speech = 3 + 0.01 * torch.randn(500, text_dim)
     before = ca_net(speech)[1].std(0)
     init_condition(ca_net, speech)
     with torch.no_grad():

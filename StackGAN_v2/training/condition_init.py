@@ -29,9 +29,9 @@ def init_condition(ca_net, speech: torch.Tensor) -> None:
     embeddings' variance. The standard deviation of the augmentation starts near 0.2 instead of 1.
     """
     fc, n = ca_net.fc, ca_net.embedding_dim
-    mean, directions = principal_directions(speech, n)
-    weight = fc.weight[:, :n].cpu() @ directions.T                  # the layer's orthogonal weights are the rotation
-
+    mean, directions = principal_directions(speech, min(n, speech.shape[1]))
+    rotation = fc.weight[:, :directions.shape[1]].cpu()                 # the layer is initialised orthogonal
+    weight = rotation @ directions.T
     weight /= ((speech.float() - mean) @ weight.T).std(0).clamp(min=1e-6)[:, None]
     fc.weight.copy_(weight)
     fc.bias.copy_(-(weight @ mean))
