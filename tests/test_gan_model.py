@@ -17,10 +17,10 @@ from StackGAN_v2.config import load_config
 from StackGAN_v2.data.datasets import Batch
 from StackGAN_v2.model import (
     Discriminator,
+    FullMapConv,
     Generator,
     JointConv,
     UpConv,
-    FullMapConv,
     generator_settings,
     init_weights,
     load_generator,
