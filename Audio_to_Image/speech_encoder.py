@@ -1,4 +1,4 @@
-"""The speech encoder: a convolutional network over log-mel frames and an LSTM, and how one is read from its file.
+"""The speech encoder: a convolutional network over log-mel frames and an LSTM; its files; embedding of clips.
 
 Li et al., "Direct Speech-to-Image Translation", JSTSP 2020 (arXiv 2004.03413), section III-A.
 """
@@ -31,21 +31,25 @@ class CNNRNN(nn.Module):
 
     n_filters      mel bands of the input
     embedding_dim  channels of the last convolution, the LSTM's input width
-    drop_prob      dropout between LSTM layers (none after the last one, so that one layer has none)
+    drop_prob      dropout between LSTM layers (not after the last one, so that one layer has none)
     nhidden        width of the output: that of the teacher's features
     rnn_layers     LSTM layers
-    bidirectional  halve the LSTM's width and run a second one backwards
-    nsent          kept for the published signature; the sentence vector has `nhidden` numbers
+    bidirectional  two LSTMs of half the width, one of them backwards
+    nsent          unused, kept for the published signature: the sentence vector has `nhidden` numbers
 
-    `whole_maps`: convolve the padding too, as published, also where it could be counted instead (columns.py). None: on
-    a GPU, which likes fixed shapes.
+    ValueError for a width below 1, and for an odd `nhidden` of a bidirectional encoder.
     """
+    # Convolve padding too, as published, instead of counting its equal columns (padding_free_conv.py). None: on a GPU,
+    # where fixed shapes are faster.
     whole_maps = None
 
     def __init__(self, n_filters=40, embedding_dim=1024, drop_prob=0.5, nhidden=1024, rnn_layers=1,
                  bidirectional=False, nsent=1024):
         super().__init__()
         directions = 2 if bidirectional else 1
+        if min(n_filters, embedding_dim, nhidden, rnn_layers) < 1:
+            raise ValueError(f"below 1: n_filters {n_filters}, embedding_dim {embedding_dim}, nhidden {nhidden} or "
+                             f"rnn_layers {rnn_layers}")
         if nhidden % directions:
             raise ValueError(f"a bidirectional encoder needs an even width, not {nhidden}")
         self.n_filters, self.embedding_dim, self.nhidden = n_filters, embedding_dim, nhidden
@@ -72,18 +76,20 @@ class CNNRNN(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: torch.Tensor, lens, n_frames=None) -> tuple[torch.Tensor, torch.Tensor]:
-        """x: log-mels `[N, n_filters, T]` or `[N, 1, n_filters, T]`, T a multiple of 64. lens: `[N]`, n_frames // 64,
-        longest first; on the CPU (elsewhere it costs a wait for the device). n_frames: `[N]`, a promise that `x` is 0
-        from there on, which saves most of the work. Returns words `[N, nhidden, T/64]`, zero where a clip has ended,
-        and the sentence `[N, nhidden]`: the mean over all T/64 positions, those too.
+        """→ words `[N, nhidden, T/64]`, 0 after a clip's end; sentence `[N, nhidden]`, the mean of all T/64 positions.
+
+        x         log-mels `[N, n_filters, T]` or `[N, 1, n_filters, T]`, T a multiple of 64
+        lens      `[N]`, n_frames // 64 of each clip, in descending order; on the CPU, where it is read
+        n_frames  `[N]`: `x` is 0 from these frames on, which saves most of the work; None: not known
         """
-        x = x.flatten(1, 2) if x.dim() == 4 else x
+        x = x.flatten(1, 2) if x.dim() == 4 and x.shape[1] == 1 else x
         assert x.dim() == 3 and x.shape[1] == self.n_filters and x.shape[2] % FRAMES_PER_POSITION == 0, tuple(x.shape)
         positions = x.shape[2] // FRAMES_PER_POSITION
         whole = x.is_cuda if self.whole_maps is None else self.whole_maps
         maps = self.convolve(x) if whole or n_frames is None else convolve_columns(self.Conv, x, n_frames)
         assert maps.shape == (x.shape[0], self.embedding_dim, 1, positions), tuple(maps.shape)
         lens = torch.as_tensor(lens, device="cpu").long()
+        assert lens.shape == (len(x),), (tuple(lens.shape), len(x))
         packed = pack_padded_sequence(maps.squeeze(2).transpose(1, 2), lens, batch_first=True)
         outputs, _ = pad_packed_sequence(self.RNN(packed)[0], batch_first=True, total_length=positions)
         words = outputs.transpose(1, 2)
@@ -92,8 +98,8 @@ class CNNRNN(nn.Module):
     def convolve(self, x: torch.Tensor) -> torch.Tensor:
         """`[N, n_filters, T]` → `[N, embedding_dim, 1, T/64]`.
 
-        The first convolution spans all bands, so the bands may as well be its channels: a matrix product over
-        `[N, n_filters, 1, T]` in channels-last order, instead of a tall kernel over a map of one channel.
+        The first convolution spans all bands, so the bands can serve as its channels: a matrix product over
+        `[N, n_filters, 1, T]` in channels_last order, which is faster than a tall kernel over a map of one channel.
         """
         x = self.Conv[0](x.unsqueeze(1)).transpose(1, 2).contiguous(memory_format=torch.channels_last)
         tall, norm, relu = self.Conv[1]
@@ -104,40 +110,45 @@ class CNNRNN(nn.Module):
 
 
 def build_from(state: dict, path) -> CNNRNN:
-    """The network whose tensors `state` holds; all widths are read from their shapes. `path` is for errors."""
+    """The network with the state dict `state`; all widths are read from its shapes. UserError, which names `path`."""
     try:
         layers = [key for key in state if re.fullmatch(r"RNN\.weight_hh_l\d+", key)]
         bidirectional = "RNN.weight_ih_l0_reverse" in state
         network = CNNRNN(n_filters=state["Conv.1.0.weight"].shape[2], embedding_dim=state["Conv.10.0.weight"].shape[0],
                          nhidden=state["RNN.weight_hh_l0"].shape[1] * (2 if bidirectional else 1),
                          rnn_layers=len(layers), bidirectional=bidirectional)
-    except (KeyError, IndexError) as error:
-        raise UserError(f"{path} is no speech encoder: it lacks {error}") from None
+    except (KeyError, IndexError, ValueError, RuntimeError) as error:          # missing tensors, shapes without sense
+        fault = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        if "ca_net.fc.weight" in state:
+            fault = "it holds a generator"
+        raise UserError(f"{path} is no speech encoder: {fault}; give a latest.pth, best.pth or epoch_<n>.pth of "
+                        "train_audio_encoder.py") from None
     checkpoint.load_into(network, state, path)
     return network
 
 
 def load_encoder(path, device="cpu") -> tuple[CNNRNN, dict]:
-    """Read an encoder, this project's or a published one, and nothing else. → (network in evaluation mode, meta).
+    """Read an encoder's file, this project's or a published one → (network in evaluation mode, meta).
 
-    meta has always `max_frames` (2048 if the file does not say), `nhidden`, `rnn_layers`, `bidirectional`, `n_filters`,
+    meta always has `max_frames` (2048 if the file does not say), `nhidden`, `rnn_layers`, `bidirectional`, `n_filters`,
     `teacher` and `dataset` (None if unknown), `short_clips` ('skip' if the file does not say) and `digest`, the hash of
     the tensors.
     UserError: the file is missing, damaged, or of another architecture.
     """
     content = checkpoint.load(path)
     state = checkpoint.state_dict_of(content, path)
-    told = content.get("meta") if isinstance(content, dict) else None
-    told = told if isinstance(told, dict) else {}
+    stored = content.get("meta") if isinstance(content, dict) else None
+    stored = stored if isinstance(stored, dict) else {}
     found = checkpoint.digest(state)
-    if told.get("digest", found) != found:
-        raise UserError(f"{path} is damaged: its tensors hash to {found}, not {told['digest']}; use an older one")
+    if stored.get("digest", found) != found:
+        raise UserError(f"{path} is damaged: its tensors hash to {found}, not {stored['digest']}; use an older one")
     network = build_from(state, path)
-    frames = told.get("max_frames", PUBLISHED_FRAMES)
+    frames = stored.get("max_frames", PUBLISHED_FRAMES)
     if not isinstance(frames, int) or frames <= 0 or frames % FRAMES_PER_POSITION:
-        raise UserError(f"{path} is refused: its max_frames is {frames!r}, not a multiple of {FRAMES_PER_POSITION}")
-    short_clips = "pad" if told.get("short_clips") == "pad" else "skip"
-    meta = {"teacher": None, "dataset": None, **told, "short_clips": short_clips, "max_frames": frames, "nhidden": network.nhidden,
+        raise UserError(f"{path} is refused: its max_frames is {frames!r}, not a multiple of {FRAMES_PER_POSITION}; "
+                        "give another encoder")
+    short_clips = "pad" if stored.get("short_clips") == "pad" else "skip"
+    meta = {"teacher": None, "dataset": None, **stored, "short_clips": short_clips, "max_frames": frames, "nhidden": network.nhidden,
             "rnn_layers": network.rnn_layers, "bidirectional": network.bidirectional,
             "n_filters": network.n_filters, "digest": found}
     return network.to(device).eval(), meta
@@ -152,10 +163,12 @@ def positions_of(n_frames: torch.Tensor) -> torch.Tensor:
 def embed(encoder: CNNRNN, meta: dict, mels: torch.Tensor, n_frames) -> torch.Tensor:
     """Sentence embeddings `[N, nhidden]`, float32 on the encoder's device, of clips in any order.
 
-    mels: log-mels `[N, n_filters, T]` padded with 0, any T: cut or padded to the encoder's own `max_frames`, since the
-    embedding is a mean over them. n_frames: `[N]`, frames of each clip: 64 at least, or 1 if the encoder was trained to
-    hear short clips by padding (ValueError).
+    mels: log-mels `[N, n_filters, T]` padded with 0; any T is cut or padded to the encoder's own `max_frames`, since
+    the embedding is a mean over them. n_frames: `[N]`, frames of each clip: 64 at least, or 1 if the encoder was trained
+    to hear short clips by padding (ValueError). In batches of another size or width the embeddings are equal up to
+    rounding.
     """
+    assert mels.dim() == 3 and mels.shape[1] == encoder.n_filters and len(mels) == len(n_frames), tuple(mels.shape)
     n_frames = torch.as_tensor(n_frames, device="cpu").long().clamp(max=meta["max_frames"])
     fewest = 1 if meta.get("short_clips") == "pad" else FRAMES_PER_POSITION
     if n_frames.numel() and int(n_frames.min()) < fewest:

@@ -1,10 +1,12 @@
-"""Generate what a recording or a sentence says, or the images on the straight line between two of them."""
+"""Generate images of recordings or sentences, or the images on the straight line between two of them."""
+import os
 import sys
 from pathlib import Path
 
 from common import ROOT, cli
 
 STEPS = 11                                         # images on the line, both ends included
+NAME_BYTES = 180                                   # of an input's name in names of images, which have at most 255
 
 
 def parse():
@@ -15,19 +17,20 @@ def parse():
     add = parser.add_argument
     add("--type", required=True, choices=("inference", "interpolation"),
         help="inference: images of every input; interpolation: 11 images between two inputs, and a strip of them")
-    add("--wav", nargs="+", default=[], metavar="FILE", help="recordings, of any rate, channels and format that soundfile "
-        "reads (wav, flac, ogg, mp3, …)")
+    add("--wav", nargs="+", default=[], metavar="FILE", help="recordings, of any rate, channels and format that "
+        "soundfile reads (wav, flac, ogg, mp3, …)")
     add("--text", nargs="+", default=[], metavar="SENTENCE", help="sentences, spoken by --engine")
     add("--engine", choices=("hibari", "espeak"), default="hibari", help="speech synthesis for --text")
     add("--voice", metavar="NAME", help="voice of --engine (default: its first)")
-    add("--encoder", metavar="FILE", help="speech encoder .pth (default: the newest latest.pth or best.pth below "
-        "output/Audio_to_Image/log that the generator was trained with)")
+    add("--encoder", metavar="FILE", help="speech encoder .pth (default: of the latest.pth and best.pth below "
+        "output/Audio_to_Image/log, the newest one that the generator was trained with)")
     add("--generator", metavar="FILE", help="generator netG_<n>.pth (default: the newest latest.pth below "
         "output/StackGAN_v2)")
-    add("--seeds", type=cli.number_list, default="0", metavar="LIST", help="noises: 0-7 generates each input eight times; "
-        "interpolation uses each for one line")
-    add("--output_dir", type=Path, default=Path("output/interpolation"), metavar="DIR", help="folder of the images")
-    add("--all_sizes", action="store_true", help="also write the images of the earlier, smaller stages")
+    add("--seeds", type=cli.number_list, default="0", metavar="LIST", help="seeds of the noise: with 0-7, inference "
+        "generates each input eight times and interpolation makes eight lines")
+    add("--output_dir", type=Path, default=ROOT / "output/interpolation", metavar="DIR", help="folder of the images; "
+        "files in it that this project did not write are never replaced")
+    add("--all_sizes", action="store_true", help="also write the images of the earlier, smaller branches")
     add("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="where to compute")
     return parser.parse_args()
 
@@ -35,10 +38,10 @@ def parse():
 def main():
     args = parse()
     if not args.wav and not args.text:
-        raise cli.UserError("nothing to generate: give recordings with --wav or sentences with --text")
+        raise cli.UserError("there is nothing to generate: give recordings with --wav or sentences with --text")
     if args.type == "interpolation" and len(args.wav) + len(args.text) != 2:
-        raise cli.UserError(f"--type interpolation goes between two inputs, not {len(args.wav) + len(args.text)}: give two "
-                            "with --wav, --text or one of each")
+        raise cli.UserError(f"--type interpolation goes between two inputs, not {len(args.wav) + len(args.text)}: give "
+                            "two with --wav, --text or one of each")
     generators = _newest(args.generator, "--generator", "StackGAN_v2/*/Model/latest.pth")
     encoders = _newest(args.encoder, "--encoder", "Audio_to_Image/log/*/latest.pth", "Audio_to_Image/log/*/best.pth")
     for path in (encoders[0], generators[0]):
@@ -54,20 +57,21 @@ def main():
     learned = trained_on(generator_path)
     encoder_path, encoder, meta = _fitting(encoders, learned, lambda path: load_encoder(path, device))
     if learned not in (None, meta["digest"]):
-        print(f"warning: {generator_path} was trained with encoder {learned}, but {encoder_path} is {meta['digest']}: the "
-              "images need not show what is said", file=sys.stderr)
+        print(f"warning: {generator_path} was trained with encoder {learned}, but {encoder_path} is {meta['digest']}: "
+              "the images may not show what is said", file=sys.stderr)
     if meta["nhidden"] != generator.text_dim:
         raise cli.UserError(f"{generator_path} was trained on speech features of width {generator.text_dim}, but "
-                            f"{encoder_path} makes {meta['nhidden']}; name two that belong together")
+                            f"{encoder_path} makes {meta['nhidden']}; give an --encoder and a --generator that "
+                            "belong together")
     print(f"encoder {encoder_path}\ngenerator {generator_path}")
-    spoken, faults = _listen(args, encoder, meta)
-    if faults and (args.type == "interpolation" or not spoken):
-        raise cli.UserError(_list(faults, len(faults) + len(spoken)))
+    inputs, faults = _embed_inputs(args, encoder, meta)
+    if faults and (args.type == "interpolation" or not inputs):
+        raise cli.UserError(_list(faults, len(faults) + len(inputs)))
     generate = _interpolate if args.type == "interpolation" else _infer
-    for path in generate(args, generator, spoken):
+    for path in generate(args, generator, inputs):
         print(path)
     if faults:
-        raise cli.UserError(_list(faults, len(faults) + len(spoken)))
+        raise cli.UserError(_list(faults, len(faults) + len(inputs)))
 
 
 def _list(faults: list[str], inputs: int) -> str:
@@ -77,55 +81,58 @@ def _list(faults: list[str], inputs: int) -> str:
 
 
 def _newest(given, option: str, *patterns: str) -> list:
-    """The file that was named, or those that match a pattern, the newest first."""
+    """[the file that the user gave], or all files below output/ that match a pattern, the newest first."""
     if given:
         return [given]
     found = [path for pattern in patterns for path in (ROOT / "output").glob(pattern) if path.is_file()]
     if not found:
-        raise cli.UserError(f"{option} is missing, and no run has left one below {ROOT / 'output'}; "
-                            "run bash scripts/demo.sh first, or name a file")
+        raise cli.UserError(f"{option} is missing, and there is no such file of a run below {ROOT / 'output'}; "
+                            f"run bash scripts/demo.sh first, or give {option} FILE")
     return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def _fitting(paths: list, digest: str | None, load):
-    """(path, encoder, meta) of the first encoder with that digest, or of the very first where none has it."""
+    """(path, encoder, meta) of the first encoder with that digest, or of the first of all if none has it."""
     path, *others = paths
     encoder, meta = load(path)
     for other in others if digest not in (None, meta["digest"]) else ():
         try:
             found, of_it = load(other)
-        except cli.UserError:                      # damaged, and not asked for
+        except cli.UserError:                      # damaged; another one may do
             continue
         if of_it["digest"] == digest:
             return other, found, of_it
     return path, encoder, meta
 
 
-def _listen(args, encoder, meta):
-    """Every input → (name for files, embedding `[d]`); inputs that are no use → one sentence each. What is odd about the
-    recordings is said on standard error."""
+def _embed_inputs(args, encoder, meta):
+    """→ [(name for files, embedding `[d]`)] of the inputs that can be used, one sentence for each that cannot.
+
+    What is odd about the recordings is said on standard error.
+    """
     import torch
 
     from Audio_to_Image.audio import is_heard, load_clip
     from Audio_to_Image.recording_remarks import remarks
     from Audio_to_Image.sound_files import SILENT
     from Audio_to_Image.speech_encoder import embed
-    inputs = [(Path(wav).stem, wav, load_clip(wav)) for wav in args.wav]
-    inputs += [(_file_name(text), text, _spoken(text, args)) for text in args.text]
-    spoken, faults, taken = [], [], set()
-    for name, source, clip in inputs:
+    given = [(Path(wav).stem, wav, load_clip(wav)) for wav in args.wav]
+    given += [(_file_name(text), text, _spoken(text, args)) for text in args.text]
+    inputs, faults, taken = [], [], set()
+    for name, source, clip in given:
         n_frames = 0 if clip.error else clip.mel.shape[1]
         if clip.error or not is_heard(n_frames, SILENT in clip.remarks, meta["short_clips"]):
             faults.append(clip.error or (f"{source} holds no sound" if SILENT in clip.remarks else
-                                         f"{source} lasts {clip.seconds:.2f} s; the encoder needs 0.64 s of speech or more"))
+                                         f"{source} lasts {clip.seconds:.2f} s; the encoder needs 0.64 s or more"))
             continue
+        name = _cut(name, NAME_BYTES)
         while name in taken:                       # two files of one name in different folders
             name += "_"
         taken.add(name)
-        spoken.append((name, embed(encoder, meta, torch.from_numpy(clip.mel)[None], [n_frames])[0].float().cpu()))
-    for line in remarks([(source, clip) for _, source, clip in inputs], meta["max_frames"]):
+        inputs.append((name, embed(encoder, meta, torch.tensor(clip.mel)[None], [n_frames])[0].float().cpu()))
+    for line in remarks([(source, clip) for _, source, clip in given], meta["max_frames"]):
         print(f"warning: {line}", file=sys.stderr)
-    return spoken, faults
+    return inputs, faults
 
 
 def _spoken(text: str, args):
@@ -139,44 +146,70 @@ def _spoken(text: str, args):
 
 
 def _file_name(text: str) -> str:
-    return "_".join("".join(c if c.isalnum() else " " for c in text.lower()).split())[:80] or "text"
+    return _cut("_".join("".join(c if c.isalnum() else " " for c in text.lower()).split()), 80) or "text"
 
 
-def _infer(args, generator, spoken):
-    """`<name>_seed<k>.png` for every input and seed."""
+def _cut(name: str, most: int) -> str:
+    """The beginning of `name`, of `most` bytes or fewer."""
+    while len(os.fsencode(name)) > most:
+        name = name[:-1]
+    return name
+
+
+def _infer(args, generator, inputs):
+    """Write `<name>_seed<k>.png` for every input and seed, a few at a time; yield the paths."""
     import torch
 
     from StackGAN_v2 import sampler
-    noises = torch.stack([sampler.noise(generator, seed) for seed in args.seeds])
-    for name, embedding in spoken:
-        images = sampler.generate(generator, embedding.expand(len(noises), -1), noises)
-        for i, seed in enumerate(args.seeds):
-            yield from _save(args, generator, [branch[i] for branch in images], f"{name}_seed{seed}")
+    _require_free(args, generator, [f"{name}_seed{seed}" for name, _ in inputs for seed in args.seeds])
+    for name, embedding in inputs:
+        for first in range(0, len(args.seeds), sampler.SMALL_BATCH):
+            seeds = args.seeds[first:first + sampler.SMALL_BATCH]
+            noises = torch.stack([sampler.noise(generator, seed) for seed in seeds])
+            images = sampler.generate(generator, embedding.expand(len(seeds), -1), noises)
+            for i, seed in enumerate(seeds):
+                yield from _save(args, generator, [branch[i] for branch in images], f"{name}_seed{seed}")
 
 
-def _interpolate(args, generator, spoken):
-    """`<a>_to_<b>_seed<k>_<step>.png` for 11 steps, and `…_strip.png`; one noise along the line."""
+def _interpolate(args, generator, inputs, steps: int = STEPS):
+    """Write `<a>_to_<b>_seed<k>_<step>.png` for every step and `…_strip.png`; yield the paths. A line has one noise."""
+    import numpy as np
     import torch
 
     from StackGAN_v2 import sampler
-    (first, start), (second, end) = spoken
-    weights = torch.linspace(0, 1, STEPS)[:, None]
-    for seed in args.seeds:
-        noises = sampler.noise(generator, seed).expand(STEPS, -1)
-        images = sampler.generate(generator, (1 - weights) * start + weights * end, noises)
-        name = f"{first[:60]}_to_{second[:60]}_seed{seed}"
-        for step in range(STEPS):
-            yield from _save(args, generator, [branch[step] for branch in images], f"{name}_{step:02d}")
-        strip = args.output_dir / f"{name}_strip.png"
-        sampler.save_image(strip, sampler.grid(images[-1], columns=STEPS))
-        yield strip
+    (first, start), (second, end) = inputs
+    line = f"{_cut(first, NAME_BYTES // 2)}_to_{_cut(second, NAME_BYTES // 2)}"
+    steps_of = {seed: [f"{line}_seed{seed}_{step:02d}" for step in range(steps)] for seed in args.seeds}
+    _require_free(args, generator, [name for names in steps_of.values() for name in names])
+    strips = {seed: args.output_dir / f"{line}_seed{seed}_strip.png" for seed in args.seeds}
+    sampler.require_ours(strips.values())
+    weights = torch.linspace(0, 1, steps)[:, None]
+    for seed, names in steps_of.items():
+        noises = sampler.noise(generator, seed).expand(steps, -1)
+        embeddings = (1 - weights) * start + weights * end
+        parts = [sampler.generate(generator, *part) for part in zip(embeddings.split(STEPS), noises.split(STEPS))]
+        images = [np.concatenate(branch) for branch in zip(*parts)]
+        for step, name in enumerate(names):
+            yield from _save(args, generator, [branch[step] for branch in images], name)
+        sampler.save_image(strips[seed], sampler.grid(images[-1], columns=steps))
+        yield strips[seed]
+
+
+def _paths(args, generator, name: str) -> list[Path]:
+    """Where the images of the chosen branches go; those of the last branch have no size in their name."""
+    smaller = [args.output_dir / f"{name}_{size}.png" for size in generator.sizes[:-1]] if args.all_sizes else []
+    return [*smaller, args.output_dir / f"{name}.png"]
+
+
+def _require_free(args, generator, names: list[str]) -> None:
+    from StackGAN_v2.sampler import require_ours
+    require_ours(path for name in names for path in _paths(args, generator, name))
 
 
 def _save(args, generator, branches, name: str):
     from StackGAN_v2.sampler import save_image
-    for size, pixels in list(zip(generator.sizes, branches))[0 if args.all_sizes else -1:]:
-        suffix = "" if size == generator.sizes[-1] else f"_{size}"
-        path = args.output_dir / f"{name}{suffix}.png"
+    paths = _paths(args, generator, name)
+    for path, pixels in zip(paths, branches[-len(paths):]):
         save_image(path, pixels)
         yield path
 

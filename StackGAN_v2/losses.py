@@ -1,14 +1,14 @@
-"""Losses of the generator and the discriminators: pure functions of logits, codes, images and Gaussians."""
+"""Losses of the generator and the discriminators, pure functions: StackGAN-v2, section 4; Li et al. 2020."""
 import torch
 import torch.nn.functional as F
 
 
 def d_loss(real, wrong, fake, kind: str = "bce", uncond_weight: float = 1.0):
-    """Loss of one discriminator.
+    """Loss of one discriminator, 0-d (StackGAN-v2, equation 5; hinge: Lim & Ye 2017).
 
-    real, wrong, fake: (cond_logits `[N]`, uncond_logits `[N]`) for real images with their speech, real images of
-    another class, and generated ones. A wrong image is a real one, so the unconditional term takes it as real.
-    With uncond_weight 0 the conditional terms are weighed 1, ½, ½.
+    real, wrong, fake: (cond_logits `[N]`, uncond_logits `[N]`) of real images with their speech, of real images of
+    another class, and of generated images. To the unconditional term a wrong image is real.
+    With uncond_weight 0 the conditional terms have the weights 1, ½, ½. kind: "bce" or "hinge".
     """
     as_real, as_fake = _D_TERMS[kind]
     if uncond_weight == 0:
@@ -18,7 +18,7 @@ def d_loss(real, wrong, fake, kind: str = "bce", uncond_weight: float = 1.0):
 
 
 def g_loss(fake, kind: str = "bce", uncond_weight: float = 1.0):
-    """What one discriminator says to the generator; fake: (cond_logits `[N]`, uncond_logits `[N]`)."""
+    """The generator's loss from one discriminator, 0-d; fake: (cond_logits `[N]`, uncond_logits `[N]`)."""
     as_real = _G_TERM[kind]
     return as_real(fake[0]) + (uncond_weight * as_real(fake[1]) if uncond_weight else 0)
 
@@ -36,16 +36,17 @@ ADVERSARIAL = tuple(_G_TERM)
 
 
 def kl_loss(mu, logvar):
-    """Mean over all elements of KL(N(mu, exp(logvar)) ‖ N(0, 1)); mu, logvar `[N, E]`."""
+    """Mean over all elements of KL(N(mu, exp(logvar)) ‖ N(0, 1)); mu, logvar `[N, E]` (StackGAN, section 3.2)."""
     return -0.5 * (1 + logvar - mu.square() - logvar.exp()).mean()
 
 
 def class_aware_loss(codes, labels):
-    """How much more alike any two codes are than those of one class; at least 0, and 0 without a pair of one class.
+    """By how much codes of the same class are less similar than any two codes; 0 if the batch has no pair of one class.
 
-    codes `[N, D]`, labels `[N]`. With P = X·Xᵀ and M the pairs i ≠ j of equal class: max(0, mean(P) − mean(P[M])) / D.
+    codes `[N, D]`, labels `[N]`. With P = X·Xᵀ and M the pairs i ≠ j of equal class: max(0, mean(P) − mean(P[M])) / D
+    (Li et al. 2020).
     """
-    assert codes.dim() == 2 and labels.shape == codes.shape[:1]
+    assert codes.dim() == 2 and labels.shape == codes.shape[:1], (codes.shape, labels.shape)
     products = codes @ codes.T
     same = (labels[:, None] == labels[None, :]) & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     pairs = same.sum()
@@ -54,11 +55,12 @@ def class_aware_loss(codes, labels):
 
 
 def color_loss(fine, coarse):
-    """Distance of the colour statistics of two sizes of the same images (StackGAN-v2, equation 9).
+    """Colour consistency between images of two branches (StackGAN-v2, equation 9).
 
-    fine, coarse `[N, 3, s, s]`; the coarse one is the target (no gradient). MSE of the channel means plus 5 × MSE of the
-    channel covariances.
+    fine `[N, 3, s, s]`, coarse `[N, 3, t, t]`, which is the target (no gradient). MSE of the channels' means plus
+    5 × MSE of their covariances.
     """
+    assert fine.shape[:2] == coarse.shape[:2] and fine.shape[1] == 3, (fine.shape, coarse.shape)
     (mean, covariance), (target_mean, target_covariance) = _color_statistics(fine), _color_statistics(coarse.detach())
     return F.mse_loss(mean, target_mean) + 5 * F.mse_loss(covariance, target_covariance)
 
@@ -73,7 +75,9 @@ def _color_statistics(images):
 def matching_aware_penalty(cond_logits, image, condition, power: float = 6.0):
     """Gradient penalty at real images with matching speech (DF-GAN, Tao et al. 2022, equation 2, without its weight).
 
-    cond_logits `[N]` computed from image `[N, 3, s, s]` and condition `[N, E]`, both of which require gradients.
+    cond_logits `[N]` are computed from image `[N, 3, s, s]` and condition `[N, E]`, both of which require gradients.
     """
+    assert len(cond_logits) == len(image) == len(condition), (cond_logits.shape, image.shape, condition.shape)
+
     grads = torch.autograd.grad(cond_logits.sum(), (image, condition), create_graph=True)
     return torch.cat([grad.flatten(1) for grad in grads], 1).float().square().sum(1).add(1e-12).sqrt().pow(power).mean()

@@ -1,22 +1,24 @@
-"""StackGAN-v2 (Zhang et al., TPAMI 2018, section 4) conditioned on a speech embedding, as Li et al. 2020 use it.
+"""StackGAN-v2 (Zhang et al., TPAMI 2018, section 4), conditioned on a speech embedding as in Li et al. 2020.
 
-A generator of up to three branches generates at base_size, 2·base_size and 4·base_size; a discriminator judges each size.
-Parameter names and shapes are those of the published weights.
+The generator has up to three branches, for images of base_size, 2·base_size and 4·base_size pixels; each size has a
+discriminator of its own. Parameter names and shapes are those of the published weights.
 """
+import re
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from common import checkpoint
 from common.cli import UserError
-from StackGAN_v2.networks.convolution import SMALL, Conv, by_hand, conv2d, conv_up, rewriting
+from StackGAN_v2.networks.convolution import SMALL, Conv, conv2d, conv_up, rewrites_apply, rewriting
 
 
 class GLU(nn.Module):
-    """Gated linear unit over channels: `[N, 2C, …] → [N, C, …]`, a · sigmoid(b)."""
+    """Gated linear unit over channels, a · sigmoid(b): `[N, 2C, …] → [N, C, …]` (Dauphin et al. 2017)."""
 
     def forward(self, x):
-        if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):    # else its gradient leaves that order
+        if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):    # keeps the gradient in that order
             return F.glu(x.permute(0, 2, 3, 1), dim=3).permute(0, 3, 1, 2)
         return F.glu(x, dim=1)
 
@@ -28,16 +30,16 @@ def conv3x3(channels_in: int, channels_out: int) -> nn.Conv2d:
 class UpConv(nn.Conv2d):
     """Nearest ×2 upsampling and a 3×3 convolution in one: `[N, i, H, W] → [N, o, 2H, 2W]`, weight `[o, i, 3, 3]`.
 
-    Every pixel of the small map reaches 4×4 pixels of the large one, through sums of the kernel's rows and columns: a
-    transposed convolution of stride 2, with 16 products where upsampling first takes 36. On a CPU the smallest maps are
-    quicker in two steps, as then laying out the kernel would take longer than the products.
+    Each input pixel contributes to 4×4 output pixels through sums of the kernel's rows and columns. That is a
+    transposed convolution of stride 2, with 16 products a pixel where upsampling first takes 36. The smallest maps
+    are computed in two steps on a CPU, since there preparing the kernel takes longer than the products.
     """
 
     def __init__(self, channels_in: int, channels_out: int):
         super().__init__(channels_in, channels_out, 3, bias=False)
 
     def forward(self, x):
-        if not rewriting() or by_hand(x) and 4 * x[0, 0].numel() <= SMALL:
+        if not rewriting() or rewrites_apply(x) and 4 * x[0, 0].numel() <= SMALL:
             return conv2d(F.interpolate(x, scale_factor=2.0), self.weight, self.bias, padding=1)
         return conv_up(x, self.kernel(), self.bias)
 
@@ -56,10 +58,10 @@ def up_block(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 class JointConv(nn.Conv2d):
-    """3×3 convolution of concat(c tiled over the map, h): c `[N, E]`, h `[N, C, H, W]`, weight `[o, E + C, 3, 3]`.
+    """3×3 convolution of concat(c tiled over the map, h): c `[N, E]`, h `[N, C, H, W]` → `[N, o, H, W]`.
 
-    A tiled condition is constant, so what it adds depends only on how many of the kernel's taps lie inside the map:
-    nine cases, computed on a 3×3 map and spread over the large one.
+    The weight is `[o, E + C, 3, 3]`. A tiled condition is constant, so its contribution to a pixel depends only on
+    which of the kernel's taps lie inside the map: nine cases, computed on a 3×3 map and expanded to H×W.
     """
 
     def __init__(self, condition_dim: int, channels_in: int, channels_out: int):
@@ -69,24 +71,23 @@ class JointConv(nn.Conv2d):
     def forward(self, joined):
         c, h = joined
         assert c.shape == (len(h), self.condition_dim) and min(h.shape[2:]) >= 3, (c.shape, h.shape)
+        assert h.shape[1] == self.in_channels - self.condition_dim, h.shape
         if not rewriting():
             c = c.to(h.dtype)[:, :, None, None].expand(-1, -1, *h.shape[2:])
             return F.conv2d(torch.cat((c, h), 1), self.weight, self.bias, padding=1)
         of_c, of_h = self.weight.split((self.condition_dim, self.in_channels - self.condition_dim), 1)
         c = c.to(h.dtype)[:, :, None, None].expand(-1, -1, 3, 3)
-        cases = conv2d(c, of_c, self.bias, padding=1)                                                      # [N, o, 3, 3]
+        cases = conv2d(c, of_c, self.bias, padding=1)                                  # [N, o, 3, 3]
         for dim in (2, 3):
             first, inner, last = cases.split(1, dim)
-            cases = torch.cat((first, inner.expand(*_with(inner.shape, dim, h.shape[dim] - 2)), last), dim)
+            length = h.shape[dim] - 2
+            inner = inner.expand(-1, -1, length, -1) if dim == 2 else inner.expand(-1, -1, -1, length)
+            cases = torch.cat((first, inner, last), dim)
         return conv2d(h, of_h, padding=1) + cases
 
 
-def _with(shape, dim: int, length: int) -> list[int]:
-    return [*shape[:dim], length, *shape[dim + 1:]]
-
-
 class ResBlock(nn.Module):
-    """`[N, C, H, W] → [N, C, H, W]`."""
+    """Residual block (He et al. 2016): `[N, C, H, W] → [N, C, H, W]`."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -98,7 +99,10 @@ class ResBlock(nn.Module):
 
 
 class ConditioningAugmentation(nn.Module):
-    """Speech `[N, text_dim]` → a Gaussian over conditions: c, mu, logvar `[N, embedding_dim]` (StackGAN, section 3.2)."""
+    """Speech `[N, text_dim]` → a sample c of a Gaussian, its mu and logvar, all `[N, embedding_dim]`.
+
+    Zhang et al., StackGAN, ICCV 2017, section 3.2: c = mu + eps · exp(logvar / 2), where eps is drawn if not given.
+    """
 
     def __init__(self, text_dim: int, embedding_dim: int):
         super().__init__()
@@ -112,8 +116,8 @@ class ConditioningAugmentation(nn.Module):
         return mu + eps * torch.exp(0.5 * logvar), mu, logvar
 
 
-class FirstStage(nn.Module):
-    """c `[N, E]`, z `[N, Z]` → features `[N, gf_dim, base_size, base_size]`."""
+class FirstBranch(nn.Module):
+    """Condition c `[N, E]` and noise z `[N, Z]` → features `[N, gf_dim, base_size, base_size]`."""
 
     def __init__(self, condition_dim: int, z_dim: int, gf_dim: int, base_size: int):
         super().__init__()
@@ -131,8 +135,8 @@ class FirstStage(nn.Module):
         return h
 
 
-class NextStage(nn.Module):
-    """h `[N, g, H, W]`, c `[N, E]` → `[N, g/2, 2H, 2W]`."""
+class NextBranch(nn.Module):
+    """Features h `[N, g, H, W]` of the branch before and condition c `[N, E]` → features `[N, g/2, 2H, 2W]`."""
 
     def __init__(self, condition_dim: int, gf_dim: int, r_num: int):
         super().__init__()
@@ -157,28 +161,39 @@ class ToImage(nn.Module):
 
 
 class Generator(nn.Module):
-    """Speech embedding and noise → `branch_num` images, each twice the size of the one before.
+    """Speech embedding and noise → `branch_num` images, each twice the size of the one before (section 4.1).
 
-    base_size: side of the first image in pixels (16, 32 or 64); gf_dim: channels of the first stage's last block;
-    text_dim: width of the speech embedding; embedding_dim: width of the condition; r_num: residual blocks a stage.
+    branch_num     1, 2 or 3
+    base_size      side of the first branch's images in pixels: 8 or a higher power of two
+    gf_dim         channels of the first branch's features; every further branch has half as many
+    z_dim          width of the noise
+    embedding_dim  width of the condition
+    text_dim       width of the speech embedding
+    r_num          residual blocks of every branch but the first
+
+    ValueError for sizes that do not go together.
     """
 
     def __init__(self, branch_num=3, base_size=64, gf_dim=64, z_dim=100, embedding_dim=128, text_dim=1024, r_num=2):
         super().__init__()
         if branch_num not in (1, 2, 3):
             raise ValueError(f"branch_num is {branch_num}; 1, 2 or 3 are known")
+        if min(gf_dim, z_dim, embedding_dim, text_dim) < 1 or r_num < 0:
+            raise ValueError(f"gf_dim {gf_dim}, z_dim {z_dim}, embedding_dim {embedding_dim} and text_dim {text_dim} "
+                             f"must be 1 or more, r_num {r_num} 0 or more")
         if base_size < 8 or base_size & (base_size - 1):
             raise ValueError(f"base_size is {base_size}; it must be 8, 16, 32, 64 or a higher power of two")
         if gf_dim % 2 ** (branch_num - 1):
-            raise ValueError(f"gf_dim is {gf_dim}; with {branch_num} branches it must divide by {2 ** (branch_num - 1)}")
+            raise ValueError(f"gf_dim is {gf_dim}; with {branch_num} branches it must divide by "
+                             f"{2 ** (branch_num - 1)}")
         self.branch_num, self.base_size, self.gf_dim, self.z_dim = branch_num, base_size, gf_dim, z_dim
         self.embedding_dim, self.text_dim, self.r_num = embedding_dim, text_dim, r_num
         self.ca_net = ConditioningAugmentation(text_dim, embedding_dim)
-        self.h_net1 = FirstStage(embedding_dim, z_dim, gf_dim, base_size)
+        self.h_net1 = FirstBranch(embedding_dim, z_dim, gf_dim, base_size)
         self.img_net1 = ToImage(gf_dim)
         for branch in range(2, branch_num + 1):
             width = gf_dim >> (branch - 2)
-            setattr(self, f"h_net{branch}", NextStage(embedding_dim, width, r_num))
+            setattr(self, f"h_net{branch}", NextBranch(embedding_dim, width, r_num))
             setattr(self, f"img_net{branch}", ToImage(width // 2))
 
     @property
@@ -189,11 +204,12 @@ class Generator(nn.Module):
     def forward(self, z, speech, eps=None):
         """z `[N, z_dim]`, speech `[N, text_dim]` → (images, mu, logvar).
 
-        images: one `[N, 3, s, s]` in [−1, 1] a branch; mu, logvar: `[N, embedding_dim]`. eps `[N, embedding_dim]` is
+        images: for each branch `[N, 3, s, s]` in [−1, 1]; mu, logvar: `[N, embedding_dim]`; eps `[N, embedding_dim]`:
         the noise of the conditioning augmentation, drawn if not given.
         """
         assert z.dim() == 2 and z.shape[1] == self.z_dim, f"z is {tuple(z.shape)}, not [N, {self.z_dim}]"
         assert speech.shape == (len(z), self.text_dim), f"speech is {tuple(speech.shape)}, not [N, {self.text_dim}]"
+        assert eps is None or eps.shape == (len(z), self.embedding_dim), f"eps is {tuple(eps.shape)}"
         c, mu, logvar = self.ca_net(speech, eps)
         h = self.h_net1(c, z)
         images = [self.img_net1(h)]
@@ -212,10 +228,10 @@ def _same(channels_in: int, channels_out: int) -> list[nn.Module]:
     return [conv3x3(channels_in, channels_out), nn.BatchNorm2d(channels_out), nn.LeakyReLU(0.2, inplace=True)]
 
 
-class WholeMap(nn.Conv2d):
-    """A convolution whose kernel covers the map, as the linear layer that it is: `[N, C, k, k] → [N, o, 1, 1]`.
+class FullMapConv(nn.Conv2d):
+    """A convolution whose kernel covers the map, computed as a linear layer: `[N, C, k, k] → [N, o, 1, 1]`.
 
-    oneDNN 3.12 computes wrong numbers for it in bf16 and channels_last, with 16 and 24 channels.
+    The convolution of oneDNN 3.12 gives wrong values here in bf16 and channels_last, with 16 and 24 channels.
     """
 
     def forward(self, x):
@@ -224,10 +240,11 @@ class WholeMap(nn.Conv2d):
 
 
 class Discriminator(nn.Module):
-    """Judges images of one size: is it real, and does it belong to the condition?
+    """For images of one size, two logits: is the image real, and is it real and matches the condition (section 4.1)?
 
-    image_size: 16, 32, 64, 128 or 256 pixels. Every stride-2 block halves the image until 4×4 are left. Over 64 pixels,
-    further blocks double the channels and as many 3×3 blocks lead back to 8·df_dim; under 64, the widest ones are left out.
+    image_size: 16, 32, 64, 128 or 256 pixels. Blocks of stride 2 halve the image down to a map of 4×4. Above 64 pixels,
+    further blocks double the channels and as many 3×3 blocks reduce them to 8·df_dim again; below 64, the widest blocks
+    are left out. df_dim: channels of the first block; embedding_dim: width of the condition.
     """
 
     def __init__(self, image_size: int, df_dim=64, embedding_dim=128):
@@ -241,7 +258,7 @@ class Discriminator(nn.Module):
         for i in range(1, min(downs, 4)):
             layers += _down(widths[i - 1], widths[i])
         self.img_code_s16 = nn.Sequential(*layers)
-        self.tail = []                             # names of the blocks beyond 64 pixels, in the order of the data
+        self.tail = []                             # names of the blocks for more than 64 pixels, in their order
         if downs >= 5:
             self._add("img_code_s32", _down(widths[3], widths[4]))
         if downs == 5:
@@ -251,9 +268,10 @@ class Discriminator(nn.Module):
             self._add("img_code_s64_1", _same(widths[5], widths[4]))
             self._add("img_code_s64_2", _same(widths[4], widths[3]))
         self.code_dim = widths[min(downs, 4) - 1]
-        self.jointConv = nn.Sequential(JointConv(embedding_dim, self.code_dim, self.code_dim), *_same(1, self.code_dim)[1:])
-        self.logits = nn.Sequential(WholeMap(self.code_dim, 1, 4, 4))
-        self.uncond_logits = nn.Sequential(WholeMap(self.code_dim, 1, 4, 4))
+        self.jointConv = nn.Sequential(JointConv(embedding_dim, self.code_dim, self.code_dim),
+                                       *_same(1, self.code_dim)[1:])
+        self.logits = nn.Sequential(FullMapConv(self.code_dim, 1, 4, 4))
+        self.uncond_logits = nn.Sequential(FullMapConv(self.code_dim, 1, 4, 4))
 
     def _add(self, name: str, layers: list[nn.Module]) -> None:
         setattr(self, name, nn.Sequential(*layers))
@@ -262,14 +280,15 @@ class Discriminator(nn.Module):
     def forward(self, image, c):
         """image `[N, 3, s, s]`, c `[N, embedding_dim]` → (cond_logits `[N]`, uncond_logits `[N]`, code `[N, 16·C]`).
 
-        The published sigmoid is in the loss.
+        The published network ends in a sigmoid; here it is part of the loss.
         """
         code = self.encode(image)
-        return self.judge(code, c), self.uncond_logits(code).flatten().float(), code.flatten(1).float()
+        return self.condition_logits(code, c), self.uncond_logits(code).flatten().float(), code.flatten(1).float()
 
     def encode(self, image, groups: int = 1):
-        """image `[N, 3, s, s]` → code `[N, C, 4, 4]`. groups: that many batches of equal size, one after the other, each
-        normalised alone.
+        """image `[N, 3, s, s]` → code `[N, C, 4, 4]`.
+
+        groups: `image` holds that many batches of equal size, one after the other; batch norm treats each by itself.
         """
         size = self.image_size
         assert image.shape[1:] == (3, size, size), f"image is {tuple(image.shape)}, not [N, 3, {size}, {size}]"
@@ -278,14 +297,14 @@ class Discriminator(nn.Module):
             code = _in_groups(getattr(self, name), code, groups)
         return code
 
-    def judge(self, code, c, groups: int = 1):
+    def condition_logits(self, code, c, groups: int = 1):
         """code `[N, C, 4, 4]`, c `[N, embedding_dim]` → cond_logits `[N]`; groups as in `encode`."""
         joint, *rest = self.jointConv
         return self.logits(_in_groups(rest, joint((c, code)), groups)).flatten().float()
 
 
 def _in_groups(layers, x, groups: int):
-    """x through `layers`, all groups at once where it makes no difference, one after the other through batch norms."""
+    """x through `layers`: all groups at once, except that batch norms see one after the other."""
     for layer in layers:
         apart = groups > 1 and isinstance(layer, nn.modules.batchnorm._BatchNorm)
         x = torch.cat([layer(group) for group in x.chunk(groups)]) if apart else layer(x)
@@ -297,7 +316,7 @@ def _log2(n: int) -> int:
 
 
 def init_weights(module: nn.Module) -> None:
-    """Orthogonal convolutions and linear layers, batch-norm weights N(1, 0.02), biases 0 (use with `apply`)."""
+    """For `apply`: orthogonal weights of convolutions and linear layers, batch-norm weights N(1, 0.02), biases 0."""
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         nn.init.orthogonal_(module.weight)
     elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
@@ -309,22 +328,36 @@ def init_weights(module: nn.Module) -> None:
 
 
 def generator_settings(state: dict) -> dict:
-    """The `Generator` arguments that a state dict's names and shapes imply. KeyError or IndexError if it is none."""
+    """The arguments of the `Generator` that has this state dict. KeyError or IndexError if there is none."""
     embedding_dim = state["ca_net.fc.weight"].shape[0] // 4
     blocks = sum(f"h_net1.upsample{i}.1.weight" in state for i in range(1, 8))
     gf_dim = state["img_net1.img.0.weight"].shape[1]
     return dict(branch_num=sum(f"img_net{i}.img.0.weight" in state for i in (1, 2, 3)), base_size=4 << blocks,
                 gf_dim=gf_dim, z_dim=state["h_net1.fc.0.weight"].shape[1] - embedding_dim, embedding_dim=embedding_dim,
-                text_dim=state["ca_net.fc.weight"].shape[1],
-                r_num=sum(f"h_net2.residual.{i}.block.0.weight" in state for i in range(16)) or 2)
+                text_dim=state["ca_net.fc.weight"].shape[1], r_num=_residual_blocks(state))
 
 
-def load_generator(path, device="cpu") -> Generator:
-    """The generator in a checkpoint `netG_*.pth`, ours or published, in evaluation mode: its file alone is enough."""
+def _residual_blocks(state: dict) -> int:
+    if not any(key.startswith("h_net2.") for key in state):
+        return 2                                   # one branch has none, and the default does no harm
+    return sum(bool(re.fullmatch(r"h_net2\.residual\.\d+\.block\.0\.weight", key)) for key in state)
+
+
+_OTHERS = {"Conv.1.0.weight": "a speech encoder", "uncond_logits.0.weight": "a discriminator"}
+
+
+def load_generator(path
+, device="cpu") -> Generator:
+    """The generator in a checkpoint `netG_<n>.pth`, this project's or a published one, in evaluation mode.
+
+    Its sizes are read from the tensors' shapes. UserError: the file is missing, damaged or holds another network.
+    """
     state = checkpoint.state_dict_of(checkpoint.load(path), path)
     try:
         generator = Generator(**generator_settings(state))
-    except (KeyError, IndexError, ValueError) as error:
-        raise UserError(f"{path} holds no generator of StackGAN-v2 ({error}); give a netG_<iteration>.pth") from None
+    except (KeyError, IndexError, ValueError, RuntimeError) as error:          # missing tensors, shapes without sense
+        reason = f" ({' '.join(str(error).split())})"
+        held = next((f" but {what}" for key, what in _OTHERS.items() if key in state), reason)
+        raise UserError(f"{path} holds no generator of StackGAN-v2{held}; give a netG_<iteration>.pth") from None
     checkpoint.load_into(generator, state, path)
     return generator.to(device).eval()

@@ -1,20 +1,45 @@
-"""From embeddings to image files: one image for every sentence of a split, resumable, in memory of two batches."""
+"""From speech embeddings to image files: one image for every sentence of a split, resumable, in memory of two batches.
+
+What is promised: the same weights and the same command give the same bytes, on one machine with one number of threads.
+Batches of another size give images that are equal up to rounding, since products are then summed in another order: in
+float32 one level of 255 in very few values, in bf16 more.
+"""
 import concurrent.futures
+import contextlib
+import dataclasses
 import io
+import os
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
 from common import checkpoint
+from common.cli import UserError
 from common.devices import autocast
 from common.files import read_note, write_bytes, write_json
 from common.parallel import free_memory
-from StackGAN_v2.folding import folded
+
+MADE_BY = "direct-speech-to-image"                 # in every image file, so that it is known as this project's
+SMALL_BATCH = 8                                    # images at a time where memory must stay small
+_WRITTEN = re.compile(r"_\d+_sentence\d+_0(\.tmp)?\.(png|jpg)")     # ends of the names of sampled images
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How `sample_split` generates."""
+    seed: int = 0                                  # of all noise
+    batch_size: int | str = "auto"                 # images at a time; auto: `fitting_batch`
+    precision: str = "fp32"                        # fp32, tf32 or bf16
+    all_sizes: bool = False                        # write the images of every branch, not only the last
+    limit: int = 0                                 # only the first so many sentences; 0: all
+    compiled: bool = False                         # compile the generator
+    form: str = "png"                              # or jpg
+    workers: int = 2                               # threads that write files
+    progress: bool = True                          # show a progress bar
 
 
 def noise(generator, *key: int) -> torch.Tensor:
@@ -24,11 +49,20 @@ def noise(generator, *key: int) -> torch.Tensor:
 
 
 def fixed_sentences(generator, rows: list[np.ndarray], most: int, seed: int):
-    """First sentences of at most `most` items, evenly spread: → speech `[N, d]`, noises `[N, z_dim + embedding_dim]`."""
+    """First sentences of at most `most` items, evenly spread → speech `[N, d]`, noises `[N, z_dim + embedding_dim]`."""
     spoken = np.flatnonzero([len(row) for row in rows])
     chosen = spoken[np.linspace(0, len(spoken) - 1, min(most, len(spoken))).astype(int)]
-    return (torch.from_numpy(np.stack([rows[i][0] for i in chosen])),
+    return (stacked([rows[i][0] for i in chosen]),
             torch.stack([noise(generator, seed, int(i), 0) for i in chosen]))
+
+
+def stacked(embeddings: list[np.ndarray]) -> torch.Tensor:
+    """Arrays `[d]` → float32 `[N, d]`, copied into torch's own memory, which is aligned.
+
+    Products of memory that NumPy happens to place otherwise are summed in another order, and equal commands would not
+    give equal bytes.
+    """
+    return torch.tensor(np.stack(embeddings))
 
 
 @torch.no_grad()
@@ -47,7 +81,7 @@ def to_pixels(images: torch.Tensor) -> np.ndarray:
 
 
 def grid(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
-    """uint8 `[N, s, s, 3]` → one white-ruled sheet `[H, W, 3]`, row by row."""
+    """uint8 `[N, s, s, 3]` → one sheet `[H, W, 3]`, row by row, with white lines of `gap` pixels between the images."""
     n, size = images.shape[:2]
     rows = -(-n // columns)
     sheet = np.full((rows * (size + gap) - gap, columns * (size + gap) - gap, 3), 255, np.uint8)
@@ -58,17 +92,34 @@ def grid(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
 
 
 def save_image(path, pixels: np.ndarray) -> None:
-    """Write uint8 `[H, W, 3]`, in the form that the name's ending says."""
+    """Write uint8 `[H, W, 3]` as PNG, or as JPEG where the name ends in .jpg."""
     jpeg = Path(path).suffix == ".jpg"
-    # runs alone (zlib's Z_RLE): on such images smaller than level 1's matches, and found in less time
-    options = {"quality": 95, "subsampling": 0} if jpeg else {"compress_level": 1, "compress_type": 3}
-    buffer = io.BytesIO()                          # of a file, Pillow does not see that only a part has found room
+    # compress_type 3 is zlib's Z_RLE: on such images smaller files than level 1's matching, in less time
+    options = {"quality": 95, "subsampling": 0, "comment": MADE_BY} if jpeg else {
+        "compress_level": 1, "compress_type": 3, "pnginfo": _made_by()}
+    buffer = io.BytesIO()                          # given a file, Pillow does not notice that the disk is full
     Image.fromarray(pixels).save(buffer, "JPEG" if jpeg else "PNG", **options)
     write_bytes(path, buffer.getvalue())
 
 
+def _made_by() -> PngImagePlugin.PngInfo:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Software", MADE_BY)
+    return text
+
+
+def require_ours(paths) -> None:
+    """UserError for the first of `paths` at which stands a file that `save_image` did not write."""
+    for path in paths:
+        if os.path.lexists(path):
+            with contextlib.suppress(OSError), open(path, "rb") as file:
+                if MADE_BY.encode() in file.read(1024):
+                    continue
+            raise UserError(f"{path} is there, and this project did not write it; move it, or give another folder")
+
+
 def samples_folder(net_g) -> Path:
-    """`<folder of netG>/iteration<n>/single_samples/valid`, n from the name netG_<n>.pth (through links)."""
+    """`<folder of netG>/iteration<n>/single_samples/valid`, where n is that of `netG_<n>.pth`; links are followed."""
     net_g = Path(net_g).resolve()
     number = re.search(r"(\d+)$", net_g.stem)
     return net_g.parent / f"iteration{number.group(1) if number else '_' + net_g.stem}" / "single_samples" / "valid"
@@ -80,7 +131,7 @@ def image_name(split, item, size: int, sentence: int, form: str = "png") -> str:
 
 
 def fitting_batch(generator) -> int:
-    """Images at a time of which a quarter of the device's free memory holds the layers: at most 64, on a GPU 256."""
+    """Images to generate at a time: what a quarter of the device's free memory holds, at most 64, on a GPU 256."""
     device = next(generator.parameters()).device
     channels = 2 * (generator.gf_dim >> (generator.branch_num - 1))      # of the last and largest map
     image = 4 * channels * generator.sizes[-1] ** 2 * 6                # bytes; six such maps are more than ever live
@@ -88,58 +139,67 @@ def fitting_batch(generator) -> int:
     return max(1, min(free // 4 // image, 256 if device.type == "cuda" else 64))
 
 
-def sample_split(generator, split, rows, folder, *, seed: int, batch_size: int | str, precision: str, all_sizes: bool,
-                limit: int, fold: bool = True, compiled: bool = False, form: str = "png", workers: int = 2,
-                progress: bool = True) -> tuple[int, int]:
-    """Generate one image for every sentence into `folder`; returns (images written, images there already).
+def sample_split(generator, split, rows, folder, how: Sampling) -> tuple[int, int]:
+    """Generate one image for every sentence into `folder`; returns (images written, images that were there).
 
-    rows: a float32 array `[captions, d]` an item; batch_size: or 'auto'; fold: with the batch norms multiplied into the
-    convolutions; form: png or jpg. Images of an interrupted run are kept; those of another generator, other embeddings or
-    another seed are removed first. A sentence's noise is its own, so its image depends on seed, item and sentence
-    alone: exactly for equal batches, up to one level of 255 for other ones, whose products are summed in another order.
+    rows: for each item of `split` a float32 array `[captions, d]`. The noise depends on seed, item and sentence alone.
+    Images of an interrupted run are kept; those of another generator, other embeddings or another seed are removed
+    first. UserError: `folder` holds files, but no `samples.json` beside it says that they were sampled here.
     """
     folder = Path(folder)
-    made_with = {"generator": checkpoint.digest(generator.state_dict()), "seed": seed, "order": split.digest(),
-                 "speech": checkpoint.digest({str(i): torch.from_numpy(row) for i, row in enumerate(rows)})}
-    note = folder.parent / "samples.json"
-    before = dict(read_note(note) or {}) if folder.exists() else {}
-    batch_before = before.pop("batch", None)
-    if folder.exists() and before != made_with:
-        shutil.rmtree(folder)
-        batch_before = None
-    if batch_size == "auto":                       # an interrupted run goes on with its own batches: see `sample_split`
-        batch_size = batch_before if isinstance(batch_before, int) else fitting_batch(generator)
-    write_json(note, {**made_with, "batch": batch_size})
-    sizes = list(enumerate(generator.sizes))[0 if all_sizes else -1:]
-    sentences = [(i, k) for i, row in enumerate(rows) for k in range(len(row))][:limit or None]
-    last = generator.sizes[-1]
-    missing = {(i, k) for i, k in sentences
-               if not (folder / image_name(split, split.items[i], last, k, form)).is_file()}
-    generator = folded(generator, precision) if fold else generator
-    if compiled:
+    batch_size = _prepare_folder(generator, split, rows, folder, how)
+    sizes = list(enumerate(generator.sizes))[0 if how.all_sizes else -1:]
+    sentences = [(i, k) for i, row in enumerate(rows) for k in range(len(row))][:how.limit or None]
+
+    def path(sentence, size) -> Path:
+        return folder / image_name(split, split.items[sentence[0]], size, sentence[1], how.form)
+    missing = {sentence for sentence in sentences if not path(sentence, generator.sizes[-1]).is_file()}
+    if how.compiled:
         generator.compile()
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool, \
-            tqdm(total=len(missing), desc="images", unit="img", disable=not progress) as bar:
+    with concurrent.futures.ThreadPoolExecutor(how.workers) as pool, \
+            tqdm(total=len(missing), desc="images", unit="img", disable=not how.progress) as bar:
         written = []
         for first in range(0, len(sentences), batch_size):
-            # the same batches as without an interruption: an image's last bit depends on what it is generated with
+            # the same batches as without an interruption, so that the bytes are the same, too
             batch = sentences[first:first + batch_size]
             if missing.isdisjoint(batch):
                 continue
-            speech = torch.from_numpy(np.stack([rows[i][k] for i, k in batch]))
-            images = generate(generator, speech, torch.stack([noise(generator, seed, i, k) for i, k in batch]), precision)
+            noises = torch.stack([noise(generator, how.seed, i, k) for i, k in batch])
+            images = generate(generator, stacked([rows[i][k] for i, k in batch]), noises, how.precision)
             for future in written:                 # at most one batch waits for the disk
                 future.result()
-            # the largest size comes last, since it is the one that says that a sentence is done
-            written = [pool.submit(_save_sizes, [(folder / image_name(split, split.items[i], size, k, form),
-                                                  images[branch][row]) for branch, size in sizes])
-                       for row, (i, k) in enumerate(batch) if (i, k) in missing]
+            # the largest size is written last, since it is the one that says that a sentence is done
+            written = [pool.submit(_save_all, [(path(sentence, size), images[branch][row]) for branch, size in sizes])
+                       for row, sentence in enumerate(batch) if sentence in missing]
             bar.update(len(written))
         for future in written:
             future.result()
     return len(missing), len(sentences) - len(missing)
 
 
-def _save_sizes(images) -> None:
+def _prepare_folder(generator, split, rows, folder: Path, how: Sampling) -> int:
+    """Write samples.json beside `folder`, after removing images that it says to be of something else; → batch size."""
+    made_with = {"generator": checkpoint.digest(generator.state_dict()), "seed": how.seed, "order": split.digest(),
+                 "speech": checkpoint.digest({str(i): torch.from_numpy(row) for i, row in enumerate(rows)})}
+    note, kept_batch = folder.parent / "samples.json", None
+    files = [path for path in folder.rglob("*") if not path.is_dir()]
+    if files and not note.exists():
+        raise UserError(f"{folder} holds files, but {note} does not say that they were sampled here; move them away")
+    if files:
+        before = dict(read_note(note))
+        kept_batch = before.pop("batch", None)
+        if before != made_with:
+            kept_batch = None
+            for path in files:
+                if _WRITTEN.search(path.name):     # other files are the user's own
+                    path.unlink()
+    batch_size = how.batch_size
+    if batch_size == "auto":                       # an interrupted run goes on with its own batches: the same bytes
+        batch_size = kept_batch if isinstance(kept_batch, int) else fitting_batch(generator)
+    write_json(note, {**made_with, "batch": batch_size})
+    return batch_size
+
+
+def _save_all(images) -> None:
     for path, pixels in images:
         save_image(path, pixels)

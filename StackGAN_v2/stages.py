@@ -111,10 +111,9 @@ def generate(args, cfg, data_dir) -> int:
         raise UserError(f"{net_g} was trained on speech features of width {generator.text_dim}, but --audio_switch "
                         f"{args.audio_switch} has {rows[0].shape[1]}; use the features that it was trained on")
     folder = sampler.samples_folder(net_g)
-    written, kept = sampler.sample_split(
-        generator.to(memory_format=_memory_format(args)), split, rows, folder, seed=args.manualSeed,
-        batch_size=args.batch_size, precision=precision, all_sizes=args.all_sizes, limit=args.limit or cfg.TEST.SAMPLE_NUM,
-        fold=args.rewrites, compiled=bool(args.compile), form=args.format, workers=max(cfg.WORKERS, default_jobs()))
+    how = sampler.Sampling(args.manualSeed, args.batch_size, precision, args.all_sizes, args.limit or cfg.TEST.SAMPLE_NUM,
+                           bool(args.compile), args.format, max(cfg.WORKERS, default_jobs()))
+    written, kept = sampler.sample_split(generator.to(memory_format=_memory_format(args)), split, rows, folder, how)
     print(f"{written:,} images written, {kept:,} were there: {folder}")
     return 0
 

@@ -1,18 +1,18 @@
-"""Training steps of the speech encoder: as published, ours, and ours without each of its switches."""
+"""Training steps of the speech encoder: as published, ours, and ours with each switch off."""
 import functools
 import tempfile
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks import measure
+from benchmarks import harness
 from common import cli
 
 
-class Material:
-    """A training set of `items` made-up items with one caption each, and the means to make its batches.
+class SyntheticTraining:
+    """A training set of `items` synthetic items with one caption each, and its batches.
 
-    frames: of a map; width: of the teacher's features and of the embedding.
+    frames: width of a padded map; width: of the teacher's features and of the embedding.
     """
 
     def __init__(self, items, batch, device, frames=2048, width=1024, where=None):
@@ -25,8 +25,8 @@ class Material:
         self.batch, self.device = batch, device
         random = np.random.default_rng(0)
         split = Split("train", Path("train.json"),
-                      tuple(Item(str(i), Path(f"{i}.jpg"), i % synthetic_data.CLASSES, str(i % synthetic_data.CLASSES), (),
-                                 (Path(f"{i}.wav"),)) for i in range(items)), Path("."), Path("."), True)
+                      tuple(Item(str(i), Path(f"{i}.jpg"), i % synthetic_data.CLASSES, str(i % synthetic_data.CLASSES),
+                                 (), (Path(f"{i}.wav"),)) for i in range(items)), Path("."), Path("."), True)
         clips = SpeechClips(split, synthetic_data.log_mels(items), frames, device, where)
         features = random.standard_normal((items, 10, width)).astype(np.float32)
         self.set = TrainingSet(clips, list(abs(features)))
@@ -37,7 +37,7 @@ class Material:
         return self.set.batch(self.plan, step % len(self.plan), slice(0, self.batch))
 
     def feed(self):
-        """A function that hands out batches which a thread makes one ahead, as the trainer's does."""
+        """A function that returns batches; a thread prepares the next one, as in the trainer."""
         threads, ahead, step = ThreadPoolExecutor(1), deque(), iter(range(1 << 40))
 
         def take():
@@ -47,40 +47,40 @@ class Material:
         return take
 
 
-def trainer(material, **settings):
-    """Our trainer, without a run's folder or a test side."""
+def trainer(data_set, **settings):
+    """Our trainer, without a run folder or a test split."""
     import torch
 
     from Audio_to_Image.speech_encoder import CNNRNN
     from Audio_to_Image.trainer import Settings, Trainer
     torch.manual_seed(0)
-    network = CNNRNN(embedding_dim=material.set.width, nhidden=material.set.width, bidirectional=True)
-    return Trainer(network.train(), material.set, None, torch.zeros(1, material.set.width), {},
-                   Settings(batch_size=material.batch, **settings), None)
+    network = CNNRNN(embedding_dim=data_set.set.width, nhidden=data_set.set.width, bidirectional=True)
+    return Trainer(network.train(), data_set.set, None, torch.zeros(1, data_set.set.width), {},
+                   Settings(batch_size=data_set.batch, **settings), None)
 
 
-def ours(material, off="", keep=True, **settings) -> measure.Way:
-    """keep: freed memory, as the commands do."""
+def ours(data_set, off="", keep=True, **settings) -> harness.Variant:
+    """keep: keep freed memory in the process, as the commands do."""
     if keep:
-        measure.as_ours(material.device, settings["precision"])
-    job = trainer(material, **settings)
+        harness.as_ours(data_set.device, settings["precision"])
+    job = trainer(data_set, **settings)
 
     def step(batch):
         job._train_step(batch)
-        job.window.clear()                         # which a tick does
-    data = material.make(0)
-    step(data)                                     # compiles, if it is to be compiled
-    flops = measure.flops_of(lambda: step(data)) if not settings.get("compile") else 0.0
-    return measure.Way(step, material.batch, material.feed(), flops, settings["precision"], off)
+        job.window.clear()                         # as at every log line
+    data = data_set.make(0)
+    step(data)                                     # the first step may compile
+    flops = harness.flops_of(lambda: step(data)) if not settings.get("compile") else 0.0
+    return harness.Variant(step, data_set.batch, data_set.feed(), flops, settings["precision"], off)
 
 
-def plain(material, feed=None) -> measure.Way:
+def plain(data_set, feed=None) -> harness.Variant:
     """Contiguous float32 over whole maps, the first convolution as a tall kernel, Adam tensor by tensor."""
     import torch
 
     from Audio_to_Image.speech_encoder import FRAMES_PER_POSITION
     from Audio_to_Image.trainer import loss_terms
-    job = trainer(material, precision="fp32", whole_maps=True)
+    job = trainer(data_set, precision="fp32", whole_maps=True)
     job.network.convolve = lambda x: job.network.Conv(x[:, None])
     optimizer = torch.optim.Adam(job.network.parameters(), 1e-3, weight_decay=1e-5, foreach=False)
 
@@ -91,13 +91,13 @@ def plain(material, feed=None) -> measure.Way:
         total.backward()
         optimizer.step()
         return float(total.detach())               # the published loop prints it
-    batch = material.make(0)
-    flops = measure.flops_of(lambda: step(batch))
-    return measure.Way(step, material.batch, feed or (lambda: batch), flops)
+    batch = data_set.make(0)
+    flops = harness.flops_of(lambda: step(batch))
+    return harness.Variant(step, data_set.batch, feed or (lambda: batch), flops)
 
 
-def plain_feed(material, paths):
-    """Every clip decoded and transformed when it is wanted, one after the other; the rest of a batch as ours."""
+def plain_feed(data_set, paths):
+    """Log-mels computed from the files, clip by clip, in every step; the rest of a batch as ours."""
     from dataclasses import replace
 
     import numpy as np
@@ -107,39 +107,39 @@ def plain_feed(material, paths):
 
     def take():
         mels = torch.from_numpy(np.stack([plain_log_mel(path) for path in paths]).astype(np.float32))
-        return replace(material.make(0), mels=mels.to(material.device))
+        return replace(data_set.make(0), mels=mels.to(data_set.device))
     return take
 
 
 def main(argv=None) -> int:
-    parser = measure.parser(__doc__, __file__)
+    parser = harness.parser(__doc__, __file__)
     parser.add_argument("--batch_size", type=cli.positive_int, default=64, metavar="N", help="clips a step")
     args = parser.parse_args(argv)
-    device, precision = measure.start(args, argv)
+    device, precision = harness.start(args, argv)
     from benchmarks.synthetic_data import write_sounds
     args.batch_size = 2 if args.quick else args.batch_size
-    missing, on_gpu = measure.have("librosa", "soundfile"), device.type == "cuda"
-    made = functools.cache(lambda: Material(4 * args.batch_size, args.batch_size, device,
+    missing, on_gpu = harness.have("librosa", "soundfile"), device.type == "cuda"
+    made = functools.cache(lambda: SyntheticTraining(4 * args.batch_size, args.batch_size, device,
                                             **dict(width=16) if args.quick else {}))
 
     def our(**settings):
         return lambda: ours(made(), **{"precision": precision, "compile": False, **settings})
 
-    # what a device chooses by itself is one switch, and the other choice is measured too
+    # the default depends on the device; the other choice is measured as a switch
     other, off = ("ours, columns", "whole maps") if on_gpu else ("ours, whole maps", "columns")
-    ways = {"plain": lambda: plain(made()), "ours": our(), other: our(off=off, whole_maps=not on_gpu)}
+    variants = {"plain": lambda: plain(made()), "ours": our(), other: our(off=off, whole_maps=not on_gpu)}
     if precision == "bf16":
-        ways["ours, fp32"] = our(off="bf16", precision="fp32")
+        variants["ours, fp32"] = our(off="bf16", precision="fp32")
     if not on_gpu:
-        ways["ours, memory given back"] = our(off="kept memory", keep=False)
+        variants["ours, memory given back"] = our(off="kept memory", keep=False)
     if on_gpu and not args.quick:
-        ways["ours, compiled"] = our(off="no compilation", compile=True)
+        variants["ours, compiled"] = our(off="no compilation", compile=True)
     with tempfile.TemporaryDirectory() as folder:
         if not missing:
-            ways["plain, with loading"] = lambda: plain(
+            variants["plain, with loading"] = lambda: plain(
                 made(), plain_feed(made(), write_sounds(folder, args.batch_size)))
-        rows = measure.compare(ways, device, args)
-    measure.report("encoder step", "clip", rows, args, device, precision,
+        rows = harness.compare(variants, device, args)
+    harness.report("encoder step", "clip", rows, args, device, precision,
                    [f"plain, with loading: {missing}"] if missing else [], batch=args.batch_size, frames=2048,
                    frames_mean=550)
     return 0

@@ -1,29 +1,29 @@
-"""Embedding spoken captions with a trained encoder: one clip at a time over whole maps, and ours in batches."""
+"""Embedding spoken captions with an encoder: one clip at a time over padded maps, and ours in batches."""
 import functools
 import tempfile
 
-from benchmarks import measure
+from benchmarks import harness
 from common import cli
 
 
 def main(argv=None) -> int:
-    args = measure.parser(__doc__, __file__).parse_args(argv)
-    device, precision = measure.start(args, argv)
+    args = harness.parser(__doc__, __file__).parse_args(argv)
+    device, precision = harness.start(args, argv)
     import torch
 
     from Audio_to_Image.datasets import embed_clips
     from Audio_to_Image.speech_encoder import FRAMES_PER_POSITION
-    from benchmarks.encoder_step import Material, trainer
+    from benchmarks.encoder_step import SyntheticTraining, trainer
     from benchmarks.log_mel import plain_log_mel
     from benchmarks.synthetic_data import write_sounds
     on_gpu = device.type == "cuda"
     count, few, width = (2, 1, 16) if args.quick else (4096, 128, 1024) if on_gpu else (128, 16, 1024)
-    missing = measure.have("librosa", "soundfile")
+    missing = harness.have("librosa", "soundfile")
 
     @functools.cache
     def job():
-        material = Material(count, 2, device, width=width)
-        return trainer(material, precision=precision).network.eval(), material.set.clips
+        data_set = SyntheticTraining(count, 2, device, width=width)
+        return trainer(data_set, precision=precision).network.eval(), data_set.set.clips
 
     def plain(paths=()):
         """paths: sounds to read; without any, log-mels from memory."""
@@ -38,22 +38,22 @@ def main(argv=None) -> int:
             for clip in clips.usable[:few]:
                 mels = torch.from_numpy(plain_log_mel(paths[clip])).float()[None] if paths else clips.mels([clip])
                 embed_one(mels, int(clips.n_frames[clip]))
-        return measure.Way(run, few)
+        return harness.Variant(run, few)
 
     def ours(precision, off=""):
-        measure.as_ours(device, precision)
+        harness.as_ours(device, precision)
         encoder, clips = job()
-        return measure.Way(lambda _: embed_clips(encoder, {"max_frames": 2048}, clips, 64, precision).cpu(), count,
+        return harness.Variant(lambda _: embed_clips(encoder, {"max_frames": 2048}, clips, 64, precision).cpu(), count,
                            precision=precision, off=off)
 
-    ways = {"plain": plain, "ours": lambda: ours(precision)}
+    variants = {"plain": plain, "ours": lambda: ours(precision)}
     if precision == "bf16":
-        ways["ours, fp32"] = lambda: ours("fp32", "bf16")
+        variants["ours, fp32"] = lambda: ours("fp32", "bf16")
     with tempfile.TemporaryDirectory() as folder:
         if not missing:
-            ways["plain, with loading"] = lambda: plain(write_sounds(folder, few))
-        rows = measure.compare(ways, device, args)
-    measure.report("extraction", "clip", rows, args, device, precision,
+            variants["plain, with loading"] = lambda: plain(write_sounds(folder, few))
+        rows = harness.compare(variants, device, args)
+    harness.report("extraction", "clip", rows, args, device, precision,
                    [f"plain, with loading: {missing}"] if missing else [], frames=2048, frames_mean=550)
     return 0
 

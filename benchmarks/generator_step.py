@@ -1,15 +1,15 @@
-"""Training iterations of the generator and its discriminators: as published, ours, and ours without each switch."""
+"""Training iterations of the generator and its discriminators: as published, ours, and ours with each switch off."""
 import functools
 import tempfile
 
-from benchmarks import measure
+from benchmarks import harness
 from common import cli
 
 BRANCHES = {64: 1, 128: 2, 256: 3}
 
 
 def published(size, batch, tiny=False):
-    """The cfg of the birds at `size` pixels; tiny: of a sixteenth of the channels and pixels."""
+    """The birds' cfg at `size` pixels; tiny: with a sixteenth of the channels and pixels."""
     from common import ROOT
     from StackGAN_v2.config import load_config
     small = ["TREE.BASE_SIZE=16", "GAN.GF_DIM=4", "GAN.DF_DIM=4"] if tiny else []
@@ -35,29 +35,29 @@ def made_batches(folder, cfg, images, device):
 
 
 def counted(step, data) -> float:
-    """Operations of one step. An own network's first step may set it up, so it takes one before."""
+    """Operations of one step, counted in the second one, since the first may do more."""
     step(data)
-    return measure.flops_of(lambda: step(data))
+    return harness.flops_of(lambda: step(data))
 
 
-def ours(cfg, batches, device, precision, off="", compiled=False, rewrites=True, keep=True) -> measure.Way:
-    """keep: freed memory, as the commands do; rewrites: exact ones of convolutions."""
+def ours(cfg, batches, device, precision, off="", compiled=False, rewrites=True, keep=True) -> harness.Variant:
+    """keep: keep freed memory in the process, as the commands do; rewrites: those of convolutions."""
     import torch
 
     from StackGAN_v2.networks import convolution
     from StackGAN_v2.training.trainer import Networks, Stepper
     if keep:
-        measure.as_ours(device, precision)
+        harness.as_ours(device, precision)
     convolution.rewrite(rewrites)
     torch.manual_seed(0)
     networks = Networks(cfg, batches.features.width, device)
     stepper, iteration = Stepper(networks, cfg, device, precision, compiled), iter(range(1 << 40))
     step = lambda data: stepper(data, 1)
     flops = counted(step, batches(0)) if not compiled else 0.0
-    return measure.Way(step, cfg.TRAIN.BATCH_SIZE, lambda: batches(next(iteration)), flops, precision, off)
+    return harness.Variant(step, cfg.TRAIN.BATCH_SIZE, lambda: batches(next(iteration)), flops, precision, off)
 
 
-def plain(cfg, batches, device, feed=None) -> measure.Way:
+def plain(cfg, batches, device, feed=None) -> harness.Variant:
     import torch
 
     from benchmarks.plain_gan import PlainNetworks, plain_step
@@ -66,11 +66,11 @@ def plain(cfg, batches, device, feed=None) -> measure.Way:
     networks = PlainNetworks(cfg, Networks(cfg, batches.features.width, device), device)
     data = batches(0)
     step = lambda data: plain_step(networks, data, cfg)
-    return measure.Way(step, cfg.TRAIN.BATCH_SIZE, feed or (lambda: data), counted(step, data))
+    return harness.Variant(step, cfg.TRAIN.BATCH_SIZE, feed or (lambda: data), counted(step, data))
 
 
 def plain_feed(split, batches):
-    """Real and wrong images decoded when they are wanted, one after the other; the rest of a batch as ours."""
+    """Real and wrong images read from their files, one by one, in every step; the rest of a batch as ours."""
     from dataclasses import replace
 
     import torch
@@ -91,12 +91,12 @@ def plain_feed(split, batches):
 
 
 def main(argv=None) -> int:
-    parser = measure.parser(__doc__, __file__)
+    parser = harness.parser(__doc__, __file__)
     parser.add_argument("--size", type=int, choices=BRANCHES, default=256, help="side of the largest images, pixels")
     parser.add_argument("--batch_size", type=cli.positive_int, metavar="N",
                         help="images an iteration (default: the published 24 on a GPU, 4 on a CPU)")
     args = parser.parse_args(argv)
-    device, precision = measure.start(args, argv)
+    device, precision = harness.start(args, argv)
     on_gpu = device.type == "cuda"
     batch = 2 if args.quick else args.batch_size or (24 if on_gpu else 4)
     cfg = published(args.size, batch, args.quick)
@@ -106,18 +106,18 @@ def main(argv=None) -> int:
         def our(precision=precision, **switches):
             return lambda: ours(cfg, data()[0], device, precision, **switches)
 
-        ways = {"plain": lambda: plain(cfg, data()[0], device),
-                "ours": our(),
-                "ours, plain operations": our(off="exact rewrites", rewrites=False),
-                "plain, with loading": lambda: plain(cfg, data()[0], device, plain_feed(data()[1], data()[0]))}
+        variants = {"plain": lambda: plain(cfg, data()[0], device),
+                    "ours": our(),
+                    "ours, plain operations": our(off="exact rewrites", rewrites=False),
+                    "plain, with loading": lambda: plain(cfg, data()[0], device, plain_feed(data()[1], data()[0]))}
         if precision == "bf16":
-            ways["ours, fp32"] = our("fp32", off="bf16")
+            variants["ours, fp32"] = our("fp32", off="bf16")
         if not on_gpu:
-            ways["ours, memory given back"] = our(off="kept memory", keep=False)
+            variants["ours, memory given back"] = our(off="kept memory", keep=False)
         if on_gpu and not args.quick:
-            ways["ours, compiled"] = our(off="no compilation", compiled=True)
-        rows = measure.compare(ways, device, args)
-    measure.report(f"generator step {args.size}", "image", rows, args, device, precision, batch=batch,
+            variants["ours, compiled"] = our(off="no compilation", compiled=True)
+        rows = harness.compare(variants, device, args)
+    harness.report(f"generator step {args.size}", "image", rows, args, device, precision, batch=batch,
                    pixels=cfg.TREE.BASE_SIZE << (cfg.TREE.BRANCH_NUM - 1))
     return 0
 

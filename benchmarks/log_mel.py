@@ -4,7 +4,7 @@ import tempfile
 
 import numpy as np
 
-from benchmarks import measure
+from benchmarks import harness
 from common import cli
 
 
@@ -21,24 +21,24 @@ def plain_log_mel(path) -> np.ndarray:
     return np.pad(decibels, ((0, 0), (0, 2048 - decibels.shape[1])))
 
 
-def ways_from_files(folder, made, times, few, device):
-    """plain goes through `few` of the files in a turn, ours through all of them `times` times."""
+def variants_from_files(folder, made, times, few, device):
+    """In one repetition, plain reads `few` of the files, ours all of them `times` times."""
     from Audio_to_Image.audio import iter_clips, load_log_mel
     from Audio_to_Image.mel_cache import quantize
     from benchmarks.synthetic_data import write_sounds
     paths = functools.cache(lambda: write_sounds(folder, made))
 
     def one_by_one(load):
-        return measure.Way(lambda _: [load(path) for path in paths()[:few]], few)
+        return harness.Variant(lambda _: [load(path) for path in paths()[:few]], few)
 
     def ours(off="", **how):
-        measure.as_ours(device, "fp32")
+        harness.as_ours(device, "fp32")
         everything = paths() * times
 
         def run(_):
             for _, clip in iter_clips(everything, encode=quantize, **how):
                 assert not clip.error, clip.error
-        return measure.Way(run, len(everything), off=off)
+        return harness.Variant(run, len(everything), off=off)
 
     return {"plain": lambda: one_by_one(plain_log_mel), "ours": ours,
             "ours, one thread": lambda: ours("threads", jobs=1),
@@ -46,14 +46,14 @@ def ways_from_files(folder, made, times, few, device):
 
 
 def main(argv=None) -> int:
-    args = measure.parser(__doc__, __file__).parse_args(argv)
-    device, _ = measure.start(args, argv)
+    args = harness.parser(__doc__, __file__).parse_args(argv)
+    device, _ = harness.start(args, argv)
     made, times, few = (3, 2, 2) if args.quick else (300, 40, 100)
-    missing = measure.have("librosa", "soundfile")
+    missing = harness.have("librosa", "soundfile")
     with tempfile.TemporaryDirectory() as folder:
-        rows = [] if missing else measure.compare(ways_from_files(folder, made, times, few, device), device, args)
+        rows = [] if missing else harness.compare(variants_from_files(folder, made, times, few, device), device, args)
     skipped = [f"both sides, which read sound: {missing}"] if missing else []
-    measure.report("log-mel", "clip", rows, args, device, "fp32", skipped, clips=made * times, frames_mean=550)
+    harness.report("log-mel", "clip", rows, args, device, "fp32", skipped, clips=made * times, frames_mean=550)
     return 0
 
 

@@ -1,15 +1,17 @@
-"""Host memory of a training from disk: the generator on a set of CUB-200-2011's size, its images in a mapped file.
+"""Host memory of training the generator from disk, on a set of CUB-200-2011's size whose images are in a mapped file.
 
-Draws some images and links them under as many names as CUB has training images, so that nothing has to be downloaded.
-The peak is the sum over all processes of what each holds (PSS: shared pages are divided among those who share them).
+It draws some images and links them under as many names as CUB has training images, so that nothing has to be
+downloaded. The peak is the sum of the proportional set sizes (PSS) of all processes: each shared page is counted
+once.
 """
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import recipe, synthetic_data, toybirds_256
+from benchmarks import recipe, synthetic_data
 from common import ROOT, cli
 
 DRAWN = 240
@@ -17,10 +19,11 @@ DRAWN = 240
 
 def parse(argv=None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("--images", type=cli.positive_int, default=recipe.TRAINING, metavar="N", help="of the training split")
+    parser.add_argument("--images", type=cli.positive_int, default=recipe.TRAINING, metavar="N",
+                        help="of the training split")
     parser.add_argument("--side", type=cli.positive_int, default=320, metavar="N", help="pixels of the images")
     parser.add_argument("--batch_size", type=cli.positive_int, default=2, metavar="N",
-                        help="images an iteration; on a GPU their maps are not in host memory: give the published 24 there")
+                        help="images an iteration; on a GPU, whose maps are not in host memory, give the published 24")
     parser.add_argument("--steps", type=cli.positive_int, default=6, metavar="N", help="iterations")
     parser.add_argument("--cache", choices=("gpu", "ram", "disk"), default="disk", help="where the images are")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the generator's cfg")
@@ -30,7 +33,6 @@ def parse(argv=None):
 
 def make_set(folder: Path, images: int, side: int) -> None:
     """`folder`/train.json with `images` items of `DRAWN` drawn images, and the embeddings of their sentences."""
-    from common.features import feature_path, save_features
     from common.files import read_json, write_json
     from common.splits import load_split
     split = synthetic_data.draw_images(folder, min(images, DRAWN), side)
@@ -44,9 +46,7 @@ def make_set(folder: Path, images: int, side: int) -> None:
         items.append({**entry, "image": str(name)})
     write_json(folder / "train.json", {**content, "data": items})
     for name in ("train", "test"):
-        split = load_split(folder, name)
-        save_features(feature_path(folder, name, "audio", toybirds_256.SWITCH), toybirds_256.embeddings(split), split,
-                      made_by="benchmarks/memory.py: words, not speech")
+        synthetic_data.save_embeddings(folder, load_split(folder, name))
 
 
 def held(session: int) -> int:
@@ -83,12 +83,12 @@ def main(argv=None) -> int:
         data.mkdir()
         make_set(data, args.images, args.side)
         values = [f"TRAIN.BATCH_SIZE={args.batch_size}", *args.set]
-        peak = peak_of(toybirds_256.command(
-            "main.py", "--cfg", ROOT / "StackGAN_v2/cfg/birds_3stages.yml", "--data_dir", data, "--audio_switch",
-            toybirds_256.SWITCH, "--output_dir", Path(folder) / "run", "--cache", args.cache, "--max_steps", args.steps,
-            *(word for value in values for word in ("--set", value))))
+        words = [ROOT / "StackGAN_v2/main.py", "--cfg", ROOT / "StackGAN_v2/cfg/birds_3stages.yml", "--data_dir", data,
+                 "--audio_switch", synthetic_data.SWITCH, "--output_dir", Path(folder) / "run", "--cache", args.cache,
+                 "--max_steps", args.steps, *(word for value in values for word in ("--set", value))]
+        peak = peak_of([sys.executable, *map(str, words)])
         cache = sum(path.stat().st_size for path in (data / "train").glob("images_*.npy"))
-    print(f"peak {peak / 2 ** 20:,.0f} MiB of host memory: {args.images:,} images, {cache / 2 ** 20:,.0f} MiB of them on disk, "
+    print(f"peak {peak / 2 ** 20:,.0f} MiB of host memory: {args.images:,} images, {cache / 2 ** 20:,.0f} MiB on disk, "
           f"batches of {args.batch_size}")
     if args.json:
         from common.files import write_json

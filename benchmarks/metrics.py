@@ -5,7 +5,7 @@ The network is torchvision's Inception-v3 with random weights, which changes no 
 import tempfile
 from pathlib import Path
 
-from benchmarks import measure
+from benchmarks import harness
 from common import cli
 
 
@@ -28,8 +28,8 @@ def random_inception(device):
 
 
 def main(argv=None) -> int:
-    args = measure.parser(__doc__, __file__).parse_args(argv)
-    device, _ = measure.start(args, argv)
+    args = harness.parser(__doc__, __file__).parse_args(argv)
+    device, _ = harness.start(args, argv)
     import numpy as np
     import torch
     from PIL import Image
@@ -48,38 +48,38 @@ def main(argv=None) -> int:
             Image.fromarray(low).resize((256, 256), Image.Resampling.BICUBIC).save(path)
         paths = [paths[i % len(paths)] for i in range(count)]
 
-        def way(run, items):
-            see = random_inception(device)
-            flops = measure.flops_of(lambda: see(torch.zeros(1, 3, 256, 256, dtype=torch.uint8)))
-            return measure.Way(lambda _: run(see), items, flops=flops * items)
+        def variant(run, items):
+            extract = random_inception(device)
+            flops = harness.flops_of(lambda: extract(torch.zeros(1, 3, 256, 256, dtype=torch.uint8)))
+            return harness.Variant(lambda _: run(extract), items, flops=flops * items)
 
-        def plain(see):
+        def plain(extract):
             rows = []
             for path in paths[:few]:
                 image = torch.from_numpy(np.asarray(Image.open(path).convert("RGB")).copy()).permute(2, 0, 1)[None]
-                rows.append(see(image).cpu().numpy())
+                rows.append(extract(image).cpu().numpy())
             rows = np.concatenate(rows)
             return rows.mean(0), np.cov(rows, rowvar=False)
 
-        def ours(see):
+        def ours(extract):
             moments = Moments(2048, device)
             for images in batches(lambda i: load_generated(paths[i], 256), count, 64, default_jobs()):
-                moments.update(see(images))
+                moments.update(extract(images))
             return moments.mean, moments.covariance
 
-        def our_way():
-            measure.as_ours(device, "fp32")
-            return way(ours, count)
+        def our_variant():
+            harness.as_ours(device, "fp32")
+            return variant(ours, count)
 
-        rows = measure.compare({"plain": lambda: way(plain, few), "ours": our_way}, device, args)
+        rows = harness.compare({"plain": lambda: variant(plain, few), "ours": our_variant}, device, args)
     factors = random.standard_normal((2, width, 2 * width))
     first, second = (factor @ factor.T / factor.shape[1] for factor in factors)
     mean = np.zeros(width)
-    turns = 1 if args.quick else 3
+    repeats = 1 if args.quick else 3
     distance = {"frechet_plain_s": lambda: np.trace(first + second - 2 * linalg.sqrtm(first @ second).real),
                 "frechet_ours_s": lambda: frechet_distance(mean, first, mean, second)}
-    distance = {name: round(measure.seconds_of(call, turns), 3) for name, call in distance.items()}
-    measure.report("metrics", "image", rows, args, device, "fp32", pixels=256, width=width, **distance)
+    distance = {name: round(harness.seconds_of(call, repeats), 3) for name, call in distance.items()}
+    harness.report("metrics", "image", rows, args, device, "fp32", pixels=256, width=width, **distance)
     return 0
 
 

@@ -1,9 +1,10 @@
-"""StackGAN-v2 the plain way, the yardstick of the benchmarks: every operation as it is written in the papers.
+"""StackGAN-v2 written plainly, the baseline of the benchmarks: every operation as in the papers.
 
-Nearest upsampling before each convolution, the condition tiled and concatenated, sigmoid outputs and binary cross-entropy,
-three passes of every discriminator, whose weights' gradients are computed in the generator's step too, one Adam update a
-tensor, one average a parameter, one image at a time from its file; float32, contiguous, uncompiled. State dicts are those
-of `StackGAN_v2.model`. The published loop runs an Inception network in every step besides: that is not counted here.
+Nearest upsampling before each convolution, the condition tiled and concatenated, sigmoid outputs and binary
+cross-entropy, three passes of every discriminator, gradients of the discriminators' weights in the generator's step
+too, Adam and the moving average tensor by tensor, images read one by one; float32, contiguous, uncompiled. State
+dicts are those of `StackGAN_v2.model`. The published loop also runs an Inception network in every step: that is not
+counted here.
 """
 import copy
 import random
@@ -48,7 +49,7 @@ class PlainCondition(nn.Module):
         return eps * logvar.mul(0.5).exp() + mu, mu, logvar
 
 
-class PlainFirstStage(nn.Module):
+class PlainFirstBranch(nn.Module):
     def __init__(self, condition_dim, z_dim, gf_dim, base_size):
         super().__init__()
         blocks = (base_size // 4).bit_length() - 1
@@ -76,10 +77,11 @@ class PlainResidual(nn.Module):
         return self.block(x) + x
 
 
-class PlainNextStage(nn.Module):
+class PlainNextBranch(nn.Module):
     def __init__(self, condition_dim, gf_dim, r_num):
         super().__init__()
-        self.jointConv = nn.Sequential(conv3x3(condition_dim + gf_dim, 2 * gf_dim), nn.BatchNorm2d(2 * gf_dim), PlainGLU())
+        self.jointConv = nn.Sequential(conv3x3(condition_dim + gf_dim, 2 * gf_dim), nn.BatchNorm2d(2 * gf_dim),
+                                       PlainGLU())
         self.residual = nn.Sequential(*(PlainResidual(gf_dim) for _ in range(r_num)))
         self.upsample = up_block(gf_dim, gf_dim // 2)
 
@@ -104,10 +106,10 @@ class PlainGenerator(nn.Module):
         self.sizes = [base_size << i for i in range(branch_num)]
         self.z_dim, self.embedding_dim, self.text_dim = z_dim, embedding_dim, text_dim
         self.ca_net = PlainCondition(text_dim, embedding_dim)
-        self.h_net1, self.img_net1 = PlainFirstStage(embedding_dim, z_dim, gf_dim, base_size), PlainToImage(gf_dim)
+        self.h_net1, self.img_net1 = PlainFirstBranch(embedding_dim, z_dim, gf_dim, base_size), PlainToImage(gf_dim)
         for branch in range(2, branch_num + 1):
             width = gf_dim >> (branch - 2)
-            setattr(self, f"h_net{branch}", PlainNextStage(embedding_dim, width, r_num))
+            setattr(self, f"h_net{branch}", PlainNextBranch(embedding_dim, width, r_num))
             setattr(self, f"img_net{branch}", PlainToImage(width // 2))
 
     def forward(self, z, speech, eps):
@@ -127,7 +129,7 @@ def block(channels_in, channels_out, kernel):
 
 
 class PlainDiscriminator(nn.Module):
-    """Arguments and state dict of `StackGAN_v2.model.Discriminator`; `forward` gives sigmoid(cond), sigmoid(uncond), code."""
+    """Arguments and state dict of `model.Discriminator`; `forward` gives sigmoid(cond), sigmoid(uncond), code."""
 
     def __init__(self, image_size, df_dim=64, embedding_dim=128):
         super().__init__()
@@ -155,7 +157,7 @@ class PlainDiscriminator(nn.Module):
 
 
 class PlainNetworks:
-    """Generator, average, discriminators and optimizers as `StackGAN_v2.training.trainer.Networks` has them, with its weights."""
+    """Generator, average, discriminators and optimizers as in the trainer's `Networks`, with its weights."""
 
     def __init__(self, cfg, networks, device="cpu"):
         ours, gan = networks.generator, cfg.GAN
@@ -175,7 +177,7 @@ def _adam(network, lr, betas):
 
 
 def plain_step(networks: PlainNetworks, batch, cfg) -> dict[str, torch.Tensor]:
-    """One iteration on a `StackGAN_v2.data.datasets.Batch`; the terms are named as those of `StackGAN_v2.training.trainer.Stepper`."""
+    """One iteration on a `datasets.Batch`; the terms have the names of the trainer's `Stepper`."""
     coeff, terms = cfg.TRAIN.COEFF, {}
     images, mu, logvar = networks.generator(batch.z, batch.speech, batch.eps)
     n = len(mu)
@@ -233,7 +235,7 @@ def _color(fine, coarse):
 
 @torch.no_grad()
 def plain_generate(generator: PlainGenerator, speech, noises):
-    """What `StackGAN_v2.sampler.generate` gives, from the plain generator."""
+    """As `StackGAN_v2.sampler.generate`, with the plain generator."""
     z, eps = noises.split((generator.z_dim, generator.embedding_dim), 1)
     images, _, _ = generator(z, speech, eps)
     return [((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
@@ -241,7 +243,7 @@ def plain_generate(generator: PlainGenerator, speech, noises):
 
 
 def plain_images(path, box, sizes) -> list[torch.Tensor]:
-    """One image from its file, `[3, s, s]` in [−1, 1] a size: crop to the box, scale, random crop, mirror, scale down."""
+    """One image from its file, for each size `[3, s, s]` in [−1, 1]: box, scale, random crop, mirror, scale down."""
     from torchvision import transforms
     image = Image.open(path).convert("RGB")
     if box is not None:

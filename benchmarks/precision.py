@@ -1,8 +1,9 @@
-"""Whether bf16 trains as float32 does: both trainers in both precisions, some seeds each, curves and results compared.
+"""Does bf16 train like float32? Both trainers in both precisions with several seeds: curves and results compared.
 
-Needs a set whose stages 0 to 2 are done, such as that of `bash scripts/demo.sh --stop_stage 2`; the generator learns from
-embeddings made of the sentences' words, so that its runs differ in their own precision alone. A curve's *distance* is that
-of the precisions' mean curves, as a multiple of what two seeds of float32 differ by; around 1 there is nothing to see.
+Needs a set whose stages 0 to 2 are done, such as that of `bash scripts/demo.sh --stop_stage 2`; the generator learns
+from embeddings made of the sentences' words, so that its runs differ in its own precision alone. The *distance* of a
+curve is that between the precisions' mean curves, relative to the distance between two seeds of float32; about 1
+means no effect.
 """
 import json
 import statistics
@@ -10,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import toybirds_256
+from benchmarks import synthetic_data
 from common import ROOT, cli
 
 PRECISIONS = ("fp32", "bf16")
@@ -19,8 +20,10 @@ PRECISIONS = ("fp32", "bf16")
 def parse(argv=None):
     parser = cli.Parser(__doc__)
     parser.add_argument("--data_root", default="data", metavar="DIR", help="folder of the set toybirds")
-    parser.add_argument("--work", default="output/precision", metavar="DIR", help="folder of the runs; what is there is kept")
-    parser.add_argument("--seeds", type=cli.positive_int, default=3, metavar="N", help="runs of each precision, two at least")
+    parser.add_argument("--work", default="output/precision", metavar="DIR",
+                        help="folder of the runs; those that are there are not repeated")
+    parser.add_argument("--seeds", type=cli.positive_int, default=3, metavar="N",
+                        help="runs of each precision, two at least")
     parser.add_argument("--epochs", type=cli.positive_int, default=6, metavar="N", help="of the encoder")
     parser.add_argument("--iterations", type=cli.positive_int, default=400, metavar="N", help="of the generator")
     parser.add_argument("--images", type=cli.positive_int, default=300, metavar="N", help="that its KID is measured on")
@@ -36,24 +39,24 @@ def run(script: str, *options) -> None:
 
 
 def train_encoder(args, folder: Path, precision: str, seed: int) -> dict:
-    run("Audio_to_Image/train_audio_encoder.py", "--dataset", "toybirds", "--data_root", args.data_root, "--output_dir", folder,
-        "--teacher", "efficientnet_lite0", "--epoch", args.epochs, "--eval_every", args.epochs, "--batch_size", 16,
-        "--grad_clip", 5, "--lr_schedule", "cosine", "--learning_rate", 5e-4, "--l1_flag", "--jel_flag", "--distill_flag",
-        "--bidirectional", "--max_frames", 576, "--precision", precision, "--manualSeed", seed)
+    run("Audio_to_Image/train_audio_encoder.py", "--dataset", "toybirds", "--data_root", args.data_root, "--output_dir",
+        folder, "--teacher", "efficientnet_lite0", "--epoch", args.epochs, "--eval_every", args.epochs, "--batch_size",
+        16, "--grad_clip", 5, "--lr_schedule", "cosine", "--learning_rate", 5e-4, "--l1_flag", "--jel_flag",
+        "--distill_flag", "--bidirectional", "--max_frames", 576, "--precision", precision, "--manualSeed", seed)
     return {"class accuracy, %": curve(folder / "stats.jsonl", "eval_accuracy")[-1]}
 
 
 def train_generator(args, folder: Path, precision: str, seed: int) -> dict:
     data = Path(args.data_root).resolve() / "toybirds"
-    switches = ["--set", f"TRAIN.MAX_ITERATIONS={args.iterations}"] + [word for value in args.set for word in ("--set", value)]
-    common = ["--cfg", ROOT / "StackGAN_v2/cfg/toybirds_3stages.yml", "--data_dir", data, "--audio_switch", toybirds_256.SWITCH,
-              "--precision", precision, "--manualSeed", seed, *switches]
+    switches = [word for value in (f"TRAIN.MAX_ITERATIONS={args.iterations}", *args.set) for word in ("--set", value)]
+    common = ["--cfg", ROOT / "StackGAN_v2/cfg/toybirds_3stages.yml", "--data_dir", data, "--audio_switch",
+              synthetic_data.SWITCH, "--precision", precision, "--manualSeed", seed, *switches]
     run("StackGAN_v2/main.py", *common, "--output_dir", folder.resolve(), "--tick", max(1, args.iterations // 40))
-    run("StackGAN_v2/main.py", *common, "--set", "TRAIN.FLAG=False", "--eval_net_g", folder / "Model/latest.pth", "--limit",
-        args.images)
+    run("StackGAN_v2/main.py", *common, "--set", "TRAIN.FLAG=False", "--eval_net_g", folder / "Model/latest.pth",
+        "--limit", args.images)
     samples = next((folder / "Model").glob("iteration*/single_samples/valid"))
-    run("StackGAN_v2/evaluate.py", "--images", samples, "--data_dir", data, "--metrics", "kid", "--lite0_size", 128, "--quiet",
-        "--output", folder)
+    run("StackGAN_v2/evaluate.py", "--images", samples, "--data_dir", data, "--metrics", "kid", "--lite0_size", 128,
+        "--quiet", "--output", folder)
     records = next(folder.glob("metric-kid*.jsonl")).read_text().splitlines()
     return {"KID through lite0": json.loads(records[-1])["value"]}
 
@@ -64,8 +67,9 @@ def curve(path: Path, term: str) -> list[float]:
 
 
 def distance(curves: dict[str, list[list[float]]]) -> float:
-    """curves: one list a seed for each precision. Mean over the ticks of |difference of the means| over what two seeds of
-    float32 differ by (root mean square), brought to the same expectation.
+    """Root mean square of the difference of the precisions' means, relative to its expectation for float32 alone.
+
+    curves: for each precision one list for each seed, of equal lengths.
     """
     apart, spread = [], []
     for plain, ours in zip(zip(*curves["fp32"]), zip(*curves["bf16"])):
@@ -79,18 +83,15 @@ def main(argv=None) -> int:
     args = parse(argv)
     if args.seeds < 2:
         raise cli.UserError("--seeds must be 2 at least: one run has no spread")
-    from common.features import feature_path, save_features
     from common.splits import load_split
     for name in ("train", "test"):
-        split = load_split(Path(args.data_root) / "toybirds", name)
-        path = feature_path(Path(args.data_root) / "toybirds", name, "audio", toybirds_256.SWITCH)
-        if not path.exists():
-            save_features(path, toybirds_256.embeddings(split), split, made_by="benchmarks/precision.py: words, not speech")
+        folder = Path(args.data_root) / "toybirds"
+        synthetic_data.save_embeddings(folder, load_split(folder, name))
     results = {name: compare(args, name, *TRAINERS[name]) for name in TRAINERS if args.trainers in (name, "both")}
     if args.json:
         from common.files import write_json
-        write_json(Path(args.json), {"settings": {name: value for name, value in vars(args).items()
-                                                  if name in ("seeds", "epochs", "iterations", "images", "set")}, **results})
+        settings = {name: vars(args)[name] for name in ("seeds", "epochs", "iterations", "images", "set")}
+        write_json(Path(args.json), {"settings": settings, **results})
     return 0
 
 

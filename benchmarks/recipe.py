@@ -1,11 +1,11 @@
-"""The published recipe on CUB-200-2011, added up in hours from measured rates: as published, and ours.
+"""Hours of the published recipe on CUB-200-2011, computed from measured rates: as published, and ours.
 
-Takes every stage's JSON from the results folder and measures what is not there.
+Reads every stage's JSON in the results folder and measures what is missing.
 """
 import importlib
 from pathlib import Path
 
-from benchmarks import measure
+from benchmarks import harness
 from common import cli
 
 IMAGES, TRAINING, TEST, SENTENCES = 11788, 8855, 2933, 10
@@ -22,16 +22,16 @@ STAGES = (("log-mels", "log_mel", [], IMAGES * SENTENCES),
 
 
 def results_folder(device) -> Path:
-    """benchmarks/results/<name of the device; of a processor, with its vectors and cores>/."""
+    """benchmarks/results/<name of the GPU, or of the CPU with its instruction set and cores>/."""
     import re
 
     import torch
 
     from common.devices import pick_precision
-    name = measure.device_name(device)
+    name = harness.device_name(device)
     if device.type == "cpu":
         bf16 = " bf16" if pick_precision("auto", device) == "bf16" else ""
-        name = f"{measure.cpu_name()} {torch.backends.cpu.get_cpu_capability()}{bf16} {measure.cores()} cores"
+        name = f"{harness.cpu_name()} {torch.backends.cpu.get_cpu_capability()}{bf16} {harness.cores()} cores"
     return Path(__file__).resolve().parent / "results" / re.sub(r"[^\w]+", "_", name).strip("_")
 
 
@@ -40,11 +40,11 @@ def file_of(folder: Path, script: str, options: list[str]) -> Path:
 
 
 def result_of(folder: Path, script: str, options: list[str], common: list[str]) -> dict:
-    """The stage's JSON, measured now if it is not there, or there from a --quick run alone."""
+    """The stage's JSON; it is measured now if it is missing or from a --quick run."""
     path = file_of(folder, script, options)
-    if not path.is_file() or (measure.read(path).get("quick") and "--quick" not in common):
+    if not path.is_file() or (harness.read(path).get("quick") and "--quick" not in common):
         importlib.import_module(f"benchmarks.{script}").main([*options, *common, "--json", str(path)])
-    return measure.read(path)
+    return harness.read(path)
 
 
 def hours(result: dict, items: int, side: str):
@@ -70,8 +70,8 @@ def table(results: list[tuple[str, int, dict]]) -> tuple[list[str], dict]:
             whole[side] &= found is not None
         cells = [f"{found[0]:.2f}" if found else "not measured" for found in both.values()]
         ratio = f"{both['plain'][0] / both['ours'][0]:.1f}" if all(both.values()) else ""
-        way = both["ours"][1] if both["ours"] else ""
-        lines.append(f"| {stage} | {items:,} | {' | '.join(cells)} | {ratio} | {way} |")
+        variant = both["ours"][1] if both["ours"] else ""
+        lines.append(f"| {stage} | {items:,} | {' | '.join(cells)} | {ratio} | {variant} |")
     cells = [f"{'' if whole[side] else 'at least '}{value:.1f}" for side, value in sums.items()]
     lines.append(f"| all | | {' | '.join(cells)} | {sums['plain'] / sums['ours']:.1f} | |")
     return lines, sums
@@ -79,11 +79,11 @@ def table(results: list[tuple[str, int, dict]]) -> tuple[list[str], dict]:
 
 def started(doc: str, script: str, argv):
     """Parse the options of a command over all stages: → options, device, folder of the results, the stages' options."""
-    parser = measure.parser(doc, script)
+    parser = harness.parser(doc, script)
     parser.add_argument("--results", metavar="DIR", help="folder of the stages' JSON (default: the device's in "
                                                          "benchmarks/results)")
     args = parser.parse_args(argv)
-    device, _ = measure.start(args, argv)
+    device, _ = harness.start(args, argv)
     folder = Path(args.results) if args.results else results_folder(device)
     common = ["--device", args.device, "--precision", args.precision, "--repeats", str(args.repeats)]
     return args, device, folder, common + ["--quick"] * args.quick
@@ -96,7 +96,7 @@ def main(argv=None) -> int:
     print("\n" + "\n".join(lines))
     if args.json:
         from common.files import write_json
-        write_json(Path(args.json), {"hours": sums, "device": measure.device_name(device), "table": lines})
+        write_json(Path(args.json), {"hours": sums, "device": harness.device_name(device), "table": lines})
     return 0
 
 

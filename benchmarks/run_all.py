@@ -1,12 +1,12 @@
 """Run every benchmark, one process each, and write benchmarks/results/<device>/: a JSON each, and the tables.
 
-Unattended, without network. A benchmark that fails is named at the end, and the others are still run.
+It needs no network. A benchmark that fails is named at the end; the others still run.
 """
 import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import measure, recipe
+from benchmarks import harness, recipe
 from common import cli
 
 BENCHMARKS = [(script, options) for _, script, options, _ in recipe.STAGES] + [
@@ -14,8 +14,8 @@ BENCHMARKS = [(script, options) for _, script, options, _ in recipe.STAGES] + [
 
 
 def stage_table(results: list[dict]) -> list[str]:
-    """One line a way of every benchmark, as Markdown."""
-    lines = ["| stage | way | items/s | × plain | waiting | host MB | GPU MB | of peak | switch: gain |",
+    """Markdown: one line for every variant of every benchmark."""
+    lines = ["| stage | variant | items/s | × plain | waiting | host MB | GPU MB | of peak | switch: gain |",
              "|" + "---|" * 9]
     for result in results:
         for row in result["rows"]:
@@ -33,7 +33,7 @@ def _cell(row, key, form) -> str:
 
 def write_table(folder) -> None:
     """`folder`/table.md of the JSON files that are there."""
-    results = [measure.read(path) for script, options in BENCHMARKS
+    results = [harness.read(path) for script, options in BENCHMARKS
                if (path := recipe.file_of(folder, script, options)).is_file()]
     if not results:
         raise cli.UserError("no benchmark could be run; see the errors above")
@@ -41,7 +41,7 @@ def write_table(folder) -> None:
     lines = [f"{first['device']}, {first['cpu']}, {first['cores']} cores, {first['threads']} threads, torch "
              f"{first['torch']}, Python {first['python']}, {first['date']}", "", *stage_table(results)]
     whole = [(stage, items, recipe.file_of(folder, script, options)) for stage, script, options, items in recipe.STAGES]
-    whole = [(stage, items, measure.read(path)) for stage, items, path in whole if path.is_file()]
+    whole = [(stage, items, harness.read(path)) for stage, items, path in whole if path.is_file()]
     lines += ["", *recipe.table(whole)[0], ""]
     from common.files import write_text
     write_text(folder / "table.md", "\n".join(lines))

@@ -1,4 +1,4 @@
-"""Data for the benchmarks, made on the spot: sounds, log-mels and images of the sizes that CUB-200-2011 has."""
+"""Synthetic data for the benchmarks: sounds, log-mels, images and embeddings of the sizes that CUB-200-2011 has."""
 import wave
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import numpy as np
 FRAMES_MEAN, FRAMES_SPREAD = 550, 110       # of a spoken caption: 15 words in 5.5 s
 TEACHER_WIDTH = 1024
 CLASSES = 150
+SWITCH = "words"                            # --audio_switch of the embeddings that are made from words, not from speech
 
 
 def caption_frames(count: int, seed: int = 0) -> np.ndarray:
@@ -16,7 +17,7 @@ def caption_frames(count: int, seed: int = 0) -> np.ndarray:
 
 
 def write_sounds(folder, count: int, rate: int = 16000, seed: int = 0) -> list[Path]:
-    """`count` 16-bit wav files like spoken captions: a gliding voice in syllables, with some noise."""
+    """`count` 16-bit wav files like spoken captions: a voice of changing pitch, in syllables, with some noise."""
     random, paths = np.random.default_rng(seed), []
     for number, frames in enumerate(caption_frames(count, seed)):
         time = np.arange(frames * rate // 100) / rate
@@ -33,18 +34,18 @@ def write_sounds(folder, count: int, rate: int = 16000, seed: int = 0) -> list[P
 
 
 def log_mels(count: int, seed: int = 0):
-    """A log-mel cache of `count` made-up clips, in memory."""
+    """A log-mel cache of `count` synthetic clips, in memory."""
     from Audio_to_Image.audio import N_MELS
     from Audio_to_Image.mel_cache import MelCache
 
-    class Held(MelCache):
+    class InMemory(MelCache):
         def __init__(self, n_frames):
             self.n_frames, self.errors = n_frames, {}
             self.offsets = N_MELS * (np.cumsum(n_frames) - n_frames)
             self.values = np.random.default_rng(seed).integers(-32767, 0, N_MELS * n_frames.sum(), np.int16)
             self.paths = [Path(f"{number}.wav") for number in range(count)]
 
-    return Held(caption_frames(count, seed))
+    return InMemory(caption_frames(count, seed))
 
 
 def draw_images(folder, images: int, side: int):
@@ -56,3 +57,25 @@ def draw_images(folder, images: int, side: int):
     settings = Settings(2 * classes, classes, -(-images // classes), side, 0)
     make_set(settings, Path(folder), default_jobs() if images > 8 else 1, lambda todo, total: todo)
     return load_split(Path(folder), "test")
+
+
+def save_embeddings(folder, split) -> None:
+    """Write speech features `SWITCH` of a split of the set in `folder`, unless they are there.
+
+    A sentence's embedding is the sum of a random direction for each of its words, of length 1: `[sentences, 1024]`.
+    """
+    import zlib
+
+    from common.features import feature_path, save_features
+    path = feature_path(folder, split.name, "audio", SWITCH)
+    if path.exists():
+        return
+    words = {word for item in split.items for text in item.texts for word in text.lower().split()}
+    directions = {word: np.random.default_rng(zlib.crc32(word.encode())).standard_normal(TEACHER_WIDTH)
+                  for word in words}
+
+    def embed(text):
+        total = sum(directions[word] for word in text.lower().split())
+        return total / np.linalg.norm(total)
+    rows = [np.stack([embed(text) for text in item.texts]).astype(np.float32) for item in split.items]
+    save_features(path, rows, split, made_by="benchmarks: words, not speech")

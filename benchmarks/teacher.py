@@ -1,16 +1,16 @@
-"""Teacher features: an image's ten views through GoogLeNet, image by image, and ours in batches or threads.
+"""Teacher features: ten views of every image through GoogLeNet, image by image, and ours in batches or threads.
 
-The weights are random, which changes no time, so that nothing has to be downloaded.
+The weights are random, so that nothing has to be downloaded; they do not affect the time.
 """
 import functools
 import tempfile
 
-from benchmarks import measure
+from benchmarks import harness
 from common import cli
 
 
 def random_teacher(device, precision):
-    """A GoogLeNetTeacher that has read no file."""
+    """A GoogLeNetTeacher with random weights instead of a file's."""
     import torch
 
     from Audio_to_Image.teachers import GoogLeNetTeacher, googlenet
@@ -24,8 +24,8 @@ def random_teacher(device, precision):
 
 
 def main(argv=None) -> int:
-    args = measure.parser(__doc__, __file__).parse_args(argv)
-    device, precision = measure.start(args, argv)
+    args = harness.parser(__doc__, __file__).parse_args(argv)
+    device, precision = harness.start(args, argv)
     import numpy as np
     import torch
 
@@ -42,7 +42,7 @@ def main(argv=None) -> int:
             return [split.items[i % len(split.items)].image for i in range(count)]
 
         def flops(network):
-            return 10 * measure.flops_of(lambda: network(torch.zeros(1, 3, 224, 224, device=device)))
+            return 10 * harness.flops_of(lambda: network(torch.zeros(1, 3, 224, 224, device=device)))
 
         def plain():
             teacher = random_teacher(device, "fp32")
@@ -51,19 +51,19 @@ def main(argv=None) -> int:
                 for path in paths()[:few]:         # contiguous views, each image alone
                     views = torch.from_numpy(np.ascontiguousarray(teacher.views(open_rgb(path)))).to(device)
                     contiguous(teacher.network, views.flip(1) - teacher.mean).cpu()
-            return measure.Way(run, few, flops=flops(teacher.network) * few)
+            return harness.Variant(run, few, flops=flops(teacher.network) * few)
 
         def ours(precision, off=""):
-            measure.as_ours(device, precision)
+            harness.as_ours(device, precision)
             teacher = random_teacher(device, precision)
             run = lambda _: list(_features(paths(), teacher, default_jobs(), 32, not on_gpu))
-            return measure.Way(run, count, flops=flops(teacher.network) * count, precision=precision, off=off)
+            return harness.Variant(run, count, flops=flops(teacher.network) * count, precision=precision, off=off)
 
-        ways = {"plain": plain, "ours": lambda: ours(precision)}
+        variants = {"plain": plain, "ours": lambda: ours(precision)}
         if precision == "bf16":
-            ways["ours, fp32"] = lambda: ours("fp32", "bf16")
-        rows = measure.compare(ways, device, args)
-    measure.report("teacher features", "image", rows, args, device, precision, views=10, image_side=500)
+            variants["ours, fp32"] = lambda: ours("fp32", "bf16")
+        rows = harness.compare(variants, device, args)
+    harness.report("teacher features", "image", rows, args, device, precision, views=10, image_side=500)
     return 0
 
 

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from benchmarks import memory, precision, toybirds_256
+from benchmarks import memory, precision, synthetic_data
 from common.features import feature_path
 from common.splits import load_split
 
@@ -44,7 +44,7 @@ def test_both_trainers_in_both_precisions(tmp_path, monkeypatch, capsys):
             (precision.Path(value("--output")) / "metric-kid_x.jsonl").write_text(json.dumps({"value": 0.5}))
 
     data = tmp_path / "data"
-    toybirds_256.make_data(data / "toybirds", quick=True)
+    synthetic_data.draw_images(data / "toybirds", 4, 96)
     monkeypatch.setattr(precision, "run", run)
     command = ["--data_root", str(data), "--work", str(tmp_path / "runs"), "--seeds", "2", "--json", str(tmp_path / "x.json")]
     assert precision.main(command) == 0
@@ -53,6 +53,6 @@ def test_both_trainers_in_both_precisions(tmp_path, monkeypatch, capsys):
     assert found["encoder"]["results"] == {"class accuracy, %": {"fp32": [50.0, 51.0], "bf16": [50.0, 51.0]}}
     assert found["generator"]["distance"]["G"] == 0 and "KID" in capsys.readouterr().out
     split = load_split(data / "toybirds", "test")
-    assert feature_path(data / "toybirds", "test", "audio", toybirds_256.SWITCH).exists() and split.items
+    assert feature_path(data / "toybirds", "test", "audio", synthetic_data.SWITCH).exists() and split.items
     shutil.rmtree(tmp_path / "runs" / "encoder_bf16_1")
     assert precision.main(command) == 0 and len(calls) == 17                               # what is there is kept

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import measure, recipe, run_all
+from benchmarks import harness, recipe, run_all
 
 STAGES = ["log_mel", "encoder_step", "extraction", "generator_step", "image_loading", "sampling", "teacher", "metrics"]
 ABSENT = ["librosa", "soundfile", "soxr", "torch_fidelity", "efficientnet_lite0"]
@@ -69,7 +69,7 @@ def test_the_recipe_adds_up(tmp_path, capsys):
     assert "not measured" in out and "at least 60.0" in out and "ours, compiled" in out
 
 
-def test_the_table_shows_every_way_and_what_was_not_measured():
+def test_the_table_shows_every_variant_and_what_was_not_measured():
     rows = [row("plain", 2.0, ratio=1.0), row("ours, fp32", 3.0, switch="bf16", gain=1.5)]
     lines = run_all.stage_table([{"stage": "teacher", "unit": "image", "skipped": ["no sound"], "rows": rows}])
     assert "| teacher | plain | 2 images | 1.00 | 25% | 100 |" in lines[2] and lines[3].endswith("| bf16: 1.50 |")
@@ -77,28 +77,28 @@ def test_the_table_shows_every_way_and_what_was_not_measured():
     assert len({line.count("|") for line in lines}) == 1
 
 
-def test_a_way_is_measured_after_a_turn_that_is_not():
+def test_a_variant_is_measured_after_a_repetition_that_is_not():
     order = []
-    way = measure.Way(lambda data: order.append(data), 4, lambda: len(order), off="x")
-    found = measure.measured(way, torch.device("cpu"), 3)
+    variant = harness.Variant(lambda data: order.append(data), 4, lambda: len(order), off="x")
+    found = harness.measured(variant, torch.device("cpu"), 3)
     assert order == [0, 1, 2, 3] and len(found.seconds) == len(found.waited) == 3 and found.items == 4
 
 
-def test_every_way_has_a_process_of_its_own_and_all_run_twice(tmp_path, capfd):
-    """A script whose ways note their process; the rounds' turns are counted together."""
+def test_every_variant_has_a_process_of_its_own_and_all_run_twice(tmp_path, capfd):
+    """A script whose variants note their process; the rounds' repetitions are counted together."""
     script = tmp_path / "script.py"
     script.write_text("""
 import os, sys
-from benchmarks import measure
-parser = measure.parser("x", __file__)
+from benchmarks import harness
+parser = harness.parser("x", __file__)
 parser.add_argument("--note")
 args = parser.parse_args()
-device, precision = measure.start(args, None)
-def way(name, off=""):
+device, precision = harness.start(args, None)
+def variant(name, off=""):
     open(args.note, "a").write(f"{name} {os.getpid()}\\n")
-    return measure.Way(lambda _: None, 2, off=off)
-rows = measure.compare({"plain": lambda: way("plain"), "ours": lambda: way("ours", "x")}, device, args)
-measure.report("stage", "clip", rows, args, device, precision)
+    return harness.Variant(lambda _: None, 2, off=off)
+rows = harness.compare({"plain": lambda: variant("plain"), "ours": lambda: variant("ours", "x")}, device, args)
+harness.report("stage", "clip", rows, args, device, precision)
 """)
     note, result = tmp_path / "note", tmp_path / "x.json"
     run = subprocess.run([sys.executable, str(script), "--device", "cpu", "--repeats", "3", "--note", str(note), "--json",
@@ -106,5 +106,5 @@ measure.report("stage", "clip", rows, args, device, precision)
     assert run.returncode == 0, run.stderr
     names, processes = zip(*map(str.split, note.read_text().splitlines()))
     assert names == ("plain", "ours") * 2 and len(set(processes)) == 4
-    rows = measure.read(result)["rows"]
+    rows = harness.read(result)["rows"]
     assert [row["name"] for row in rows] == ["plain", "ours"] and rows[1]["gain"] == 1 and rows[1]["ratio"] > 0

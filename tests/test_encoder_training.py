@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rank_processes
 import soundfile
 import torch
 
@@ -315,16 +316,13 @@ def rank_main(folder: str, output: str) -> None:
 
 
 def test_two_processes_equal_one(folder, tmp_path, monkeypatch):
-    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-                   "MASTER_PORT": str(20000 + os.getpid() % 20000)}
-    processes = [subprocess.Popen([sys.executable, __file__, str(folder), str(tmp_path / "2")],
-                                  env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)]
+    processes = rank_processes.start(rank_main, 2, str(folder), str(tmp_path / "2"))
     monkeypatch.setattr(trainer, "evaluate", None)                                  # rank_main replaces it
     rank_main(folder, tmp_path / "1")
-    assert [process.wait(120) for process in processes] == [0, 0]
+    rank_processes.wait(processes, 120)
     one, two = (torch.load(tmp_path / world / "result.pt", weights_only=True) for world in "12")
     for name, value in one.items():                 # not weights: Adam's first step is ±lr, however small a gradient
-        torch.testing.assert_close(two[name], value, rtol=1e-6, atol=1e-6, msg=lambda text: f"{name}: {text}")
+        torch.testing.assert_close(two[name], value, rtol=1e-6, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
     first, second = (stats(tmp_path / world)[0] for world in "12")
     assert first == pytest.approx(second, rel=1e-7)
 
@@ -385,7 +383,3 @@ def test_the_launcher_shows_a_user_error_alone(tmp_path):
                            "no set", "--data_root", tmp_path, "--jel_flag"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("train_audio_encoder.py: error: --dataset no set")
     assert done.stderr.count("\n") == 1 and not (tmp_path / "run").exists()
-
-
-if __name__ == "__main__":
-    rank_main(*sys.argv[1:])

@@ -17,10 +17,10 @@ from StackGAN_v2.config import load_config
 from StackGAN_v2.data.datasets import Batch
 from StackGAN_v2.model import (
     Discriminator,
+    FullMapConv,
     Generator,
     JointConv,
     UpConv,
-    WholeMap,
     generator_settings,
     init_weights,
     load_generator,
@@ -40,7 +40,9 @@ def golden():
 @pytest.fixture(scope="module")
 def filled():
     """Generator without noise and discriminators with the golden weights; the tests do not change them."""
-    networks = [Generator(), *(Discriminator(size) for size in SIZES)]
+    with pytest.MonkeyPatch.context() as patch:    # of initial values, which are overwritten
+        patch.setattr(torch.nn.init, "kaiming_uniform_", lambda weight, **options: weight)
+        networks = [Generator(), *(Discriminator(size) for size in SIZES)]
     for network in networks:
         fill_state_dict(network.eval())
     silence(networks[0])
@@ -82,14 +84,14 @@ def test_golden_networks(filled, golden):
         np.testing.assert_allclose(summary(code), golden[f"D{i}_eval_code"], rtol=1e-4, atol=1e-5)
 
 
-def test_golden_training_step(golden, monkeypatch):
+def test_golden_training_step(filled, golden, monkeypatch):
     """The trainer's own step with the birds cfg: three D losses, KL, and G's loss after the discriminators' updates."""
-    monkeypatch.setattr(torch.nn.init, "orthogonal_", lambda weight: weight)        # slow, and overwritten below
+    for slow in ("orthogonal_", "kaiming_uniform_"):                                # and overwritten below
+        monkeypatch.setattr(torch.nn.init, slow, lambda weight, **options: weight)
     cfg = load_config(Path(__file__).parent.parent / "StackGAN_v2" / "cfg" / "birds_3stages.yml")
     networks = Networks(cfg, 1024, torch.device("cpu"))
-    for network in networks.all():
-        fill_state_dict(network)
-    silence(networks.generator)
+    for network, source in zip(networks.all(), filled):
+        network.load_state_dict(source.state_dict())
     z, speech = inputs()
     batch = Batch(image_batches("real"), image_batches("wrong"), speech, torch.tensor([3, 5, 3, 7]), z, torch.zeros(4, 128))
     terms = Stepper(networks, cfg, torch.device("cpu"), "fp32")(batch, 0)
@@ -165,10 +167,12 @@ def test_convolution_of_a_tiled_condition_equals_the_plain_one():
                                    torch.autograd.grad((plain * weights).sum(), (c, joint.weight)))
 
 
-def test_conditions_start_with_unit_spread():
+@pytest.mark.parametrize("text_dim", [9, 6, 4])
+def test_conditions_start_with_unit_spread(text_dim):
+    """Also of speech embeddings that are narrower than the condition."""
     torch.manual_seed(0)
-    ca_net = Generator(1, 16, 4, 5, 6, 9).apply(init_weights).ca_net
-    speech = 3 + 0.01 * torch.randn(500, 9)
+    ca_net = Generator(1, 16, 4, 5, 6, text_dim).apply(init_weights).ca_net
+    speech = 3 + 0.01 * torch.randn(500, text_dim)
     before = ca_net(speech)[1].std(0)
     init_condition(ca_net, speech)
     with torch.no_grad():
@@ -193,8 +197,8 @@ def test_one_pass_equals_one_for_each_kind(wrong, penalise):
     found = Stepper(networks, cfg, torch.device("cpu"), "fp32")._judge_all(
         0, real, other if wrong == "image" else None, fake, mu, mu, penalise)
     code = apart.encode(real)
-    plain = [(apart.judge(code, mu), apart.uncond_logits(code).flatten())]
-    plain.append(apart(other, mu)[:2] if wrong == "image" else (apart.judge(code, mu.roll(1, 0)), plain[0][1]))
+    plain = [(apart.condition_logits(code, mu), apart.uncond_logits(code).flatten())]
+    plain.append(apart(other, mu)[:2] if wrong == "image" else (apart.condition_logits(code, mu.roll(1, 0)), plain[0][1]))
     plain.append(apart(fake, mu)[:2])
     torch.testing.assert_close(found, plain)
     torch.testing.assert_close(dict(together.named_buffers()), dict(apart.named_buffers()))
@@ -202,10 +206,10 @@ def test_one_pass_equals_one_for_each_kind(wrong, penalise):
 
 
 @pytest.mark.parametrize("channels", [16, 24, 64])
-def test_verdicts_in_bf16(channels):
+def test_logits_in_bf16(channels):
     """oneDNN's own convolution in bf16 is off by more than the whole value where the kernel covers the map."""
     torch.manual_seed(0)
-    layer = WholeMap(channels, 1, 4, 4).to(memory_format=torch.channels_last)
+    layer = FullMapConv(channels, 1, 4, 4).to(memory_format=torch.channels_last)
     x = torch.randn(6, channels, 4, 4).to(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(layer(x).float(), F.conv2d(x.double(), layer.weight.double(),
@@ -234,11 +238,28 @@ def test_a_file_alone_rebuilds_its_generator(tmp_path):
     assert torch.equal(again(*noise)[0][1], generator(*noise)[0][1])
 
 
+@pytest.mark.parametrize("branch_num, r_num", [(2, 0), (2, 1), (3, 20)])
+def test_any_number_of_residual_blocks_is_read_from_the_file(tmp_path, branch_num, r_num):
+    generator = Generator(branch_num, 16, 4, 5, 6, 7, r_num).eval()
+    checkpoint.save(tmp_path / "netG_1.pth", generator.state_dict())
+    assert load_generator(tmp_path / "netG_1.pth").r_num == r_num
+
+
 @pytest.mark.parametrize("content, words", [({"a": torch.zeros(1)}, "no generator"), ([1], "no network"),
-                                            ({"ca_net.fc.weight": torch.zeros(8, 3)}, "no generator")])
+                                            ({"ca_net.fc.weight": torch.zeros(8, 3)}, "no generator"),
+                                            (Discriminator(16, 4, 6).state_dict(), "but a discriminator"),
+                                            ({"Conv.1.0.weight": torch.zeros(1)}, "but a speech encoder")])
 def test_what_is_no_generator_is_refused(tmp_path, content, words):
     checkpoint.save(tmp_path / "x.pth", content)
     with pytest.raises(UserError, match=words):
+        load_generator(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("key, shape", [("h_net1.fc.0.weight", (8, 1)), ("img_net1.img.0.weight", (3, 0, 3, 3)),
+                                        ("ca_net.fc.weight", (0, 7)), ("ca_net.fc.weight", (24,))])
+def test_shapes_without_sense_end_in_a_sentence(tmp_path, key, shape):
+    checkpoint.save(tmp_path / "x.pth", {**Generator(1, 16, 4, 5, 6, 7).state_dict(), key: torch.zeros(shape)})
+    with pytest.raises(UserError, match="x.pth"):
         load_generator(tmp_path / "x.pth")
 
 
@@ -246,5 +267,7 @@ def test_wrong_shapes_are_caught():
     generator = Generator(1, 16, 4, 5, 6, 7)
     with pytest.raises(AssertionError, match="speech"):
         generator(torch.zeros(2, 5), torch.zeros(2, 8))
+    with pytest.raises(AssertionError, match="eps"):
+        generator(torch.zeros(2, 5), torch.zeros(2, 7), torch.zeros(2, 5))
     with pytest.raises(AssertionError, match="image"):
         Discriminator(16, 4, 6)(torch.zeros(2, 3, 32, 32), torch.zeros(2, 6))

@@ -71,7 +71,7 @@ def test_short_clips_cost_a_fraction():
     geometry = [(3, 1), (3, 2), (17, 2), (13, 2), (3, 1), (9, 2), (3, 2), (3, 1), (5, 2)]
     layout = _Layout.of([500] * 10, 2048, geometry)
     for kernel, stride in geometry:
-        layout = layout.behind(kernel, stride)
+        layout = layout.after(kernel, stride)
     assert layout.frames == 32 and layout.tail == _TAIL // 64 and set(layout.widths) == {11}    # (500 + 194) / 64
     counts = layout.counts()
     assert len(counts) == 10 * 11 + 4 and counts.sum() == 10 * 32

@@ -1,10 +1,8 @@
 """The generator's trainer on several processes: two of them with half the batch do what one does with all of it."""
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
+import rank_processes
 import torch
 
 from common.cli import UserError
@@ -50,12 +48,12 @@ def make_batches():
     return Batches(Images(), SpeechFeatures(rows), LABELS, SIZES, BATCH, 5, 6, 3, CPU, ranks.rank(), ranks.world_size())
 
 
-def rank_main(output: str, wrong: str, sync_bn: str) -> None:
+def rank_main(output: str, wrong: str, sync_bn: bool) -> None:
     """Two steps of this process's share; every rank keeps its weights, statistics and gradients."""
     ranks.start(CPU)
     seed_everything(ranks.rank())                   # only rank 0's weights may count
     cfg = load_config(settings=[*SETTINGS, f"TRAIN.WRONG={wrong}"])
-    networks = Networks(cfg, WIDTH, CPU, sync_bn=sync_bn == "yes")
+    networks = Networks(cfg, WIDTH, CPU, sync_bn=sync_bn)
     # not Adam, whose first step is ±lr, however small a gradient
     networks.optimizer_g, *networks.optimizers_d = optimizers = [Keeping(n.parameters(), 0.01) for n in networks.all()]
     step, batches = Stepper(networks, cfg, CPU, "fp32"), make_batches()
@@ -73,11 +71,7 @@ def rank_main(output: str, wrong: str, sync_bn: str) -> None:
 
 def run_ranks(count: int, output, wrong: str, sync_bn: bool) -> list[dict]:
     """What each of `count` ranks kept."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1",
-                   "MASTER_PORT": str(20000 + os.getpid() % 20000)}
-    processes = [subprocess.Popen([sys.executable, __file__, str(output), wrong, "yes" if sync_bn else "no"],
-                                  env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(count)]
-    assert [process.wait(300) for process in processes] == [0] * count
+    rank_processes.wait(rank_processes.start(rank_main, count, str(output), wrong, sync_bn))
     return [torch.load(f"{output}.{rank}", weights_only=True) for rank in range(count)]
 
 
@@ -86,7 +80,7 @@ def test_two_processes_equal_one_with_synchronized_batch_norm(tmp_path, wrong):
     (one,), (two, _) = (run_ranks(count, tmp_path / str(count), wrong, True) for count in (1, 2))
     assert one.keys() == two.keys() and any("gradient" in name for name in one)
     for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=2e-6, msg=lambda text: f"{name}: {text}")
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_without_it_the_processes_have_equal_weights_and_statistics_of_their_own(tmp_path):
@@ -114,7 +108,3 @@ def test_a_batch_made_ahead_is_the_same():
         for one, other in zip(vars(plain(iteration)).values(), vars(ahead(iteration)).values()):
             torch.testing.assert_close(other, one, rtol=0, atol=0)
     assert ahead.epoch(7) == plain.epoch(7)
-
-
-if __name__ == "__main__":
-    rank_main(*sys.argv[1:])

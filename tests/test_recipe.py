@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fault.stages import few_captions, small_features
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,7 +17,8 @@ TINY = {
     "encoder_options": "--jel_flag --l1_flag --distill_flag --bidirectional --max_frames 128 --batch_size 4 --max_steps 2 "
                        "--epoch 1 --jobs 1",
     "extract_options": "--jobs 1",
-    "gan_options": "--max_steps 2 --set TRAIN.BATCH_SIZE=4 --set GAN.GF_DIM=8 --set GAN.DF_DIM=4",
+    "gan_options": "--max_steps 2 --set TRAIN.BATCH_SIZE=4 --set TRAIN.MATCHER_STEPS=2 --set GAN.GF_DIM=8 "
+                   "--set GAN.DF_DIM=4",
     "sample_options": "--all_sizes --limit 12", "evaluate_options": "--metrics fid,class --lite0_size 64 --quiet",
 }
 
@@ -29,14 +31,19 @@ def bash(*words, **variables):
 def recipe(folder: Path, *words, **changes):
     options = [word for name, value in (TINY | changes).items() for word in (f"--{name}", value)]
     return bash(ROOT / "scripts/run.sh", "--dataset", "toybirds", "--data_root", folder / "my data", "--output_root",
-                folder / "out put", "--tag", "trial", *options, *words)
+                folder / "out put", "--tag", "trial", *options, *map(str, words))
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
+    """All stages; in between, the set gets fewer captions and narrower features, for smaller trainings."""
     folder = tmp_path_factory.mktemp("it's a recipe")
-    result = recipe(folder)
-    assert result.returncode == 0, result.stdout + result.stderr
+    data = folder / "my data" / "toybirds"
+    for last, shrink in ((0, few_captions), (2, small_features), (8, None)):
+        result = recipe(folder, "--stop_stage", last)
+        assert result.returncode == 0, result.stdout + result.stderr
+        if shrink:
+            shrink(data)
     return folder, result.stdout
 
 
@@ -157,7 +164,7 @@ def test_mistakes_in_a_recipe_get_one_sentence(words, sentence):
 
 @pytest.mark.parametrize("name, expected", [("birds", "googlenet_caffe"), ("flowers", "flowers_3stages"),
                                             ("places", "Places_subset"), ("flickr8k", "engine             none"),
-                                            ("toybirds", "efficientnet_lite0")])
+                                            ("toybirds", "efficientnet_lite0"), ("toybirds_256", "TREE.BASE_SIZE=64")])
 def test_every_recipe_shows_its_choices(name, expected):
     result = bash(ROOT / f"scripts/{name}.sh", "--help")
     assert result.returncode == 0 and expected in result.stdout and "2 image features" in result.stdout

@@ -249,8 +249,8 @@ def test_images_are_those_that_main_generates(whole):
     rows = [np.float32(np.random.default_rng(i).standard_normal((2, 9))) for i in range(6)]
     chosen = sentences.choose(split, [2] * 6, 4)
     generated = sentences.generate(generator, rows, chosen, "fp32")
-    sampler.sample_split(generator, split, rows, whole / "valid", seed=0, batch_size=5, precision="fp32", all_sizes=True,
-                        limit=0, progress=False)
+    how = sampler.Sampling(batch_size=5, all_sizes=True, progress=False)
+    sampler.sample_split(generator, split, rows, whole / "valid", how)
     for sentence, own in zip(chosen, generated):
         for size, pixels in zip(generator.sizes, own.branches):
             path = whole / "valid" / sampler.image_name(split, sentence.item, size, sentence.number)

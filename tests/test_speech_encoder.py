@@ -92,11 +92,18 @@ def test_any_encoder_is_rebuilt_from_its_tensors(tmp_path, published):
     assert checkpoint.digest(loaded.state_dict()) == checkpoint.digest(network.state_dict()) == meta["digest"]
 
 
-def test_files_that_hold_no_whole_encoder_are_refused(tmp_path):
+def test_files_that_hold_no_complete_encoder_are_refused(tmp_path):
     path, network = tmp_path / "x.pth", small()
     checkpoint.save(path, {"weight": torch.zeros(3)})
     with pytest.raises(UserError, match="no speech encoder: it lacks"):
         load_encoder(path)
+    checkpoint.save(path, {"ca_net.fc.weight": torch.zeros(8, 3)})
+    with pytest.raises(UserError, match="it holds a generator; give a latest.pth"):
+        load_encoder(path)
+    for key, shape in (("Conv.1.0.weight", (64,)), ("Conv.10.0.weight", (0, 512, 1, 5)), ("RNN.weight_hh_l0", (32, 0))):
+        checkpoint.save(path, {**network.state_dict(), key: torch.zeros(shape)})
+        with pytest.raises(UserError, match="no speech encoder|another architecture"):
+            load_encoder(path)
     checkpoint.save(path, {"meta": {"digest": "0" * 16}, "state_dict": network.state_dict()})
     with pytest.raises(UserError, match="damaged"):
         load_encoder(path)

@@ -1,21 +1,24 @@
-"""Convolutions on a CPU: the same sums by the quickest of the ways that torch and its matrix products offer.
+"""Convolutions on a CPU: equal to torch's up to rounding, by the fastest method for each size of map.
 
-Measured in channels_last on one core, as GFLOP/s of products, of gradients of the input and of the weight, with batches of 4.
-AVX-512 with bf16, 210 GFLOP/s in matrix products: 4×4 maps of 1024 to 2048 channels 45, 62, 17 by torch's convolution and 189,
-154, 88 as matrix products of patches; 64×64 maps of 64 to 128 channels 230, 231, 193. In float32 (100 GFLOP/s) alike. AVX2 in
-float32 (96 GFLOP/s): 34, 36, 14 and 75, 59, 45; 97, 96, 45, and the last 69 where it is taken from contiguous copies.
+Measured in channels_last on one core with batches of 4, in GFLOP/s of the forward pass, the input's gradient and the
+weight's gradient; in brackets: large matrix products.
+
+                                                       AVX-512, bf16 (210)    AVX2, float32 (96)
+4×4 maps, 1024 → 2048 channels, torch's convolution      45,  62,  17           34, 36, 14
+the same as matrix products of patches                  189, 154,  88           75, 59, 45
+64×64 maps, 64 → 128 channels, torch's convolution      230, 231, 193           97, 96, 45 (contiguous copies: 69)
 """
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-SMALL = 64                  # pixels of an output map up to which patches pay: more, and copying them costs too much
-_COPY = torch.backends.cpu.get_cpu_capability() == "AVX2"       # whether gradients of weights come from contiguous copies
+SMALL = 64                  # pixels of an output map up to which copying patches costs less than it gains
+_COPY = torch.backends.cpu.get_cpu_capability() == "AVX2"       # compute gradients of weights from contiguous copies
 _rewriting = True
 
 
 def rewrite(on: bool) -> None:
-    """Whether this process computes convolutions in cheaper, equal ways, or just as the papers write them."""
+    """Switch the rewritten convolutions of this process on or off; off, they are computed as the papers write them."""
     global _rewriting
     _rewriting = on
 
@@ -24,21 +27,21 @@ def rewriting() -> bool:
     return _rewriting
 
 
-def by_hand(x) -> bool:
-    """Whether x is convolved in a way chosen here: on a CPU, where no compiler does it. Else torch's own is the quickest."""
+def rewrites_apply(x) -> bool:
+    """Whether the method for x is chosen here: on a CPU, uncompiled. Elsewhere torch's convolution is the fastest."""
     return _rewriting and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def in_working_precision(*tensors) -> list:
-    """The tensors (or None) as autocast would hand them to a convolution."""
+    """The tensors (or None), cast as autocast casts the arguments of a convolution."""
     if not torch.is_autocast_enabled("cpu"):
         return list(tensors)
     return [tensor if tensor is None else tensor.to(torch.get_autocast_dtype("cpu")) for tensor in tensors]
 
 
 def conv2d(x, weight, bias=None, stride: int = 1, padding: int = 0):
-    """`F.conv2d` of x `[N, i, H, W]` and a square kernel, equal to rounding, gradients of gradients too."""
-    if not by_hand(x):
+    """`F.conv2d` of x `[N, i, H, W]` and a square kernel `[o, i, k, k]`, up to rounding; twice differentiable."""
+    if not rewrites_apply(x):
         return F.conv2d(x, weight, bias, stride, padding)
     x, weight, bias = in_working_precision(x, weight, bias)
     height, width = ((length + 2 * padding - weight.shape[2]) // stride + 1 for length in x.shape[2:])
@@ -54,7 +57,7 @@ def conv2d(x, weight, bias=None, stride: int = 1, padding: int = 0):
 
 
 def patches_of(x, kernel: int, stride: int = 1, padding: int = 0):
-    """x `[N, C, H, W]` → every patch of its padded maps, `[N, H', W', kernel·kernel·C]`, channels fastest."""
+    """x `[N, C, H, W]` → all patches of its padded maps, `[N, H', W', kernel·kernel·C]`; the channel varies fastest."""
     edge = (0, 0, padding, padding, padding, padding)
     return _Patches.apply(F.pad(x.permute(0, 2, 3, 1), edge), kernel, stride)
 
@@ -62,9 +65,9 @@ def patches_of(x, kernel: int, stride: int = 1, padding: int = 0):
 def conv_up(x, kernel, bias=None):
     """`F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)` of x `[N, i, H, W]` and a kernel `[i, o, 4, 4]`.
 
-    Of small maps by four matrix products: the pixels of each parity of row and column are a 2×2 convolution of x.
+    Small maps by four matrix products: the output pixels whose rows and columns have one parity are a 2×2 convolution.
     """
-    if 4 * x[0, 0].numel() > SMALL or not by_hand(x):
+    if 4 * x[0, 0].numel() > SMALL or not rewrites_apply(x):
         return F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)
     x, kernel, bias = in_working_precision(x, kernel, bias)
     n, _, height, width = x.shape
@@ -72,22 +75,22 @@ def conv_up(x, kernel, bias=None):
     kernel, parities = kernel.flip(2, 3), []
     for row in (0, 1):
         for column in (0, 1):
-            seen = patches[:, row:row + height, column:column + width].flatten(0, 2)
-            parities.append(seen @ kernel[:, :, row::2, column::2].permute(2, 3, 0, 1).flatten(0, 2))
+            inputs = patches[:, row:row + height, column:column + width].flatten(0, 2)
+            parities.append(inputs @ kernel[:, :, row::2, column::2].permute(2, 3, 0, 1).flatten(0, 2))
     y = torch.stack(parities).view(2, 2, n, height, width, -1)
     y = y if bias is None else y + bias
     return y.permute(2, 3, 0, 4, 1, 5).reshape(n, 2 * height, 2 * width, -1).permute(0, 3, 1, 2)
 
 
 class Conv(nn.Conv2d):
-    """A square convolution through `conv2d`."""
+    """A convolution with a square kernel, computed by `conv2d`."""
 
     def forward(self, x):
         return conv2d(x, self.weight, self.bias, self.stride[0], self.padding[0])
 
 
 class _Convolution(torch.autograd.Function):
-    """torch's convolution; the weight's gradient, slow in channels_last, is computed from contiguous copies."""
+    """torch's convolution, with the weight's gradient from contiguous copies: it is slow in channels_last."""
 
     @staticmethod
     def forward(ctx, x, weight, stride, padding):
@@ -108,33 +111,35 @@ class _Convolution(torch.autograd.Function):
 
 
 class _Patches(torch.autograd.Function):
-    """`[N, H, W, C]` → every k×k patch, `[N, H', W', k·k·C]`. Its adjoint is `_Overlay`."""
+    """`[N, H, W, C]` → all k×k patches, `[N, H', W', k·k·C]`. Its adjoint is `_AddPatches`."""
 
     @staticmethod
     def forward(ctx, x, kernel, stride):
-        ctx.where = x.shape, kernel, stride
+        ctx.geometry = x.shape, kernel, stride
         return x.unfold(1, kernel, stride).unfold(2, kernel, stride).permute(0, 1, 2, 4, 5, 3).flatten(3)
 
     @staticmethod
     def backward(ctx, grad):
-        return _Overlay.apply(grad, *ctx.where), None, None
+        return _AddPatches.apply(grad, *ctx.geometry), None, None
 
 
-class _Overlay(torch.autograd.Function):
-    """The patches, each added where `_Patches` took it from."""
+class _AddPatches(torch.autograd.Function):
+    """Patches `[N, H', W', k·k·C]` → `[N, H, W, C]`: each added where `_Patches` took it from."""
 
     @staticmethod
     def forward(ctx, patches, shape, kernel, stride):
-        ctx.where = kernel, stride
+        ctx.geometry = kernel, stride
         x = patches.new_zeros(shape)
         height, width = ((length - kernel) // stride + 1 for length in shape[1:3])
         patches = patches.reshape(shape[0], height, width, kernel, kernel, shape[3])
         for row in range(kernel):
             for column in range(kernel):
-                place = x[:, row:row + stride * height:stride, column:column + stride * width:stride]
-                place += patches[:, :, :, row, column]
+                rows, columns = (slice(start, start + stride * length, stride)
+                                 for start, length in ((row, height), (column, width)))
+                x[:, rows, columns] += patches[:, :, :, row, column]
         return x
 
     @staticmethod
     def backward(ctx, grad):
-        return _Patches.apply(grad, *ctx.where), None, None, None
+        return _Patches.apply(grad, *ctx.geometry), None, None, None
+

@@ -1,4 +1,4 @@
-"""A small network that looks at an image's parts: the trunk of the attribute probe and of the matching network."""
+"""A small network with attention to learnt parts of an image, for the attribute probe and the matching network."""
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -12,10 +12,11 @@ def _conv(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential
 
 
 class PartsReader(nn.Module):
-    """`forward(images [N, 3, 64, 64] in [−1, 1])` → `[N, parts, 6·width]`: what is seen at each of the learnt parts.
+    """`forward(images [N, 3, 64, 64] in [−1, 1])` → features of each learnt part, `[N, parts, 6·width]`.
 
-    Three scales: fine (32 × 32), middle (16 × 16) and, for the context, 8 × 8. For each part a distribution over the
-    32 × 32 positions, from all scales and a learnt prior, says where to look.
+    There are feature maps of three scales: fine (32 × 32), middle (16 × 16) and context (8 × 8). Each part has an
+    attention distribution over the 32 × 32 positions, computed from all scales and a learnt prior; its features are
+    the mean under it.
     """
 
     def __init__(self, parts: int, width: int = 16):
@@ -41,5 +42,6 @@ class PartsReader(nn.Module):
         return where.flatten(2).softmax(2) @ values.flatten(2).transpose(1, 2)
 
 
-def _doubled(x):
+def _doubled(x):                                   # [N, C, H, W] → [N, C, 2H, 2W]
+
     return F.interpolate(x, scale_factor=2, mode="bilinear")

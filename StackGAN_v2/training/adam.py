@@ -1,12 +1,12 @@
-"""Adam in one pass over memory, also where weights lie in channels_last order on a CPU."""
+"""Fused Adam that is also fast for channels_last weights on a CPU."""
 import torch
 
 
 class Adam(torch.optim.Adam):
-    """torch's fused Adam: the same updates, state and state dict.
+    """torch's fused Adam (Kingma & Ba 2015): the same updates, state and state dict.
 
-    On a CPU, torch copies every gradient that is not contiguous in the order of its dimensions; a channels_last one is
-    contiguous in another order, in which the same pass may go over it.
+    On a CPU, torch first copies every gradient that is not contiguous in the order of its dimensions. A channels_last
+    gradient is contiguous in another order, and here the update runs over it in that order without a copy.
     """
 
     def __init__(self, parameters, lr: float, **options):
@@ -22,12 +22,14 @@ class Adam(torch.optim.Adam):
             *tensors, _, steps = lists
             torch._foreach_add_(steps, 1)
             beta1, beta2 = group["betas"]
-            torch._fused_adam_(*zip(*map(_in_memory_order, *tensors)), [], steps, lr=group["lr"], beta1=beta1, beta2=beta2,
-                               weight_decay=group["weight_decay"], eps=group["eps"], amsgrad=False, maximize=False)
+            torch._fused_adam_(*zip(*map(_in_memory_order, *tensors)), [], steps, lr=group["lr"], beta1=beta1,
+                               beta2=beta2, weight_decay=group["weight_decay"], eps=group["eps"], amsgrad=False,
+                               maximize=False)
 
 
 def _in_memory_order(*tensors) -> list[torch.Tensor]:
-    """The tensors of one parameter, as contiguous views if all of them are channels_last."""
+    """The tensors of one parameter (weight, gradient, averages), as contiguous views if all are channels_last."""
+
     if all(t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last) for t in tensors):
         return [t.permute(0, 2, 3, 1) for t in tensors]
     return list(tensors)

@@ -1,35 +1,37 @@
-"""The directions along which a set's speech embeddings differ, at one scale, and a start of the generator from them."""
+"""Data-dependent initialisation of the generator's conditioning from the principal directions of speech embeddings."""
 import torch
 import torch.nn.functional as F
 
 
 def principal_directions(speech: torch.Tensor, count: int, floor: float = 0.05) -> tuple[torch.Tensor, torch.Tensor]:
-    """→ mean `[d]` and directions `[d, count]`: `(speech − mean) @ directions` has about unit variance in each of them.
+    """Whitening: speech `[M, d]` → mean `[d]`, directions `[d, count]`.
 
-    speech `[M, d]`. Embeddings vary along a few directions 100 times as much as along those that tell parts' colours;
-    `floor`, a share of the largest standard deviation, keeps the noise in the smallest ones from growing with the rest.
-    Of fewer than `count` directions, the missing ones are 0.
+    `(speech − mean) @ directions` has about unit variance in each column. Embeddings vary 100 times as much along a few
+    directions as along those that carry the colours of parts. `floor`, a share of the largest standard deviation,
+    limits how much the noise in the smallest ones is amplified. If d is below `count`, the missing directions are 0.
     """
+    assert speech.dim() == 2 and len(speech), tuple(speech.shape)
     speech = speech.double()
     mean = speech.mean(0)
     values, vectors = torch.linalg.eigh((speech - mean).T @ (speech - mean) / len(speech))
     values, vectors = values.flip(0)[:count].clamp(min=0).sqrt(), vectors.flip(1)[:, :count]
-    vectors = vectors * torch.where(vectors.sum(0) < 0, -1, 1)     # an eigenvector's sign is free: one for all machines
+    vectors = vectors * torch.where(vectors.sum(0) < 0, -1, 1)     # fix the sign, which eigh leaves open
     directions = vectors / (values + floor * values[0]).clamp(min=1e-12)
     return mean.float(), F.pad(directions, (0, count - directions.shape[1])).float()
 
 
 @torch.no_grad()
 def init_condition(ca_net, speech: torch.Tensor) -> None:
-    """Data-dependent start (Krähenbühl et al. 2016) of a `ConditioningAugmentation` from embeddings `[M, text_dim]`.
+    """Initialise a `ConditioningAugmentation` from embeddings `[M, text_dim]` (after Krähenbühl et al., ICLR 2016).
 
-    The linear layer becomes a random rotation of the embeddings' principal directions, each at unit variance, so that
-    what enters the gates has mean 0 and variance 1 and mu tells parts' colours from the first step, though most of the
-    embeddings' variance is elsewhere. The standard deviation of the augmentation starts near 0.2 instead of 1.
+    The linear layer becomes a random rotation of the whitened embeddings, so that the input of the gates has mean 0 and
+    variance 1, and mu separates the colours of parts from the first step on, though they carry little of the
+    embeddings' variance. The standard deviation of the augmentation starts near 0.2 instead of 1.
     """
     fc, n = ca_net.fc, ca_net.embedding_dim
-    mean, directions = principal_directions(speech, n)
-    weight = fc.weight[:, :n].cpu() @ directions.T                      # the layer's own start is a random rotation
+    mean, directions = principal_directions(speech, min(n, speech.shape[1]))
+    rotation = fc.weight[:, :directions.shape[1]].cpu()                 # the layer is initialised orthogonal
+    weight = rotation @ directions.T
     weight /= ((speech.float() - mean) @ weight.T).std(0).clamp(min=1e-6)[:, None]
     fc.weight.copy_(weight)
     fc.bias.copy_(-(weight @ mean))

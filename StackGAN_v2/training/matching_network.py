@@ -1,8 +1,8 @@
-"""Does an image match what was said? A small network learns that from real pairs, and then tells the generator.
+"""The matching network: how well an image matches a speech embedding, as an additional loss of the generator.
 
-As DAMSM (Xu et al., AttnGAN, CVPR 2018, section 3.2) it is trained before the generator and fixed afterwards; sides are
-compared by the contrastive loss of XMC-GAN (Zhang et al., CVPR 2021, equation 4). What it learns from is pairs of image
-and speech embedding alone: no text, no attributes.
+Like DAMSM (Xu et al., AttnGAN, CVPR 2018, section 3.2) it is trained before the generator and fixed afterwards. It
+learns from pairs of real image and speech embedding alone, without text or attributes, by the contrastive loss of
+XMC-GAN (Zhang et al., CVPR 2021, equation 4).
 """
 import torch
 import torch.nn.functional as F
@@ -15,12 +15,15 @@ from common.distributed import ranks
 from StackGAN_v2.networks.part_attention import SIZE, PartsReader
 from StackGAN_v2.training.condition_init import principal_directions
 
-PARTS, DIRECTIONS, TEMPERATURE = 12, 128, 0.1
+PARTS, DIRECTIONS, TEMPERATURE = 12, 128, 0.1      # parts of an image, width of the common space, of the softmax
 BATCH, LEARNING_RATE = 24, 4e-3
 
 
 class Matcher(nn.Module):
-    """`forward(images [N, 3, s, s] in [−1, 1])` and `said(speech [N, text_dim])` → `[N, 128]`, alike where they match."""
+    """`forward(images [N, 3, s, s] in [−1, 1])` and `said(speech [N, text_dim])` → `[N, 128]`; compared by the cosine.
+
+    The speech side is fixed: principal directions of the training embeddings. The image side is learnt.
+    """
 
     def __init__(self, text_dim: int):
         super().__init__()
@@ -30,6 +33,7 @@ class Matcher(nn.Module):
         self.register_buffer("directions", torch.zeros(text_dim, DIRECTIONS))
 
     def forward(self, images):
+        assert images.dim() == 4 and images.shape[1] == 3 and images.shape[2] == images.shape[3], tuple(images.shape)
         pooled = F.dropout(self.parts(fitted(images)).flatten(1), 0.1, self.training)
         return self.what(pooled)
 
@@ -39,7 +43,7 @@ class Matcher(nn.Module):
 
 
 def fitted(images: torch.Tensor) -> torch.Tensor:
-    """`[N, 3, s, s]` → `[N, 3, 64, 64]`."""
+    """Images `[N, 3, s, s]` scaled to `[N, 3, 64, 64]`, with antialiasing."""
     size = images.shape[3]
     if size % SIZE == 0:
         return F.avg_pool2d(images, size // SIZE) if size > SIZE else images
@@ -47,9 +51,9 @@ def fitted(images: torch.Tensor) -> torch.Tensor:
 
 
 def matching_loss(seen: torch.Tensor, said: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of finding each image's own speech in the batch, and each speech's own image; their mean.
+    """Contrastive loss, 0-d: cross-entropy of each image's own speech within the batch, and the reverse; their mean.
 
-    seen, said `[N, d]`: row i of both belongs together; labels `[N]`: other pairs of one class count neither way.
+    seen, said `[N, d]`: rows i of both belong together; labels `[N]`: other pairs of the same class are left out.
     """
     assert seen.shape == said.shape and labels.shape == seen.shape[:1], (seen.shape, said.shape, labels.shape)
     scores = F.normalize(seen.float()) @ F.normalize(said.float()).T / TEMPERATURE
@@ -60,9 +64,10 @@ def matching_loss(seen: torch.Tensor, said: torch.Tensor, labels: torch.Tensor) 
 
 
 def train_matcher(batches, speech: torch.Tensor, steps: int, *, seed: int = 0, progress: bool = True) -> Matcher:
-    """Train a matcher on real pairs, ready to judge: fixed, in evaluation mode. Equal arguments give equal ones on the CPU.
+    """Train a matcher on real pairs; it is returned in evaluation mode, without gradients.
 
-    batches(step) → a `datasets.Batch`, whose largest images are read; speech `[M, text_dim]`: all training embeddings.
+    batches(step) → a `datasets.Batch`, whose largest images are used; speech `[M, text_dim]`: all training embeddings.
+    Equal arguments give equal weights on the CPU of one machine, with one number of threads.
     """
     device = batches.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -84,21 +89,23 @@ def train_matcher(batches, speech: torch.Tensor, steps: int, *, seed: int = 0, p
 
 
 def load_or_train(path, key: dict, batches, speech, steps: int, seed: int) -> Matcher:
-    """The matcher of `path` if it was made with `key`, else a new one that is kept there. Rank 0 trains it for all."""
-    if ranks.is_main() and _kept(path, key) is None:
+    """The matcher in the file `path` if it was trained with `key`, else a new one, written there by rank 0."""
+    if ranks.is_main() and _read(path, key) is None:
         matcher = train_matcher(batches, speech, steps, seed=seed)
         state = {name: value.cpu().contiguous() for name, value in matcher.state_dict().items()}
         checkpoint.save(path, {"key": key, "state_dict": state})
     ranks.barrier()
-    state = _kept(path, key)
+    state = _read(path, key)
     if state is None:
-        raise UserError(f"{path} is not the matching network that was just trained; is the output folder shared?")
+        raise UserError(f"{path} is not the matching network that rank 0 has trained; give an --output_dir that all "
+                        "machines share")
     matcher = Matcher(speech.shape[1])
     checkpoint.load_into(matcher, state, path)
     return matcher.to(batches.device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
-def _kept(path, key: dict) -> dict | None:
+def _read(path, key: dict) -> dict | None:
+
     if not path.is_file():
         return None
     try:

@@ -75,7 +75,7 @@ class Stepper:
         compiled = _compiled if compile_networks else lambda part: part
         self.generator = compiled(networks.generator)
         self.encode, self.judge = ([compiled(getattr(d, name)) for d in networks.discriminators]
-                                   for name in ("encode", "judge"))
+                                   for name in ("encode", "condition_logits"))
 
     def __call__(self, batch, iteration: int) -> dict[str, torch.Tensor]:
         with autocast(self.device, self.precision):
@@ -96,7 +96,7 @@ class Stepper:
         eager: not compiled, since the gradient of a gradient is asked for, which compiled parts do not have.
         """
         network = self.networks.discriminators[i]
-        encode, judge = (network.encode, network.judge) if eager else (self.encode[i], self.judge[i])
+        encode, judge = (network.encode, network.condition_logits) if eager else (self.encode[i], self.judge[i])
         with autocast(self.device, self.precision):
             images, n = torch.cat(images), len(images)
             code = encode(images.contiguous(memory_format=self.networks.memory_format), n)

@@ -1,8 +1,9 @@
-"""What the benchmarks share: ways of doing one job measured, what each needs, and the table and JSON of it.
+"""The benchmarks' common part: measure variants of a job in processes of their own, print the table, write the JSON.
 
-A *way* is the job done as the published code does it ("plain"), as the project does it ("ours"), or as the project does
-it with one switch turned off. Every way has a process of its own, so that none works in memory that another has laid out,
-and its peak is its own. The processes run one after the other, all of them twice on a CPU, so that they share the weather.
+A *variant* is the job as the published code does it ("plain"), as the project does it ("ours"), or as the project
+does it with one switch off. Each variant runs in a process of its own, so that memory layout and peak memory are its
+own. The processes run one after the other, on a CPU in two rounds, so that changes of the machine's load affect all
+variants alike.
 """
 import argparse
 import datetime
@@ -15,19 +16,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Callable
 
 from common.cli import Parser, UserError, positive_int
 
 
 @dataclass
-class Way:
-    """work(data) does `items` items; feed() gets the data of one call, and the time in it is time spent waiting.
+class Variant:
+    """work(data) processes `items` items; feed() returns the data of one call, and the time in it counts as waiting.
 
-    flops: those of one call of `work`, matrix products alone; precision: that of its products; off: the switch that
-    this way leaves out of "ours".
+    flops: of one call of `work`, matrix products only; precision: that of its products; off: the switch of "ours" that
+    is off in this variant.
     """
     work: Callable
     items: int
@@ -39,7 +40,7 @@ class Way:
 
 @dataclass
 class Measured:
-    """Turns of one way: seconds of each, and of its wait for data; peaks in MB; peak_rate: FLOP/s of a matrix product."""
+    """Seconds of each repetition and of its wait for data; peak memory in MB; peak_rate: FLOP/s of a matrix product."""
     seconds: list
     waited: list
     host_mb: float
@@ -52,82 +53,86 @@ class Measured:
 
 
 def parser(description: str, script: str) -> Parser:
-    """The options that every benchmark has. script: its file, which is run again for each way."""
+    """The options that every benchmark has. script: its file, which is run again for each variant."""
     made = Parser(description)
     made.set_defaults(script=script)
     made.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:<number>")
     made.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
                       help="of our side; auto: bf16 where the device multiplies it. The plain side is fp32")
-    made.add_argument("--repeats", type=positive_int, default=6, metavar="N", help="turns; the median counts")
+    made.add_argument("--repeats", type=positive_int, default=6, metavar="N", help="repetitions; the median counts")
     made.add_argument("--json", metavar="FILE", help="write the results there too")
-    made.add_argument("--quick", action="store_true", help="tiny sizes and one turn, in this process: whether it runs, not "
-                                                           "how fast")
-    made.add_argument("--way", help=argparse.SUPPRESS)     # a process of compare(): measure this way, write it to --json
+    made.add_argument("--quick", action="store_true", help="tiny sizes and one repetition, in this process: to see "
+                      "whether it runs, not how fast")
+    made.add_argument("--variant", help=argparse.SUPPRESS)     # in a process of compare(): which one to measure
     return made
 
 
-def compare(ways: dict[str, Callable[[], Way]], device, args) -> list[dict]:
-    """Measure all ways, `args.repeats` turns each; one row of results a way. ways: name → what makes it."""
-    if args.way:
-        _write(Path(args.json), asdict(measured(ways[args.way](), device, args.repeats)))
+def compare(variants: dict[str, Callable[[], Variant]], device, args) -> list[dict]:
+    """Measure all variants, `args.repeats` times each → one row of results for each. variants: name → what makes it."""
+    if args.variant:
+        _write(Path(args.json), asdict(measured(variants[args.variant](), device, args.repeats)))
         raise SystemExit(0)
     if args.quick:
-        return rows_of({name: [measured(make(), device, 1, warm=0, side=64)] for name, make in ways.items()})
+        return rows_of({name: [measured(make(), device, 1, warm=0, side=64)] for name, make in variants.items()})
     rounds = 1 if device.type == "cuda" else 2
-    turns = -(-args.repeats // rounds)
-    found = {name: [] for name in ways}
+    repeats = -(-args.repeats // rounds)
+    found = {name: [] for name in variants}
     for _ in range(rounds):
-        for name in ways:
-            found[name].append(_in_own_process(name, turns, args))
+        for name in variants:
+            found[name].append(_in_own_process(name, repeats, args))
     return rows_of(found)
 
 
-def _in_own_process(name: str, turns: int, args) -> Measured:
+def _in_own_process(name: str, repeats: int, args) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "way.json"
-        status = subprocess.run([sys.executable, args.script, *args.argv, "--repeats", str(turns), "--json", str(path),
-                                 "--way", name]).returncode
+        path = Path(folder) / "variant.json"
+        words = ["--repeats", str(repeats), "--json", str(path), "--variant", name]
+        status = subprocess.run([sys.executable, args.script, *args.argv, *words]).returncode
         if status:
             raise UserError(f"{Path(args.script).name}: '{name}' ended with status {status}; see above")
         return Measured(**read(path))
 
 
-def measured(way: Way, device, turns: int, warm: int | None = None, side: int | None = None) -> Measured:
-    """Run a way, first unmeasured and then `turns` times."""
+def measured(variant: Variant, device, repeats: int, warm: int | None = None, side: int | None = None) -> Measured:
+    """Run a variant, first `warm` times unmeasured (default: 5 on a GPU, 1 on a CPU) and then `repeats` times.
+
+    side: of the matrices whose product gives the peak rate.
+    """
     warm = (5 if device.type == "cuda" else 1) if warm is None else warm
     seconds, waited = [], []
-    for turn in range(warm + turns):
+    for number in range(warm + repeats):
         began = time.perf_counter()
-        data = way.feed()
+        data = variant.feed()
         fed = time.perf_counter()
-        way.work(data)
+        variant.work(data)
         _wait(device)
         done = time.perf_counter()
-        if turn >= warm:
+        if number >= warm:
             seconds.append(done - began)
             waited.append(fed - began)
-    rate = matrix_peak(device, way.precision, side) if way.flops else 0.0
-    return Measured(seconds, waited, *_peaks(device), way.items, way.flops, way.precision, way.off, rate)
+    rate = matrix_peak(device, variant.precision, side) if variant.flops else 0.0
+    return Measured(seconds, waited, *_peaks(device), variant.items, variant.flops, variant.precision, variant.off,
+                    rate)
 
 
 def rows_of(found: dict[str, list[Measured]]) -> list[dict]:
-    """One row of results a way, from the rounds in which it was measured."""
+    """One row of results for each variant, from the rounds in which it was measured."""
     peaks = {}
     for parts in found.values():
         for part in parts:
             peaks[part.precision] = max(peaks.get(part.precision, 0.0), part.peak_rate)
     rows = []
     for name, parts in found.items():
-        way, seconds = parts[0], [value for part in parts for value in part.seconds]
-        middle = statistics.median(seconds)
-        row = {"name": name, "items_per_s": way.items / middle, "seconds": middle, "fastest": min(seconds),
-               "slowest": max(seconds), "items": way.items,
+        variant, seconds = parts[0], [value for part in parts for value in part.seconds]
+        median = statistics.median(seconds)
+        row = {"name": name, "items_per_s": variant.items / median, "seconds": median, "fastest": min(seconds),
+               "slowest": max(seconds), "items": variant.items,
                "waiting": sum(value for part in parts for value in part.waited) / sum(seconds),
                "host_mb": max(part.host_mb for part in parts), "device_mb": max(part.device_mb for part in parts),
-               "precision": way.precision, "switch": way.off}
-        if way.flops:
-            row |= {"flop": way.flops, "flop_per_s": way.flops / middle,
-                    "of_peak": way.flops / middle / peaks[way.precision]}
+               "precision": variant.precision, "switch": variant.off}
+        if variant.flops:
+            row |= {"flop": variant.flops, "flop_per_s": variant.flops / median,
+                    "of_peak": variant.flops / median / peaks[variant.precision]}
         rows.append(row)
     by_name = {row["name"]: row for row in rows}
     for row in rows:
@@ -138,10 +143,10 @@ def rows_of(found: dict[str, list[Measured]]) -> list[dict]:
     return rows
 
 
-def seconds_of(call, turns: int) -> float:
+def seconds_of(call, repeats: int) -> float:
     """Median seconds of call(), after one that is not measured."""
     seconds = []
-    for _ in range(1 + turns):
+    for _ in range(1 + repeats):
         began = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - began)
@@ -149,7 +154,8 @@ def seconds_of(call, turns: int) -> float:
 
 
 def flops_of(call) -> float:
-    """Operations of the matrix products and convolutions in call(); those of cuDNN's LSTM are not seen."""
+    """Operations of the matrix products and convolutions in call(); those of cuDNN's LSTM are not counted."""
+
     from torch.utils.flop_counter import FlopCounterMode
     with FlopCounterMode(display=False) as counter:
         call()
@@ -171,7 +177,7 @@ def matrix_peak(device, precision: str, side: int | None = None) -> float:
 
 
 def report(stage: str, unit: str, rows: list[dict], args, device, precision: str, skipped=(), **settings) -> dict:
-    """Print the table and, if asked, write the JSON. skipped: one sentence for every way that could not run."""
+    """Print the table and, if asked, write the JSON. skipped: one sentence for every variant that could not run."""
     import torch
     result = {"stage": stage, "unit": unit, "rows": rows, "skipped": list(skipped), "device": device_name(device),
               "cpu": cpu_name(), "cores": cores(), "threads": torch.get_num_threads(),
@@ -208,7 +214,7 @@ def start(args, argv):
 
 
 def as_ours(device, precision: str) -> None:
-    """Set this process up as the project's commands do; the plain ways leave it as it was."""
+    """Set this process up as the project's commands do; the plain variants leave it as it was."""
     from common import devices
     devices.set_up_arithmetic(device, precision)
 
