@@ -48,15 +48,6 @@ def check_claims(options, meta: dict) -> None:
                             f"{meta['rnn_layers']} LSTM layers; leave it away")
 
 
-def check_own(features, folder, split, switch: str) -> None:
-    """UserError where a feature file would be replaced that this project did not write: one without its description."""
-    for name in (switch, f"lens_{switch}"):
-        path = features.feature_path(folder, split.name, "audio", name)
-        if path.exists() and not path.with_suffix(".json").exists():
-            raise cli.UserError(f"{path} was not written by this command and would be overwritten; move it away, or give "
-                                "these features another name with --audio_switch")
-
-
 def per_image(clips, embeddings):
     """→ (embeddings, lengths): for each item `[captions, d]` float32 and `[captions]` frames, unusable ones filled in.
 
@@ -89,7 +80,8 @@ def main() -> int:
     folder = splits.data_dir(options.dataset, options.data_root)
     loaded = [splits.load_split(folder, name) for name in options.splits]
     for split in loaded:
-        check_own(features, folder, split, options.audio_switch)
+        for switch in (options.audio_switch, f"lens_{options.audio_switch}"):
+            features.require_replaceable(features.feature_path(folder, split.name, "audio", switch))
     device = devices.pick_device(options.device)
     precision = devices.pick_precision(options.precision, device)
     devices.set_up_arithmetic(device, precision)
@@ -116,15 +108,13 @@ def main() -> int:
     return 0
 
 
-def report(clips, most: int = 20) -> None:
+def report(clips) -> None:
     for heading, lines in (
             ("captions could not be used and have the mean of their image's others", clips.unusable()),
             ("images have no recording that can be used and no embedding; the generator leaves them out",
              clips.without_speech())):
         if lines:
-            print(f"{len(lines)} {heading}:", *(f"  {line}" for line in lines[:most]), sep="\n", file=sys.stderr)
-            if len(lines) > most:
-                print(f"  … and {len(lines) - most} more", file=sys.stderr)
+            print(f"{len(lines)} {heading}:", *(f"  {line}" for line in cli.first_few(lines)), sep="\n", file=sys.stderr)
     for line in clips.remarks():
         print(line, file=sys.stderr)
 

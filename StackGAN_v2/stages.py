@@ -11,6 +11,7 @@ from common.devices import pick_device, pick_precision, seed_everything, set_up_
 from common.distributed import ranks
 from common.distributed.sync_bn import require_two
 from common.features import encoder_of, feature_path, load_features, require_same_encoder
+from common.files import named_folder
 from common.parallel import default_jobs
 from common.runs import Run, StopSignal
 from common.splits import load_split
@@ -39,7 +40,7 @@ def train(args, cfg, data_dir) -> int:
     speech = SpeechFeatures(_speech(data_dir, split, args.audio_switch))
     encoder = encoder_of(feature_path(data_dir, split.name, "audio", args.audio_switch))
     networks = trainer.Networks(cfg, speech.width, device, args.sync_bn, _memory_format(args))
-    folder = ROOT / "output" / "StackGAN_v2" / (args.output_dir or Path(args.cfg).stem)
+    folder = named_folder(args.output_dir or Path(args.cfg).stem, ROOT / "output" / "StackGAN_v2")
     sizes = networks.generator.sizes
     cache = _cache(split, data_dir, sizes[-1])
     place = image_cache.settle(cache, args.cache, device)

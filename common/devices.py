@@ -47,7 +47,7 @@ def _cpu_multiplies_bf16() -> bool:
 
 
 def set_up_arithmetic(device: torch.device, precision: str) -> None:
-    """What `precision` means for this process: fp32 is all of float32, tf32 lets a GPU keep 10 bits of its products' 23."""
+    """What `precision` means in this process: fp32 is all of float32; tf32 keeps 10 of 23 bits in a GPU's products."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     if device.type == "cpu":
         keep_memory()

@@ -1,7 +1,8 @@
 """Feature pickles: the published format, with a sidecar that says what they are.
 
 A feature file holds an array `[images, views or captions, width]`, or a list of such 2-D arrays where the images have
-different numbers of captions. Beside `<name>.pickle` stands `<name>.json`: shape, dtype, hash of the split's order, source.
+different numbers of captions. Beside `<name>.pickle` stands `<name>.json`: shape, dtype, hash of the split's order,
+source.
 """
 import datetime
 import pickle
@@ -11,30 +12,39 @@ from pathlib import Path
 import numpy as np
 
 from common.cli import UserError
-from common.files import atomic_path, read_json, read_note, write_json
+from common.files import MADE_BY, atomic_path, read_json, read_note, require_ours, write_json
 from common.untrusted.pickles import read_pickle
 
-UNFINISHED = "unfinished"                          # stands for the order while a file is being written
+UNFINISHED = "unfinished"                          # stands in place of the order while a file is being written
 
 
 def save_features(path, features, split, **source) -> None:
     """Write `features` (array `[images, k, d]` or list of arrays `[k_i, d]`) and its sidecar.
 
-    `source` says where they come from (teacher or checkpoint with its hash, settings) and goes into the sidecar.
+    An item without any row, such as one whose recordings cannot be used, has an array `[0, d]`. `source` says where the
+    features come from (teacher or checkpoint with its hash, settings) and goes into the sidecar. UserError if a file
+    that this project did not write is there.
     """
     path = Path(path)
+    require_replaceable(path)
     rows = [np.asarray(row, np.float32) for row in features]
     if len(rows) != len(split.items):
         raise ValueError(f"{len(rows)} rows for {len(split.items)} items")
     same = len({row.shape for row in rows}) == 1
     # never a new pickle beside an old description, nor one beside none, which would look like a published file
-    write_json(path.with_suffix(".json"), {"order": UNFINISHED})
+    write_json(path.with_suffix(".json"), {"made_by": MADE_BY, "order": UNFINISHED})
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         pickle.dump(np.stack(rows) if same else rows, file, protocol=4)
     write_json(path.with_suffix(".json"), {
-        "images": len(rows), "shape": [len(rows), *rows[0].shape] if same else "list", "dtype": "float32",
-        "width": rows[0].shape[-1], "order": split.digest(), "split": split.name, **source,
+        "made_by": MADE_BY, "images": len(rows), "shape": [len(rows), *rows[0].shape] if same else "list",
+        "dtype": "float32", "width": rows[0].shape[-1], "order": split.digest(), "split": split.name, **source,
         "date": datetime.datetime.now().isoformat(timespec="seconds"), "command": " ".join(_hide_secrets(sys.argv))})
+
+
+def require_replaceable(path) -> None:
+    """UserError if features cannot be written to `path` because a published file, or another one, is there."""
+    require_ours(Path(path).with_suffix(".json"), "--audio_switch")
+    require_ours(path, "--audio_switch")
 
 
 def _hide_secrets(argv: list[str]) -> list[str]:
@@ -42,9 +52,10 @@ def _hide_secrets(argv: list[str]) -> list[str]:
 
 
 def load_features(path, split, made_by: str, some_without: bool = False) -> list[np.ndarray]:
-    """One float32 array `[k_i, d]` an item of `split`, in order. some_without: k_i may be 0, but not of all items.
+    """One float32 array `[k_i, d]` an item of `split`, in order.
 
-    UserError if the file is missing, of another split or order, or not features; `made_by` is the stage to run (again).
+    some_without: items may have no row (`k_i` = 0), as those without a usable recording. UserError if the file is missing,
+    of another split or order, not features, or without any row; `made_by` is the stage to run (again).
     """
     path = Path(path)
     if not path.is_file():
@@ -56,20 +67,26 @@ def load_features(path, split, made_by: str, some_without: bool = False) -> list
         if order == UNFINISHED:
             raise UserError(f"{path} is unfinished, its writing was interrupted; run {made_by} again")
         if order != split.digest():
-            raise UserError(f"{path} was made for another version of {split.path} (order {order}, now {split.digest()}); "
-                            f"run {made_by} again")
+            raise UserError(f"{path} was made for another version of {split.path} (order {order}, now "
+                            f"{split.digest()}); run {made_by} again")
     rows = read_pickle(path)
     count = len(rows) if isinstance(rows, list) or isinstance(rows, np.ndarray) and rows.ndim else "no"
     if count != len(split.items):
-        raise UserError(f"{path} holds {count} rows, but {split.path} has {len(split.items)} items; run {made_by} again")
+        raise UserError(f"{path} holds {count} rows, but {split.path} has {len(split.items)} items; run {made_by} "
+                        f"again")
     try:
         with np.errstate(over="ignore"):           # what is too large for float32 is reported below
             rows = [np.atleast_2d(np.asarray(row, np.float32)) for row in rows]
     except (ValueError, TypeError, OverflowError):
         rows = []
-    has_rows = any if some_without else all
-    if not rows or any(row.ndim != 2 for row in rows) or not has_rows(map(len, rows)) or not rows[0].shape[1] or len({row.shape[1] for row in rows}) != 1:
+    lacking = [item for item, row in zip(split.items, rows) if not row.size]
+    filled = [row for row in rows if row.size]
+    if not filled or any(row.ndim != 2 for row in rows) or len({row.shape[1] for row in filled}) != 1:
         raise UserError(f"{path} does not hold one array of equal width an image; run {made_by} again")
+    if lacking and not some_without:
+        raise UserError(f"{path} holds no features of '{lacking[0].key}' ({len(lacking)} such items of {len(rows)}): "
+                        f"they had no recording that can be used; add some and run {made_by} again")
+    rows = [row if row.size else np.empty((0, filled[0].shape[1]), np.float32) for row in rows]
     if not all(np.isfinite(row).all() for row in rows):
         raise UserError(f"{path} holds numbers that are not finite; run {made_by} again")
     return rows
@@ -100,5 +117,5 @@ def require_same_encoder(net_g, features) -> None:
     learned, given = trained_on(net_g), encoder_of(features)
     if learned and given and learned != given:
         raise UserError(f"{net_g} was trained on speech features of encoder {learned}, but {features} is of encoder "
-                        f"{given}; run Audio_to_Image/extract_audio_feature.py with the former, train the generator again, "
-                        "or take them all the same with --any_speech")
+                        f"{given}; run Audio_to_Image/extract_audio_feature.py with the former, train the generator "
+                        "again, or use them nevertheless with --any_speech")

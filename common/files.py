@@ -4,12 +4,23 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
+import re
 import secrets
 from pathlib import Path
 
+from common import ROOT
 from common.cli import UserError
+
+MADE_BY = "direct-speech-to-image"                 # stands in the head of files of ours; see `is_ours`
+LONGEST_NAME = 255                                 # bytes of a file's name, on all common file systems
+_HEAD = 4096                                       # bytes in which the mark is looked for
+_CHECKSUM = re.compile(rb"sha256 [0-9a-f]{64}$")   # at the end of a checkpoint of ours
+_NOTE_KEYS = {"made_by", "order", "started_from", "key", "settings"}   # one is in every note beside a file of ours
+_FOLDER_OPTIONS = {"data_root", "data_dir", "DATA_DIR"}
+_PATH_OPTIONS = {"output_dir", "cfg", "model", "eval_net_g", "resume", "weights", "NET_G", "NET_D"}
 
 
 @contextlib.contextmanager
@@ -31,7 +42,7 @@ def atomic_path(path):
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):      # that of a progress bar
             raise unwritable(path, error) from error
         raise
     finally:
@@ -50,7 +61,8 @@ def _temporary_file(path: Path) -> tuple[int, Path]:
     Its name is always the same, and what a killed writer has left there is taken over: such files never gather. While
     another writer of the same path is at work, one of the two gets a name of its own.
     """
-    usual, handle = path.with_name(f".{path.stem[:80]}.tmp{path.suffix}"), None
+    stem = shortened(path.stem, 80)
+    usual, handle = path.with_name(f".{stem}.tmp{path.suffix}"), None
     with contextlib.suppress(OSError):             # held by another writer, of another user, or no locks here
         handle = os.open(usual, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -59,7 +71,7 @@ def _temporary_file(path: Path) -> tuple[int, Path]:
             return handle, usual
     if handle is not None:
         os.close(handle)
-    own = path.with_name(f".{path.stem[:80]}.{secrets.token_hex(8)}.tmp{path.suffix}")
+    own = path.with_name(f".{stem}.{secrets.token_hex(8)}.tmp{path.suffix}")
     return os.open(own, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), own
 
 
@@ -105,7 +117,8 @@ def read_json(path):
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({' '.join(str(error).split())[:200]}); make or download it again") from None
+        raise UserError(f"{path} is not JSON ({' '.join(str(error).split())[:200]}); make or download it again"
+                        ) from None
 
 
 def read_note(path) -> dict:
@@ -117,6 +130,133 @@ def read_note(path) -> dict:
         return {}
     return note if isinstance(note, dict) else {}
 
+
+# ---- what is ours ----------------------------------------------------------------------------------------------------
+
+def is_ours(path) -> bool:
+    """Whether this project has written the file at `path`: then a command may replace it.
+
+    Its marks are MADE_BY in the head of the file (web pages, JSON, images), the checksum at the end of a checkpoint, or
+    the note `<name>.json` beside a file of features or a cache.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 80))
+            tail = file.read()
+    except OSError:
+        return False
+    if MADE_BY.encode() in head or head.startswith(b"PK") and _CHECKSUM.search(tail):
+        return True
+    keys = _NOTE_KEYS - {"key", "settings"} if path.suffix == ".json" else _NOTE_KEYS      # which others may use, too
+    return not keys.isdisjoint(read_note(path.with_suffix(".json")))
+
+
+def require_ours(path, option: str) -> None:
+    """UserError if there is a file at `path` that this project did not write. option: what names another place."""
+    if os.path.lexists(path) and not is_ours(path):
+        raise UserError(f"{path} is there and was not written by this project; move it away or give another {option}")
+
+
+def set_aside(path) -> Path | None:
+    """Give a file that is not ours the name `<name>.old` (`.old2`, …), since the user asked for it to be made again.
+
+    → its new name; None if there is no file, or one of ours, which may be replaced.
+    """
+    path = Path(path)
+    if not os.path.lexists(path) or is_ours(path):
+        return None
+    number, goal = 1, path.with_name(f"{path.name}.old")
+    while os.path.lexists(goal):
+        number += 1
+        goal = path.with_name(f"{path.name}.old{number}")
+    try:
+        os.rename(path, goal)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    return goal
+
+
+def claim_folder(folder, note: str, names, option: str) -> None:
+    """UserError if `folder` has files of the names that a command is about to write, and no `note` that says they are
+    ours. note: name of the JSON file in it that this project writes first. names: glob patterns below `folder`.
+    """
+    folder = Path(folder)
+    if not folder.is_dir() or read_note(folder / note).keys() & {"options", *_NOTE_KEYS}:
+        return
+    for name in (note, *names):
+        for path in sorted(folder.glob(name)):
+            if not path.is_file() or not is_ours(path):
+                raise UserError(f"{option}: {folder} holds {path.name}, which this project did not write; give another "
+                                f"folder or move it away")
+
+
+# ---- names and paths -------------------------------------------------------------------------------------------------
+
+def shortened(text: str, most: int) -> str:
+    """`text`, cut to at most `most` bytes of UTF-8 between two characters."""
+    data = text.encode(errors="surrogatepass")
+    return text if len(data) <= most else data[:most].decode(errors="ignore")
+
+
+def fitting_name(stem: str, suffix: str = "") -> str:
+    """`stem + suffix` as the name of a file. Where that is longer than a file system allows, eight digits of the stem's
+    hash take the place of its end: different stems stay different names, and a stem always gives the same one.
+    """
+    room = LONGEST_NAME - len(suffix.encode(errors="surrogatepass"))
+    if len(stem.encode(errors="surrogatepass")) <= room:
+        return stem + suffix
+    digest = hashlib.sha256(stem.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{shortened(stem, room - 9)}~{digest}{suffix}"
+
+
+def named_folder(text, parent) -> Path:
+    """What a user means by the name of a run: a bare name is a folder in `parent`; anything with a slash (`./x`,
+    `../x`, `/x`, `a/b`), and `.` and `..`, is a path from where the user stands."""
+    text = str(text)
+    return Path(text) if "/" in text or text in (".", "..") else Path(parent) / text
+
+
+def project_path(path) -> str:
+    """'./data/…' below the project's root, else absolute: a path that means the same from every folder."""
+    path = Path(os.path.abspath(path))
+    return f"./{path.relative_to(ROOT).as_posix()}" if path.is_relative_to(ROOT) else path.as_posix()
+
+
+def portable_options(options: dict) -> dict:
+    """Options and cfg keys of a command as JSON values whose paths are those of `project_path`."""
+    return {key: portable_options(value) if isinstance(value, dict) else _portable(key, value)
+            for key, value in options.items()}
+
+
+def _portable(key: str, value):
+    if isinstance(value, Path):
+        return project_path(value)
+    named = isinstance(value, str) and value and (key in _FOLDER_OPTIONS or key in _PATH_OPTIONS and "/" in value)
+    return project_path(value) if named else value
+
+
+def file_state(path) -> list[int] | None:
+    """[size in bytes, time of change in ns]: what a cache knows a file by; None if there is no file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def npy_header(descr: str, shape: tuple[int, ...]) -> bytes:
+    """The head of a .npy file of C order. It has room for the numbers to grow, always 128 bytes, so that the rows can
+    be counted at the end."""
+    import numpy as np
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": shape})
+    assert len(buffer.getvalue()) == 128, shape
+    return buffer.getvalue()
+
+
+# ---- small changes ---------------------------------------------------------------------------------------------------
 
 def append_bytes(path, data: bytes) -> None:
     """Add to a file, all of `data` or nothing: where it does not fit, the file is what it was before."""

@@ -13,14 +13,16 @@ from pathlib import Path
 from common import ROOT
 from common.cli import LAUNCHED, UserError
 from common.events import Events
-from common.files import append_bytes, append_line, write_json, write_text
+from common.files import MADE_BY, append_bytes, append_line, claim_folder, portable_options, write_json, write_text
 
+# names in a run's folder that may not be somebody else's before the first run
+_WRITTEN = ("log.txt", "stats.jsonl", "*.pth", "Model/*.pth", "Image/*.png")
 _LIBRARIES = ("torch", "torchvision", "numpy", "librosa", "soundfile")
 
 
 def describe_environment() -> dict:
     """Git revision, versions and command line, for options.json."""
-    versions = {"python": platform.python_version()}
+    versions: dict[str, str | None] = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
             versions[name] = importlib.metadata.version(name)
@@ -42,14 +44,17 @@ class Run:
     """
 
     def __init__(self, folder, options: dict, main: bool = True, tensorboard: bool = True):
-        self.folder, self.main, self._events, self._first_step = Path(folder), main, None, 0
+        self.folder, self.main, self._first_step = Path(folder), main, 0
+        self._events: Events | None = None
         if not main:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--output_dir: {self.folder} cannot be made: {error.strerror}") from None
-        write_json(self.folder / "options.json", {"options": options, **describe_environment()})
+        claim_folder(self.folder, "options.json", _WRITTEN, "--output_dir")
+        write_json(self.folder / "options.json",
+                   {"made_by": MADE_BY, "options": portable_options(options), **describe_environment()})
         self._tensorboard = tensorboard
 
     def log(self, text: str) -> None:

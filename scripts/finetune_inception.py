@@ -52,11 +52,14 @@ def main(argv=None) -> int:
 
     from common import checkpoint
     from common.devices import pick_device, pick_precision
-    from common.files import sha256, write_json
+    from common.files import MADE_BY, require_ours, sha256, write_json
     from scripts.finetuning import images, training
     device = pick_device(args.device)
     precision = pick_precision(args.precision, device)
     output = args.output or args.data_dir.parent / "pretrained" / f"inception_{args.data_dir.name}_{args.classes}.pth"
+    resume = output.with_suffix(".resume.pth")
+    for path in (output, output.with_suffix(".json"), resume):
+        require_ours(path, "--output")
     if not args.weights:
         print("warning: without --weights the network starts from scratch; a few thousand images make no good judge")
     if args.classes == "all":
@@ -72,7 +75,6 @@ def main(argv=None) -> int:
     torch.manual_seed(args.manualSeed)             # new layers start the same in every run
     run = training.Training(training.inception(len(found.classes), args.weights), found, settings, device, precision,
                             not args.weights, key)
-    resume = output.with_suffix(".resume.pth")
     if args.resume == "auto" and resume.is_file():
         run.restore(resume)
         print(f"going on after step {run.first:,}")
@@ -83,7 +85,7 @@ def main(argv=None) -> int:
         return 128 + (run.stopped_by or signal.SIGINT)
     accuracy = run.accuracy()
     checkpoint.save(output, {name: value.cpu().contiguous() for name, value in run.network.state_dict().items()})
-    write_json(output.with_suffix(".json"), {**key, "classes": found.classes, "which": args.classes,
+    write_json(output.with_suffix(".json"), {"made_by": MADE_BY, **key, "classes": found.classes, "which": args.classes,
                                              "set": args.data_dir.name, "validation_accuracy": accuracy})
     resume.unlink(missing_ok=True)
     print(f"validation accuracy {accuracy:.2f} % (chance {100 / len(found.classes):.2f} %); kept in {output}\n"

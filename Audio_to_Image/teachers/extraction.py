@@ -16,14 +16,13 @@ from tqdm import tqdm
 
 from Audio_to_Image.teachers import TEACHERS, VIEWS, Teacher
 from common import files
-from common.cli import UserError
+from common.cli import UserError, first_few
 from common.features import UNFINISHED, feature_path, load_features, save_features
 from common.parallel import one_torch_thread
 from common.splits import Split
 from common.untrusted.images import open_rgb
 
 SHARD = 256                                        # images: on two CPU cores, half a minute of work
-LISTED = 20                                        # faulty images named at the end; more are counted
 
 
 def path_of(folder, split: Split, teacher: str) -> Path:
@@ -107,6 +106,9 @@ def make(path: Path, split: Split, teacher: Teacher, description: dict, jobs: in
                 shards.save(number, np.stack(rows))
     if not failed:
         row_of = dict(zip(images, shards.load_all()))
+        moved = files.set_aside(path)              # --overwrite: features of others are made again, and kept
+        if moved:
+            print(f"{path}: the file that was there is now {moved.name}")
         save_features(path, [row_of[item.image] for item in split.items], split, **description, **source)
         shards.remove()
         print(f"{path}: {len(split.items)} images × {VIEWS} views × {teacher.width}")
@@ -115,10 +117,8 @@ def make(path: Path, split: Split, teacher: Teacher, description: dict, jobs: in
 
 def report(failed: list[UserError]) -> None:
     """List faulty images on stderr; UserError if there are any."""
-    for fault in failed[:LISTED]:
-        print(f"  {fault}", file=sys.stderr)
-    if len(failed) > LISTED:
-        print(f"  … and {len(failed) - LISTED} more", file=sys.stderr)
+    for line in first_few(failed):
+        print(f"  {line}", file=sys.stderr)
     if failed:
         raise UserError(f"{len(failed)} images could not be read and no features were written for their splits; mend "
                         "or replace them and run this again (finished work is kept)")
