@@ -4,9 +4,9 @@ Every key that the published code does not have defaults to what the published c
 """
 import copy
 import math
-from pathlib import Path
 
 from common.cli import UserError
+from common.files import read_text
 from common.untrusted.yaml_files import parse_yaml
 
 DEFAULTS = {
@@ -88,9 +88,9 @@ def load_config(path=None, settings: list[str] = ()) -> Config:
 
 def _read(path):
     try:
-        content = parse_yaml(Path(path).read_text(encoding="utf-8"), f"--cfg {path}")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--cfg {path} cannot be read: {error}") from None
+        content = parse_yaml(read_text(path), f"--cfg {path}")
+    except UserError as error:
+        raise UserError(f"--cfg: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"--cfg {path} holds no settings; expected lines such as 'WORKERS: 4'")
     return content

@@ -1,28 +1,38 @@
 """Split files: `data/<set>/{train,test}.json` of birds, flowers, places or any set in one of these forms.
 
-A split file is `{"image_base_path", "audio_base_path", "image_feature_path", "data": [item, …]}`. The items of the three
-published sets differ in names; here they all become `Item`. Relative base paths count from the project's root.
+A split file is `{"image_base_path", "audio_base_path", "image_feature_path", "data": [item, …]}`. The items of the
+three published sets differ in names; here they all become `Item`. Relative base paths count from the project's root.
+Several items may have one image (one row a caption).
 """
 import contextlib
 import hashlib
 import os
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from common import ROOT
-from common.cli import UserError
+from common.cli import UserError, first_few
+from common.files import project_path as project_path  # what base paths in split files look like
 from common.files import read_json
 
 _HALF = re.compile("[\ud800-\udfff]")              # halves of characters, which JSON can write and no file can hold
-_UNUSABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\ud800-\udfff]")      # and what steers a terminal
+_UNUSABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\ud800-\udfff]")      # and commands to a terminal
+_WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_NUMBERED = re.compile(r"(\d{1,6})(?!\d)[\W_]*(.*)", re.DOTALL)     # "001.Black_footed_Albatross"
+_SPLITS = ("train", "val", "test")                 # whose classes are numbered together
+_SHOWN = 12                                        # names that a message lists
 
 PLACES_CLASSES = ("bedroom", "dinette", "dining_room", "home_office", "hotel_room", "kitchenette", "living_room")
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image with its captions. `key` is the image's path below the image folder, without suffix."""
+    """One image with its captions. `key` is the image's path below the image folder, without suffix.
+
+    Either of `texts` and `audio` may be empty; so may both.
+    """
     key: str
     image: Path
     label: int
@@ -59,103 +69,222 @@ def project_path(path) -> str:
 
 def data_dir(dataset: str, root=None) -> Path:
     """The folder of a data set: `<root>/<dataset>`, root `data/` of the project. UserError if it is not there."""
-    folder = Path(root) / dataset if root else ROOT / "data" / dataset
+    parent = Path(root) if root else ROOT / "data"
+    folder = parent / dataset
     if not folder.is_dir():
-        raise UserError(f"--dataset {dataset}: the folder {folder} does not exist; "
+        present = sorted(path.parent.name for name in _SPLITS for path in parent.glob(f"*/{name}.json"))
+        there = f"; prepared sets there: {', '.join(first_few(dict.fromkeys(present), _SHOWN))}" if present else ""
+        raise UserError(f"--dataset {dataset}: the folder {folder} does not exist{there}; "
                         f"prepare the set first (README, 'Data sets')")
     return folder
 
 
 def load_split(folder, name: str) -> Split:
-    """Read `<folder>/<name>.json`. UserError names the file, and the item where one is wrong."""
+    """Read `<folder>/<name>.json`. UserError names the file, and the item where one is wrong.
+
+    Labels are the same in every split of the folder; see `_labels`.
+    """
     path = Path(folder) / f"{name}.json"
     if not path.is_file():
-        raise UserError(f"{path} does not exist; prepare the set first (README, 'Data sets')")
-    content = read_json(path)
-    if not isinstance(content, dict) or not isinstance(content.get("data"), list) or not content["data"]:
-        raise UserError(f"{path} is no split file: it needs a list 'data' with at least one item")
-    image_root = _image_root(_base(content, "image_base_path", path), content["data"][0])
+        present = [other for other in _SPLITS if (path.parent / f"{other}.json").is_file()]
+        there = f"; the splits there are {', '.join(present)}" if present else ""
+        raise UserError(f"{path} does not exist{there}; prepare the set first (README, 'Data sets')")
+    content = _content(path)
+    base = _base(content, "image_base_path", path)
+    image_root = _image_root(base, content["data"][0])
     audio_root = _base(content, "audio_base_path", path) if content.get("audio_base_path") else None
+    dropped = _dropped(audio_root, content["data"])
     items = []
     for number, raw in enumerate(content["data"]):
         try:
-            items.append(_item(raw, number, image_root, audio_root))
+            items.append(_item(raw, number, image_root, audio_root, dropped))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"it lacks {error}" if isinstance(error, KeyError) else error
             raise UserError(f"{path}: item {number} is not of a known form: {reason}") from None
     classes = [item.class_name for item in items]
-    has_classes = any(classes)
-    labels = _labels(classes) if has_classes else range(len(items))
+    _check_classes(items, path)
+    labels = _labels(classes, path) if any(classes) else range(len(items))
     items = [Item(i.key, i.image, label, i.class_name, i.texts, i.audio) for i, label in zip(items, labels)]
-    return Split(name, path, tuple(items), image_root, audio_root, has_classes)
+    return Split(name, path, tuple(items), image_root, audio_root, any(classes))
+
+
+def _content(path: Path) -> dict:
+    content = read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("data"), list) or not content["data"]:
+        raise UserError(f"{path} is not a split file: it needs a list 'data' with at least one item")
+    return content
 
 
 def _base(content: dict, field: str, path: Path) -> Path:
     value = content.get(field)
     if not isinstance(value, str) or not value or _UNUSABLE.search(value) or _is_long(value):
         raise UserError(f"{path}: '{field}' is missing or not a path")
-    return Path(value) if Path(value).is_absolute() else ROOT / value
+    if _WINDOWS_DRIVE.match(value):
+        raise UserError(f"{path}: '{field}' is a path of Windows, {value}; write the folder's path on this machine")
+    if "\\" in value and not (ROOT / value).is_dir():
+        value = value.replace("\\", "/")
+    return ROOT / value                            # an absolute path stays as it is
 
+
+# ---- files that items name -------------------------------------------------------------------------------------------
 
 def _image_root(base: Path, first) -> Path:
     """Published split files give the image folder with or without its last part, `images`: accept both."""
     name = first.get("image", first.get("img")) if isinstance(first, dict) else None
     with contextlib.suppress(ValueError, OSError):           # what is wrong with the item is said where all are read
         inner = base / "images"
-        if not inside(base, name).is_file() and inside(inner, name).is_file():
+        if isinstance(name, str) and not _file(base, name).is_file() and _file(inner, name).is_file():
             return inner
     return base
 
 
+def _dropped(audio_root: Path | None, data: list) -> int:
+    """How many characters at the start of a recording's name are not part of its path: five ("wavs/") in published
+    Places files, none in others, unless the first recording is there only under the other of these two names."""
+    first = next((raw for raw in data if isinstance(raw, dict) and _recordings(raw)), None)
+    if first is None or audio_root is None:
+        return 0
+    usual, other = (5, 0) if "asr_text" in first else (0, 5)
+    with contextlib.suppress(ValueError, OSError, TypeError, KeyError):      # a fault is told where all are read
+        name = _recordings(first)[0]
+        if not _file(audio_root, name[usual:]).is_file() and _file(audio_root, name[other:]).is_file():
+            return other
+    return usual
+
+
+def _recordings(raw: dict) -> list:
+    named = raw.get("audio", raw.get("wav", []))
+    return [named] if isinstance(named, str) else named
+
+
 def inside(base: Path, relative: str) -> Path:
-    """`base / relative`; ValueError if `relative` is absolute, climbs out of `base`, or is no name that a file can have.
+    """`base / relative`; ValueError if `relative` is absolute, climbs out of `base`, or is not a name that a file
+    can have.
 
     Links below `base` are followed: only the user can have made them, since archives that hold links are refused.
     """
     if not isinstance(relative, str) or not relative or _UNUSABLE.search(relative):
         raise ValueError(f"{str(relative)[:80]!r} is not a path")
     pure = PurePosixPath(relative)
-    if pure.is_absolute() or ".." in pure.parts or not pure.parts:
+    if pure.is_absolute() or ".." in pure.parts or not pure.parts or _WINDOWS_DRIVE.match(relative):
         raise ValueError(f"'{relative[:80]}' leaves its base folder")
     if _is_long(relative):
         raise ValueError(f"'{relative[:80]}…' is too long for the name of a file")
     return base / pure
 
 
+def _file(base: Path, name: str) -> Path:
+    """`inside`, and where there is no such file but one that is written otherwise, that: with slashes for backslashes
+    (lists made on Windows), or with accents in another Unicode form (lists or archives made on a Mac)."""
+    path = inside(base, name)
+    if "\\" in name and not path.exists():
+        name = name.replace("\\", "/")
+        path = inside(base, name)
+    if name.isascii() or path.exists():
+        return path
+    found = base
+    for part in PurePosixPath(name).parts:
+        forms = [found / part, *(found / unicodedata.normalize(form, part) for form in ("NFC", "NFD"))]
+        found = next((other for other in forms if other.exists()), forms[0])
+    return found
+
+
 def _is_long(path: str) -> bool:
     return len(path.encode()) > 2048 or any(len(part.encode()) > 255 for part in path.split("/"))
 
 
-def _item(raw: dict, number: int, image_root: Path, audio_root: Path | None) -> Item:
-    places = "asr_text" in raw
-    name = raw["image"] if "image" in raw else raw["img"]
-    if places and isinstance(name, str) and name.startswith("./"):
-        name = name[2:]
-    texts = raw.get("text", [raw["asr_text"]] if places else [])
-    audio = raw.get("audio", raw.get("wav", []))
-    texts, audio = ([value] if isinstance(value, str) else value for value in (texts, audio))
-    if places:                                     # published Places files carry a folder of five characters
-        audio = [wav[5:] for wav in audio]
+def _item(raw: dict, number: int, image_root: Path, audio_root: Path | None, dropped: int) -> Item:
+    image = _file(image_root, _image_name(raw))
+    texts = raw.get("text", [raw["asr_text"]] if "asr_text" in raw else [])
+    texts = [texts] if isinstance(texts, str) else texts
     if not all(isinstance(text, str) and not _HALF.search(text) for text in texts):
         raise ValueError("'text' is not a list of sentences")
+    audio = [wav[dropped:] if isinstance(wav, str) else wav for wav in _recordings(raw)]
     if audio and audio_root is None:
         raise ValueError("it names sound, but the file has no 'audio_base_path'")
-    image = inside(image_root, name)
-    class_name = str(raw["class"]) if "class" in raw else name.split("/")[0] if places else ""
-    if not isinstance(raw.get("class", ""), (str, int)) or len(class_name) > 200 or _UNUSABLE.search(class_name):
-        raise ValueError("its 'class' is neither a name nor a number")
+    name = image.relative_to(image_root).as_posix()
     key = str(PurePosixPath(name).with_suffix(""))
-    return Item(key, image, number, class_name, tuple(texts), tuple(inside(audio_root, wav) for wav in audio))
+    return Item(key, image, number, _class_of(raw, name), tuple(texts),
+                tuple(_file(audio_root, wav) for wav in audio) if audio_root else ())
 
 
-def _labels(names: list[str]) -> list[int]:
-    """Class names → numbers from 0: Places' fixed order, a leading number minus one, else the alphabet's order."""
-    if all(name in PLACES_CLASSES for name in names):
+def _image_name(raw: dict) -> str:
+    """What an item calls its image; published Places files write "./" before it."""
+    name = raw["image"] if "image" in raw else raw["img"]
+    return name.removeprefix("./") if isinstance(name, str) else name
+
+
+def _class_of(raw: dict, image_name: str) -> str:
+    """The class of an item, "" if it has none. ValueError if it is neither a name nor a number."""
+    given = raw.get("class", _places_class(image_name) if "asr_text" in raw else "")
+    name = str(given).strip() if isinstance(given, (str, int)) and not isinstance(given, bool) else "\0"
+    if len(name) > 200 or _UNUSABLE.search(name):
+        raise ValueError("its 'class' is neither a name nor a number")
+    return name
+
+
+def _places_class(name: str) -> str:
+    """"kitchenette/1.jpg", or as in the archive of Places "k/kitchenette/1.jpg" → "kitchenette"."""
+    first, *more = name.split("/")
+    return more[0] if len(first) == 1 and len(more) > 1 and more[0].startswith(first) else first
+
+
+# ---- classes ---------------------------------------------------------------------------------------------------------
+
+def _check_classes(items: list[Item], path: Path) -> None:
+    """UserError if some items have a class and others have none."""
+    without = [item for item in items if not item.class_name]
+    if without and len(without) < len(items):
+        example = next(item for item in items if item.class_name)
+        raise UserError(f"{path}: '{without[0].key}' (item {without[0].label}) has no class, but '{example.key}' has "
+                        f"'{example.class_name}' ({len(without)} of {len(items)} items have none); give every item a "
+                        f"class, or none")
+
+
+def _labels(names: list[str], path: Path) -> list[int]:
+    """Class names → numbers from 0, the same in every split of the folder: Places' fixed order; a leading number minus
+    one; else the order of the alphabet over all splits together. UserError if classes are named in two ways."""
+    shared = _classes_of_others(path)
+    every = {*names, *shared}
+    _check_forms(every, path)
+    if every <= set(PLACES_CLASSES):
         return [PLACES_CLASSES.index(name) for name in names]
-    numbers = [re.match(r"\d{1,6}(?!\d)", name) for name in names]
-    if all(numbers):
-        labels = [int(match.group()) - 1 for match in numbers]
-        if len(set(zip(labels, names))) == len(set(labels)) and min(labels) >= 0:
-            return labels
-    order = {name: label for label, name in enumerate(sorted(set(names)))}
-    return [order[name] for name in names]
+    matches = {name: _NUMBERED.fullmatch(name) for name in every}
+    numbers = {name: int(match[1]) for name, match in matches.items() if match}
+    same = {name: unicodedata.normalize("NFC", name) for name in every}
+    if len(numbers) == len(every) and min(numbers.values()) >= 1 and len(set(numbers.values())) == len({
+            str(int(name)) if name.isdecimal() else same[name] for name in every}):
+        return [numbers[name] - 1 for name in names]
+    # a split of another name than the usual ones comes last, so that it changes no label of theirs
+    usual = {same[name] for name in (every if path.stem in _SPLITS else shared)}
+    order = [*sorted(usual), *sorted({*same.values()} - usual)]
+    label = {name: number for number, name in enumerate(order)}
+    return [label[same[name]] for name in names]
+
+
+def _classes_of_others(path: Path) -> set[str]:
+    """The classes that the other splits of the folder name; none of a file that cannot be read, since whoever loads it
+    is told why."""
+    found: set[str] = set()
+    for other in _SPLITS:
+        beside = path.with_name(f"{other}.json")
+        if other == path.stem or not beside.is_file():
+            continue
+        with contextlib.suppress(UserError, TypeError, ValueError, AttributeError, KeyError):
+            found |= {_class_of(raw, _image_name(raw).replace("\\", "/")) for raw in _content(beside)["data"]}
+    return found - {""}
+
+
+def _check_forms(names: set[str], path: Path) -> None:
+    """UserError if one class seems to be named in two ways: 1 and "001.kind", or "kind" and "001.kind"."""
+    by_number: dict[int, str] = {}
+    by_words: dict[str, str] = {}
+    for name in sorted(names):
+        match = _NUMBERED.fullmatch(name)
+        if match and match[2] and not name.isdecimal():
+            by_number[int(match[1])] = by_words[match[2].casefold()] = name
+    for name in sorted(names):
+        twin = by_number.get(int(name)) if name.isdecimal() and len(name) < 7 else by_words.get(name.casefold())
+        if twin:
+            raise UserError(f"{path} and the splits beside it name classes in two ways, '{name}' and '{twin}'; write "
+                            f"each class in one way")
