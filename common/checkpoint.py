@@ -1,8 +1,8 @@
-"""Checkpoints: tensors and plain values only, written whole with a checksum, read without running code.
+"""Checkpoints: tensors and plain values only, written completely with a checksum, read without running code.
 
 The checksum is the comment at the end of the zip archive that torch writes, `sha256 <64 hexadecimal digits>`: over
-every name, dtype, shape, byte and plain value. Any reader of such archives passes over it, so the format stays the
-published one. A file without one (published, or of another program) is read all the same.
+every name, dtype, shape, byte and plain value. Readers of such archives skip it, so the format stays the
+published one. A file without one (published, or of another program) is read as well.
 """
 import hashlib
 import os
@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 from common import snapshots
-from common.cli import UserError
+from common.cli import UserError, is_out_of_memory
 from common.distributed import ranks
-from common.files import atomic_path, keep_as
+from common.files import atomic_path, is_web_page, keep_as
 from common.untrusted import torch_files
 
 _MOST_VALUES = 1_000_000                           # in one file; a list that holds itself has no end
@@ -37,7 +37,7 @@ class Damaged(UserError):
 
 
 def save(path, value, previous=None) -> None:
-    """Write tensors, numbers, strings, lists and dicts to `path`, whole or not at all.
+    """Write tensors, numbers, strings, lists and dicts to `path`, completely or not at all.
 
     previous: the name that a file at `path` gets when the new one takes its place, or None to let it go.
     """
@@ -47,7 +47,7 @@ def save(path, value, previous=None) -> None:
         except RuntimeError as error:
             if "inline_container" not in str(error):
                 raise
-            raise OSError("the archive is not whole") from error      # all that torch says of a full disk
+            raise OSError("the archive is incomplete") from error      # all that torch says of a full disk
         with zipfile.ZipFile(temporary, "a") as archive:
             archive.comment = _checksum(value)
         if previous is not None and Path(path).is_file():
@@ -58,7 +58,7 @@ def load(path, device="cpu"):
     """The content of a checkpoint, tensors on `device`.
 
     UserError if it is missing, `Damaged` if it is damaged or holds anything executable. A link `latest.pth` to a
-    damaged file is set to the newest whole snapshot before it, which one line says.
+    damaged file is set to the newest intact snapshot before it, and one line says so.
     """
     path = Path(path)
     if not path.is_file():
@@ -73,19 +73,19 @@ def load(path, device="cpu"):
 
 
 def load_first_whole(paths, device="cpu"):
-    """→ (content, path) of the first of `paths` that is whole; a line on stderr says which ones are not.
+    """→ (content, path) of the first of `paths` that is intact; a line on stderr says which ones are not.
 
-    paths: of files that are there, one at least. Damaged if none is whole.
+    paths: of existing files, at least one. Damaged if none is intact.
     """
-    faults = []
+    faults: list[Damaged] = []
     for path in paths:
         try:
             content = _read(Path(path), device)
         except Damaged as error:
             faults.append(error)
             continue
-        for error in faults if ranks.is_main() else ():
-            print(f"{error.fault}: {path} is used instead", file=sys.stderr, flush=True)
+        for fault in faults if ranks.is_main() else ():
+            print(f"{fault.fault}: {path} is used instead", file=sys.stderr, flush=True)
         return content, path
     raise faults[0]
 
@@ -99,13 +99,23 @@ def _read(path: Path, device):
         written = _comment(path)
         found = _checksum(content) if written else b""
     except pickle.UnpicklingError as error:
+        _refuse_web_page(path)
         raise Damaged(f"{path} is refused: it is damaged or holds more than tensors "
                       f"({_first_sentence(error)})") from None
     except Exception as error:                     # a damaged archive can raise anything at all
+        if is_out_of_memory(error):
+            raise
+        _refuse_web_page(path)
         raise Damaged(f"{path} is not a checkpoint ({_first_sentence(error)})") from None
     if written != found:
         raise Damaged(f"{path} is damaged: its tensors do not have the checksum that it was written with")
     return content
+
+
+def _refuse_web_page(path: Path) -> None:
+    with open(path, "rb") as file:
+        if is_web_page(file.read(1024)):
+            raise Damaged(f"{path} is a web page, not a checkpoint: the server gave it in place of the file") from None
 
 
 def _comment(path) -> bytes:
@@ -170,7 +180,7 @@ def _update(total, name: str, tensor: torch.Tensor) -> None:
     tensor = tensor.detach()
     total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
     parts = [tensor]
-    if not tensor.is_contiguous() and tensor.numel():            # in small copies: whole ones are half a gigabyte in a GAN
+    if not tensor.is_contiguous() and tensor.numel():        # in small copies: one of all is half a gigabyte in a GAN
         parts = tensor.split(max(1, _HASHED_AT_ONCE // max(1, tensor[0].nbytes)))
     for part in parts:
         part = part.cpu().contiguous()
@@ -178,7 +188,11 @@ def _update(total, name: str, tensor: torch.Tensor) -> None:
 
 
 def _first_sentence(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    """What an exception says, without torch's advice to load the file in a way that could run code."""
+    text = str(error).split("Please file an issue")[0]
+    if "weights_only" in text:
+        text = text.partition("WeightsUnpickler error:")[2] or "it is not one that torch.save writes"
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
     return lines[0][:200]
 
 
@@ -192,9 +206,14 @@ def state_dict_of(content, path) -> dict:
 
 
 def load_into(module: torch.nn.Module, state: dict, path) -> None:
-    """Load `state` into `module`; a mismatch becomes one sentence that names the first wrong entry and both shapes."""
+    """Load `state` into `module`; a mismatch becomes one sentence that names the first wrong entry and both shapes.
+
+    Batch norms of before torch 0.4.1, and of torchvision's Inception, count no batches (`num_batches_tracked`): as in
+    torch, the module's own counts stay.
+    """
     own = module.state_dict()
-    for key in own.keys() | state.keys():
+    state = {**{key: value for key, value in own.items() if key.endswith("num_batches_tracked")}, **state}
+    for key in dict.fromkeys((*own, *state)):      # in the network's order: equal files, equal sentences
         if key not in state or key not in own:
             raise UserError(f"{path} is of another architecture: it {'lacks' if key not in state else 'has'} '{key}'")
         if own[key].shape != state[key].shape:

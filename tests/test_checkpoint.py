@@ -237,3 +237,47 @@ def test_an_optimizer_takes_its_state_and_keeps_its_settings():
     for wrong in ({}, {"state": {}, "param_groups": []}, None):
         with pytest.raises(UserError, match="f holds no state of this optimizer"):
             checkpoint.load_optimizer(second, wrong, "f")
+
+
+# ---- files of others ----
+
+def test_weights_without_batch_counts_load_as_in_torch(tmp_path):
+    """Those of before torch 0.4.1, and torchvision's Inception."""
+    norm = torch.nn.BatchNorm1d(3)
+    norm(torch.randn(4, 3))
+    state = {key: value + 1 for key, value in norm.state_dict().items() if key != "num_batches_tracked"}
+    checkpoint.load_into(norm, state, "f")
+    assert norm.num_batches_tracked == 1 and torch.equal(norm.running_mean, state["running_mean"])
+
+
+def test_a_mismatch_names_the_first_key_of_the_network():
+    network = torch.nn.Sequential(*(torch.nn.Linear(1, 1) for _ in range(20)))
+    with pytest.raises(UserError, match="it lacks '0.weight'"):
+        checkpoint.load_into(network, {}, "f")
+    with pytest.raises(UserError, match="it has 'b'"):
+        checkpoint.load_into(network, {**network.state_dict(), "b": torch.zeros(1), "a": torch.zeros(1)}, "f")
+
+
+@pytest.mark.parametrize("page", ["<!DOCTYPE html><html>", "\ufeff\n <html>", "<?xml version='1.0'?><Error>"])
+def test_a_web_page_is_called_so(tmp_path, page):
+    path = tmp_path / "a.pth"
+    path.write_text(page, encoding="utf-8")
+    with pytest.raises(Damaged, match="a.pth is a web page, not a checkpoint"):
+        checkpoint.load(path)
+
+
+def test_no_advice_to_run_code(tmp_path):
+    """torch's own message says how to load a file all the same."""
+    path = tmp_path / "a.pth"
+    for value in ({"a": os.system}, {"a": random.Random(0)}):
+        torch.save(value, path)
+        with pytest.raises(Damaged) as error:
+            checkpoint.load(path)
+        assert "weights_only" not in str(error.value) and "allowlist" not in str(error.value), str(error.value)
+
+
+def test_too_little_memory_is_not_damage(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path / "a.pth", {"a": torch.zeros(3)})
+    monkeypatch.setattr(torch, "load", lambda *unused, **options: torch.empty(10 ** 14))
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        checkpoint.load(tmp_path / "a.pth")
