@@ -13,6 +13,7 @@ from Audio_to_Image.speech_encoder import FRAMES_PER_POSITION, embed
 from common.cli import UserError
 from common.devices import autocast
 from common.distributed import ranks
+from common.parallel import free_memory
 from common.splits import PLACES_CLASSES, Split
 
 CACHES = ("gpu", "ram", "disk")
@@ -87,7 +88,7 @@ class SpeechClips:
                 held[start:start + len(block)] = torch.from_numpy(block).to(self.device)
             self._values = held
             return "gpu"
-        if "ram" in wanted and size < 0.25 * _free_memory():
+        if "ram" in wanted and size < 0.25 * free_memory():
             self.cache.values = np.array(self.cache.values)
             return "ram"
         return "disk"
@@ -255,12 +256,3 @@ def embed_clips(encoder, meta: dict, clips: SpeechClips, batch_size: int, precis
     shares = ranks.gather_rows(padded).split(longest)
     sizes = [len(share) for share in np.array_split(clips.usable, ranks.world_size())]
     return torch.cat([share[:size] for share, size in zip(shares, sizes)])
-
-
-def _free_memory() -> int:
-    """Bytes that the system can still give out."""
-    with open("/proc/meminfo") as file:
-        for line in file:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return 0

@@ -10,7 +10,6 @@ A build appends to a partial file with a journal, so that a killed one goes on w
 have not changed are copied from the cache before.
 """
 import fcntl
-import io
 import json
 import os
 from pathlib import Path
@@ -19,12 +18,12 @@ import numpy as np
 
 from Audio_to_Image import audio
 from common.cli import UserError
-from common.files import read_note, write_json, write_text
+from common.files import file_state, npy_header, read_note, write_json, write_text
 
 DB_PER_STEP = audio.TOP_DB / 32767
 SETTINGS = {"format": 2, **audio.SETTINGS}
 _FACTS = ("seconds", "promised", "remarks", "error", "cause")        # of an audio.Clip
-_HEADER_BYTES = 128
+_HEADER_BYTES = len(npy_header("<i2", (0,)))
 _JOURNAL_EVERY = 4096               # clips between two journal entries: a second or two of work to lose at most
 
 
@@ -44,7 +43,7 @@ class MelCache:
         """
         self.folder, self.paths = Path(folder), [Path(path) for path in paths]
         self._names = [_name(path, root) for path in self.paths]
-        sources = {name: (path, _state(path)) for name, path in zip(self._names, self.paths)}
+        sources = {name: (path, file_state(path)) for name, path in zip(self._names, self.paths)}
         records = _read_index(self.folder)
         missing = [name for name in sources if not _is_current(records.get(name), sources[name][1])]
         if missing and not build:
@@ -204,7 +203,7 @@ class _Build:
     def _finish(self) -> None:
         """Header, name, index: the old index goes first, the new comes last, so that none ever fits wrong values."""
         self.file.seek(0)
-        self.file.write(_header(self.position))
+        self.file.write(npy_header("<i2", (self.position,)))
         self.file.flush()
         os.fsync(self.file.fileno())
         index = self.folder / "log_mels.json"
@@ -214,14 +213,6 @@ class _Build:
         self.journal.unlink(missing_ok=True)
 
 
-def _header(values: int) -> bytes:
-    """The head of a .npy file with one row of int16. NumPy leaves room for the length to grow: always 128 bytes."""
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, dict(descr="<i2", fortran_order=False, shape=(values,)))
-    assert len(buffer.getvalue()) == _HEADER_BYTES
-    return buffer.getvalue()
-
-
 # ---- index ----------------------------------------------------------------------------------------------------------
 
 def _name(path: Path, root) -> str:
@@ -229,15 +220,6 @@ def _name(path: Path, root) -> str:
         return path.relative_to(root).as_posix() if root else path.as_posix()
     except ValueError:
         return path.as_posix()
-
-
-def _state(path: Path):
-    """[size in bytes, time of change in ns], or None if there is no file."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]
 
 
 def _is_current(record, state) -> bool:

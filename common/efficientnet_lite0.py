@@ -35,7 +35,7 @@ class SameConv(nn.Conv2d):
         if any(pad % 2 for pad in total):
             (top, left) = (pad // 2 for pad in total)
             x = F.pad(x, (left, total[1] - left, top, total[0] - top))
-            total = (0, 0)
+            total = [0, 0]
         x = F.conv2d(x, self.weight, self.bias, self.stride, [pad // 2 for pad in total], groups=self.groups)
         return F.relu6(x, inplace=True) if self.relu6 else x
 
@@ -108,7 +108,7 @@ def load_lite0(device="cpu", path=None) -> Lite0:
     path = Path(path) if path else weights_path()
     network = Lite0()
     checkpoint.load_into(network, fold(checkpoint.state_dict_of(checkpoint.load(path), path), path), path)
-    return network.to(device, memory_format=torch.channels_last)
+    return network.to(device).to(memory_format=torch.channels_last)
 
 
 def fold(state: dict, path) -> dict:

@@ -18,9 +18,12 @@ def default_jobs() -> int:
 
 
 def free_memory() -> int:
-    """Bytes of memory that are free or can be made so."""
-    with open("/proc/meminfo") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    """Bytes of memory that are free or can be freed."""
+    try:
+        with open("/proc/meminfo") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):               # not Linux: a quarter of what is built in
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
 
 def in_chunks(items, size: int) -> list:
@@ -46,7 +49,7 @@ def parallel_map(function, chunks, jobs: int | None = None, threads: bool = Fals
     try:
         yield from _results(pool, function, iter(chunks), 3 * jobs)
     except BrokenProcessPool:
-        raise UserError("a worker process was killed, perhaps for want of memory; run the command again to go on, "
+        raise UserError("a worker process was killed, perhaps because memory ran out; run the command again to go on, "
                         "with fewer --jobs if that repeats") from None
     except BaseException:
         if stop:
@@ -79,7 +82,9 @@ def _start_worker() -> None:
 
 
 def _die_with_parent() -> None:
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent is not None                      # a worker has one
+    parent.join()
     os._exit(1)
 
 

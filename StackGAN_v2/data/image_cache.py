@@ -6,7 +6,6 @@ smaller sizes are then index arithmetic and one resize for a whole batch.
 """
 import hashlib
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from tqdm import tqdm
 from common.cli import UserError
 from common.devices import send
 from common.distributed import ranks
-from common.files import atomic_path, read_note, write_json
+from common.files import atomic_path, file_state, npy_header, read_note, write_json
 from common.parallel import free_memory, in_chunks, one_torch_thread, parallel_map
 from common.untrusted.images import open_rgb
 
@@ -232,11 +231,10 @@ def _held(stem: Path, note: dict, key: str, images: int, side: int):
 def _key(work) -> str:
     digest = hashlib.sha256(str(_FORMAT).encode())
     for path, box, side in work:
-        try:
-            status = os.stat(path)
-        except OSError:
-            raise UserError(f"{path} does not exist, but its split file names it; unpack the images again") from None
-        digest.update(json.dumps([str(path), status.st_size, status.st_mtime_ns, box, side]).encode())
+        state = file_state(path)
+        if state is None:
+            raise UserError(f"{path} does not exist, but its split file names it; unpack the images again")
+        digest.update(json.dumps([str(path), *state, box, side]).encode())
     return digest.hexdigest()[:32]
 
 
@@ -246,7 +244,7 @@ def _make(work, stem: Path, key: str, jobs, progress: bool) -> dict:
     stem.with_suffix(".json").unlink(missing_ok=True)
     with atomic_path(stem.with_suffix(".npy")) as temporary, open(temporary, "wb") as file, \
             tqdm(total=len(work), desc=f"{stem.parent.name} images", unit="img", disable=not progress) as bar:
-        file.write(_npy_header(0))
+        file.write(npy_header("|u1", (0, 3)))
         for images in _in_order(parallel_map(_prepare_chunk, list(enumerate(in_chunks(work, 32))), jobs)):
             for image in images:
                 if isinstance(image, str):
@@ -260,7 +258,7 @@ def _make(work, stem: Path, key: str, jobs, progress: bool) -> dict:
             more = f" (and {len(faults) - 1} more images)" if len(faults) > 1 else ""
             raise UserError(faults[0] + more)
         file.seek(0)
-        file.write(_npy_header(total))
+        file.write(npy_header("|u1", (total, 3)))
     content = {"key": key, "shapes": shapes}
     write_json(stem.with_suffix(".json"), content, indent=None)
     return content
@@ -274,9 +272,3 @@ def _in_order(numbered):
         while next_number in waiting:
             yield waiting.pop(next_number)
             next_number += 1
-
-
-def _npy_header(rows: int) -> bytes:
-    """A .npy header of fixed length for uint8 `[rows, 3]`, so that the number of rows can be filled in at the end."""
-    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({rows}, 3), }}"
-    return b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + text.ljust(117).encode() + b"\n"

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from common.cli import UserError
-from common.files import atomic_path, read_note, write_json
+from common.files import atomic_path, file_state, read_note, write_json
 from common.untrusted.images import FORMATS, open_rgb
 from StackGAN_v2.data.image_cache import bounding_boxes, prepare
 
@@ -180,12 +180,11 @@ class RealImages:
         """Changes with any image's path, length or time, with its box, with the crop and with `settings`."""
         digest = hashlib.sha256(json.dumps([_VERSION, self.size, self.side, self.crop, *map(str, settings)]).encode())
         for item, box in zip(self.split.items, self.boxes):
-            try:
-                status = os.stat(item.image)
-            except OSError:
+            state = file_state(item.image)
+            if state is None:
                 raise UserError(f"{item.image} does not exist, but {self.split.path} names it; unpack the images "
-                                "again") from None
-            digest.update(json.dumps([str(item.image), status.st_size, status.st_mtime_ns, box]).encode())
+                                "again")
+            digest.update(json.dumps([str(item.image), *state, box]).encode())
         return digest.hexdigest()[:32]
 
 

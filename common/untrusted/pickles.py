@@ -1,15 +1,17 @@
-"""Pickles of strangers: arrays, lists, tuples, dicts, strings and numbers are read, and nothing else is ever called.
+"""Untrusted pickles: arrays, lists, tuples, dicts, strings and numbers are read, and nothing else is ever called.
 
-The opcodes of a pickle are instructions to a small machine. Python's own machine in C looks up classes, keeps a table of
-extensions beside them, and reserves whatever room a file claims. Here runs the one written in Python, cut down to the
-opcodes that plain values are made of; arrays are put together by this file from bytes that are there, never by NumPy's
-unpickling code. What comes out cannot be larger than what was read.
+The opcodes of a pickle are instructions to a small machine. Python's own machine in C looks up classes, keeps a table
+of extensions, and allocates whatever size a file claims. This module runs the one written in Python, reduced to the
+opcodes that plain values need. Arrays are built here from bytes that are in the file, never by NumPy's unpickling code,
+so the result cannot be larger than the file.
 """
 import io
 import math
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -48,7 +50,7 @@ def read_pickle(path):
     try:
         return _Plain(room=len(data)).unfold(_Machine(data).load())
     except (MemoryError, RecursionError):
-        raise UserError(f"{path} is damaged: it claims more data than it holds; make or download it again") from None
+        raise UserError(f"{path} does not fit into memory: it is damaged, or too large for this machine") from None
     except Exception as error:                     # a damaged pickle can raise anything at all
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{path} is not a feature pickle ({reason}); make or download it again") from None
@@ -61,7 +63,8 @@ class _Dtype:
         match = _DTYPE.fullmatch(code) if isinstance(code, str) else None
         if not match:
             raise pickle.UnpicklingError(f"an array of kind {str(code)[:40]!r}")
-        self.code, self.order = match[1] + ("" if match[1] in "O?" else match[2]), code[0] if code[0] in "<>" else "="
+        self.code = match[1] + ("" if match[1] in "O?" else match[2])
+        self.order: Literal["<", ">", "="] = "<" if code[0] == "<" else ">" if code[0] == ">" else "="
 
     def build(self, state):
         if not isinstance(state, tuple) or len(state) < 5 or state[3] is not None or state[4] is not None:
@@ -130,7 +133,7 @@ def _no_bytes():
     return b""
 
 
-# All names that a pickled array, new or from Python 2, asks for, and what stands in for them here.
+# All names that a pickled array, new or from Python 2, refers to, and what replaces them here.
 _NAMES = {
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _empty_array for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): _Scalar for core in ("core", "_core")},
@@ -143,6 +146,11 @@ _CALLABLE = (_empty_array, _Scalar, _array_of_bytes, _Dtype, _encode, _no_bytes)
 class _Machine(pickle._Unpickler):
     """The unpickler written in Python, with the opcodes above and its own GLOBAL, REDUCE, BUILD and SETITEM."""
     dispatch = {code: pickle._Unpickler.dispatch[code] for code in _PLAIN}
+    # what Python's own machine has, for type checkers
+    stack: list[Any]
+    append: Callable[[Any], None]
+    read: Callable[[int], bytes]
+    pop_mark: Callable[[], list[Any]]
 
     def __init__(self, data: bytes):
         super().__init__(io.BytesIO(data), encoding="latin1")
@@ -204,10 +212,11 @@ class _Machine(pickle._Unpickler):
         name, module = self.stack.pop(), self.stack.pop()
         self.append(self.find_class(module, name))
 
-    dispatch |= {code[0]: method for code, method in (
-        (pickle.GLOBAL, pickle._Unpickler.load_global), (pickle.STACK_GLOBAL, stack_name), (pickle.REDUCE, call),
-        (pickle.BUILD, build), (pickle.SETITEM, set_item), (pickle.SETITEMS, set_marked), (pickle.DICT, new_dict),
-        (pickle.BYTEARRAY8, byte_array))}
+    own: tuple[tuple[bytes, Callable[[Any], Any]], ...] = (
+        (pickle.GLOBAL, pickle._Unpickler.dispatch[pickle.GLOBAL[0]]), (pickle.STACK_GLOBAL, stack_name),
+        (pickle.REDUCE, call), (pickle.BUILD, build), (pickle.SETITEM, set_item), (pickle.SETITEMS, set_marked),
+        (pickle.DICT, new_dict), (pickle.BYTEARRAY8, byte_array))
+    dispatch |= {code[0]: method for code, method in own}
 
 
 class _Plain:
@@ -235,7 +244,7 @@ class _Plain:
     def _array(self, array: _Array, depth: int) -> np.ndarray:
         if array.shape is None:
             raise pickle.UnpicklingError("it holds an array without its numbers")
-        order = "F" if array.fortran else "C"
+        order: Literal["F", "C"] = "F" if array.fortran else "C"
         if array.kind.hasobject:
             values = np.empty(len(array.raw), object)
             values[:] = [self.unfold(one, depth + 1) for one in array.raw]

@@ -1,7 +1,7 @@
-"""What is looked at in a stranger's checkpoint before and after torch reads it: claims that would cost memory or the process.
+"""Checks of an untrusted checkpoint before and after torch reads it: claims that would cost memory or the process.
 
-torch.load(weights_only=True) runs no code, but it trusts sizes, unpacks compressed records, and lets a dict have keys so
-deeply nested that hashing them overflows the machine's stack. Nothing that torch.save writes is like that.
+torch.load(weights_only=True) runs no code, but it trusts sizes, unpacks compressed records, and accepts dict keys that
+are nested so deeply that hashing them overflows the stack. torch.save writes nothing of the kind.
 """
 import io
 import pickle
@@ -43,7 +43,7 @@ def _check_depth(file, pickles: int) -> None:
         for _ in range(pickles):
             _Depths().run(file)
     except (ValueError, IndexError, KeyError, UnicodeDecodeError):
-        pass                                       # damaged: torch, which stops at the same place, says so
+        pass                                       # damaged: torch stops at the same place and reports it
 
 
 class _Depths:

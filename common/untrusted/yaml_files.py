@@ -1,9 +1,9 @@
-"""YAML of strangers: plain values only, of bounded size, and without references, which a few lines can multiply endlessly."""
+"""Untrusted YAML: plain values only, of bounded size, and no references, which a few lines can multiply endlessly."""
 import yaml
 
 from common.cli import UserError
 
-MAX_CHARACTERS = 1 << 18            # the largest of ours has a twentieth
+MAX_CHARACTERS = 1 << 18            # twenty times the largest of ours
 
 
 class _Loader(yaml.SafeLoader):
@@ -14,7 +14,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def parse_yaml(text: str, name):
-    """The value that YAML `text` holds. UserError, which begins with `name`, if it is damaged, too long or refers back."""
+    """The value that YAML `text` holds. UserError beginning with `name` if it is damaged, too long or refers back."""
     if len(text) > MAX_CHARACTERS:
         raise UserError(f"{name} is too long for a file of settings (over {MAX_CHARACTERS:,} characters)")
     try:
