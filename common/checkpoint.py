@@ -103,8 +103,10 @@ def _read(path: Path, device):
         raise Damaged(f"{path} is refused: it is damaged or holds more than tensors "
                       f"({_first_sentence(error)})") from None
     except Exception as error:                     # a damaged archive can raise anything at all
-        if is_out_of_memory(error):
+        if isinstance(error, torch.OutOfMemoryError):          # of a GPU, which other work may fill
             raise
+        if is_out_of_memory(error):
+            raise Damaged(f"{path} does not fit into memory: it is damaged, or too large for this machine") from None
         _refuse_web_page(path)
         raise Damaged(f"{path} is not a checkpoint ({_first_sentence(error)})") from None
     if written != found:

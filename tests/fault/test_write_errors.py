@@ -101,6 +101,7 @@ def main(folder: Path, size: int) -> None:
     kinds, refused, written = writers(folder), [], []
     for name in kinds:
         (folder / name).write_bytes(b"old\n")
+    (folder / "x.json").write_text('{"order": "of before"}')       # x.pickle is ours, and so may be replaced
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
     for name, write in kinds.items():
         try:
