@@ -18,6 +18,7 @@ MADE_BY = "direct-speech-to-image"                 # stands in the head of files
 LONGEST_NAME = 255                                 # bytes of a file's name, on all common file systems
 _HEAD = 4096                                       # bytes in which the mark is looked for
 _CHECKSUM = re.compile(rb"sha256 [0-9a-f]{64}$")   # at the end of a checkpoint of ours
+_REPORT = b"by scripts/report.py"                  # in the last line of pages of before the mark
 _NOTE_KEYS = {"made_by", "order", "started_from", "key", "settings"}   # one is in every note beside a file of ours
 _FOLDER_OPTIONS = {"data_root", "data_dir", "DATA_DIR"}
 _PATH_OPTIONS = {"output_dir", "cfg", "model", "eval_net_g", "resume", "weights", "NET_G", "NET_D"}
@@ -147,7 +148,7 @@ def is_ours(path) -> bool:
             tail = file.read()
     except OSError:
         return False
-    if MADE_BY.encode() in head or head.startswith(b"PK") and _CHECKSUM.search(tail):
+    if MADE_BY.encode() in head or head.startswith(b"PK") and _CHECKSUM.search(tail) or _REPORT in tail:
         return True
     keys = _NOTE_KEYS - {"key", "settings"} if path.suffix == ".json" else _NOTE_KEYS      # which others may use, too
     return not keys.isdisjoint(read_note(path.with_suffix(".json")))

@@ -6,7 +6,6 @@ Several items may have one image (one row a caption).
 """
 import contextlib
 import hashlib
-import os
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -59,12 +58,6 @@ class Split:
         """Hash of the order of items and captions: what row i of a feature file means."""
         text = "\n".join(f"{item.key} {max(len(item.audio), len(item.texts))}" for item in self.items)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def project_path(path) -> str:
-    """'./data/…' below the project's root, else absolute: what base paths in split files look like."""
-    path = Path(os.path.abspath(path))
-    return f"./{path.relative_to(ROOT).as_posix()}" if path.is_relative_to(ROOT) else path.as_posix()
 
 
 def data_dir(dataset: str, root=None) -> Path:

@@ -34,14 +34,15 @@ def main() -> int:
     if args.output and args.output.is_dir():
         raise cli.UserError(f"--output {args.output} is a folder; name a file in it, such as {args.output / 'index.html'}")
     from common import splits
-    from common.files import write_text
+    from common.files import require_ours, write_text
     from scripts.report import page_data, runs
     from scripts.report.page import render
     columns, ablations = runs.columns(args.runs)
+    output = args.output or _default_output(columns)
+    require_ours(output, "--output")
     trained_on = None if args.dataset else runs.dataset(columns)
     folder = splits.data_dir(args.dataset or trained_on.name, args.data_root or trained_on and trained_on.parent)
     data = page_data.gather(args, folder, columns, ablations)
-    output = args.output or _default_output(columns)
     write_text(output, render(data))
     _print_numbers(data)
     for note in data.notes:

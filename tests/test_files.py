@@ -22,9 +22,10 @@ def test_what_is_ours(tmp_path, split):
     checkpoint.save(tmp_path / "a.pth", {"x": torch.zeros(3)})
     features.save_features(tmp_path / "b.pickle", np.zeros((3, 2, 4)), split)
     files.write_text(tmp_path / "c.html", f"<meta name=generator content={files.MADE_BY}>")
+    files.write_text(tmp_path / "old.html", "<html><footer>Made 2026-01-01 by scripts/report.py.</footer></html>")
     (tmp_path / "d.npy").touch()
     files.write_json(tmp_path / "d.json", {"key": "of a cache"})
-    for name in ("a.pth", "b.pickle", "b.json", "c.html", "d.npy"):
+    for name in ("a.pth", "b.pickle", "b.json", "c.html", "old.html", "d.npy"):
         assert files.is_ours(tmp_path / name), name
     torch.save({"x": torch.zeros(3)}, tmp_path / "e.pth")
     (tmp_path / "f.pickle").write_bytes(pickle.dumps(np.zeros((3, 2, 4))))

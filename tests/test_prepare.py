@@ -397,3 +397,15 @@ def test_commands_end_with_one_sentence_and_status_2(tmp_path):
         assert run.returncode == 2 and run.stderr.count("\n") == 1, run.stderr
         assert run.stderr.startswith(f"prepare_{name}.py: error: ")
     assert not (tmp_path / "none").exists()
+
+
+def test_a_split_file_of_others_is_set_aside(cub, capsys):
+    """--overwrite makes it again and keeps theirs; one of ours is replaced."""
+    prepare("birds", cub, "--any_size")
+    ours = json.loads((cub / "train.json").read_text())
+    theirs = json.dumps({key: value for key, value in ours.items() if key != "made_by"})
+    (cub / "train.json").write_text(theirs)
+    prepare("birds", cub, "--any_size", "--overwrite")
+    prepare("birds", cub, "--any_size", "--overwrite")
+    assert (cub / "train.json.old").read_text() == theirs and not (cub / "train.json.old2").exists()
+    assert json.loads((cub / "train.json").read_text()) == ours and "is now train.json.old" in capsys.readouterr().out

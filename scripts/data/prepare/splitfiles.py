@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.cli import UserError
-from common.files import write_bytes, write_json
+from common.files import MADE_BY, set_aside, write_bytes, write_json
 from common.splits import Split, load_split
 from scripts.data.prepare.sources import Listing
 
@@ -67,12 +67,14 @@ def prepare(folder: Path, rules: Rules, build: Callable[[], Built], overwrite: b
                   for name in names}
         for name in written:
             if name not in given:
-                write_json(places[name] / f"{name}.json", built.contents[name])
+                write_json(places[name] / f"{name}.json", {"made_by": MADE_BY, **built.contents[name]})
         lines = check([load_split(places[name], name) for name in names], rules)
         for name, path in given.items():
             write_bytes(Path(staging.name) / f"{name}.json", path.read_bytes())
         try:
             for name in written:
+                if moved := set_aside(folder / f"{name}.json"):
+                    print(f"{folder / name}.json that was there is now {moved.name}")
                 os.replace(Path(staging.name) / f"{name}.json", folder / f"{name}.json")
         except OSError as error:
             raise UserError(f"{folder / name}.json cannot be replaced: {error.strerror}") from None

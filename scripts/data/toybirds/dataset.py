@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from common.cli import UserError
-from common.files import read_json, write_bytes, write_json, write_text
+from common.files import MADE_BY, read_json, write_bytes, write_json, write_text
 from common.splits import project_path
 from scripts.data.toybirds.captions import Caption, describe
 from scripts.data.toybirds.drawing import draw_image
@@ -197,6 +197,7 @@ def _split(folder: Path, examples: list[Example], made: list[Made], test: bool) 
     """A split file without its sound, which text_to_speech.py adds."""
     base = project_path(folder)
     return {
+        "made_by": MADE_BY,
         "image_base_path": f"{base}/CUB_200_2011/images", "audio_base_path": f"{base}/CUB_200_2011_audio/audio",
         "image_feature_path": base,
         "data": [{"image": e.name, "class": e.species.class_name, "text": [caption.text for caption in m.captions]}
