@@ -389,3 +389,16 @@ def test_figures_follow_the_page(page):
 def test_help_is_quick():
     done = subprocess.run([sys.executable, ROOT / "scripts" / "report.py", "--help"], capture_output=True, text=True, timeout=20)
     assert done.returncode == 0 and "RUN" in done.stdout
+
+
+def test_a_page_of_others_is_kept(whole, capsys):
+    page = whole / "page" / "index.html"
+    before = page.read_bytes() if page.exists() else None
+    page.parent.mkdir(exist_ok=True)
+    page.write_text("<html>mine</html>")
+    try:
+        report(whole, whole / "out" / "trial", status=2)
+        assert page.read_text() == "<html>mine</html>"
+        assert "index.html is there and was not written by this project" in capsys.readouterr().err
+    finally:
+        page.unlink() if before is None else page.write_bytes(before)

@@ -34,9 +34,11 @@ class _SyncedNorm(nn.modules.batchnorm._BatchNorm):
         centred = wide - mean.view(1, -1, *[1] * (x.dim() - 2))
         variance = _SumOverRanks.apply(centred.square().sum(axes)) / count      # two passes: no cancellation
         with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean.detach(), self.momentum)
-            self.running_var.lerp_(variance.detach() * count / (count - 1), self.momentum)
+            running_mean, running_var, batches = self.running_mean, self.running_var, self.num_batches_tracked
+            assert running_mean is not None and running_var is not None and batches is not None and self.momentum
+            batches += 1
+            running_mean.lerp_(mean.detach(), self.momentum)
+            running_var.lerp_(variance.detach() * count / (count - 1), self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         shape = (1, -1, *[1] * (x.dim() - 2))
         return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
