@@ -101,7 +101,7 @@ def test_the_command_records_what_it_does_and_others_follow(one_without, tmp_pat
     assert [len(row) for row in rows] == [1, 0, 3, 1, 2, 3] and rows[1].shape == (0, WIDTH)
     mean = np.allclose(rows[2][2], rows[2][:2].mean(0), rtol=1e-5)
     assert mean == (short_clips == "skip") and json.loads(path.with_suffix(".json").read_text())["short_clips"] == short_clips
-    with pytest.raises(UserError, match="equal width"):
+    with pytest.raises(UserError, match="holds no features of 'train_1'"):
         load_features(path, split, "")
     with pytest.raises(UserError, match="1 images have no recording that can be used: train_1"):
         call(monkeypatch, extract_audio_feature, "--model", model, *where, "--audio_switch", "t", "--strict")
@@ -127,7 +127,7 @@ def test_published_features_are_not_overwritten(one_without, tmp_path, monkeypat
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"published")
     torch.save(CNNRNN(nhidden=WIDTH).state_dict(), tmp_path / "encoder.pth")
-    with pytest.raises(UserError, match="lens_s.pickle was not written by this command"):
+    with pytest.raises(UserError, match="lens_s.pickle is there and was not written by this project"):
         call(monkeypatch, extract_audio_feature, "--model", tmp_path / "encoder.pth", "--dataset", "tiny", "--data_root",
              tmp_path, "--audio_switch", "s")
     assert path.read_bytes() == b"published"
