@@ -5,10 +5,8 @@ Batches of another size give images that are equal up to rounding, since product
 float32 one level of 255 in very few values, in bf16 more.
 """
 import concurrent.futures
-import contextlib
 import dataclasses
 import io
-import os
 import re
 from pathlib import Path
 
@@ -20,10 +18,9 @@ from tqdm import tqdm
 from common import checkpoint
 from common.cli import UserError
 from common.devices import autocast
-from common.files import read_note, write_bytes, write_json
+from common.files import MADE_BY, read_note, write_bytes, write_json
 from common.parallel import free_memory
 
-MADE_BY = "direct-speech-to-image"                 # in every image file, so that it is known as this project's
 SMALL_BATCH = 8                                    # images at a time where memory must stay small
 _WRITTEN = re.compile(r"_\d+_sentence\d+_0(\.tmp)?\.(png|jpg)")     # ends of the names of sampled images
 
@@ -106,16 +103,6 @@ def _made_by() -> PngImagePlugin.PngInfo:
     text = PngImagePlugin.PngInfo()
     text.add_text("Software", MADE_BY)
     return text
-
-
-def require_ours(paths) -> None:
-    """UserError for the first of `paths` at which stands a file that `save_image` did not write."""
-    for path in paths:
-        if os.path.lexists(path):
-            with contextlib.suppress(OSError), open(path, "rb") as file:
-                if MADE_BY.encode() in file.read(1024):
-                    continue
-            raise UserError(f"{path} is there, and this project did not write it; move it, or give another folder")
 
 
 def samples_folder(net_g) -> Path:

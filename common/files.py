@@ -196,9 +196,16 @@ def claim_folder(folder, note: str, names, option: str) -> None:
 # ---- names and paths -------------------------------------------------------------------------------------------------
 
 def shortened(text: str, most: int) -> str:
-    """`text`, cut to at most `most` bytes of UTF-8 between two characters."""
-    data = text.encode(errors="surrogatepass")
-    return text if len(data) <= most else data[:most].decode(errors="ignore")
+    """The beginning of `text` that takes at most `most` bytes in the name of a file."""
+    size = 0
+    for position, letter in enumerate(text):
+        try:
+            size += len(os.fsencode(letter))
+        except UnicodeEncodeError:                 # half of a character, which no name can hold
+            size += 3
+        if size > most:
+            return text[:position]
+    return text
 
 
 def fitting_name(stem: str, suffix: str = "") -> str:
