@@ -14,9 +14,9 @@ from common import ROOT, splits
 from common.cli import UserError
 from common.files import write_json
 from StackGAN_v2 import evaluate
+from StackGAN_v2.data.image_names import first_sentences, image_name
 from StackGAN_v2.evaluation import attribute_probe, evaluator, feature_extractors, image_sets, records
 from StackGAN_v2.evaluation.image_sets import FeatureFile, RealImages
-from StackGAN_v2.sampler import image_name
 
 SIZE, CLASSES, IMAGES, SENTENCES = 16, 4, 3, 2
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 210), "white": (240, 240, 240)}
@@ -82,12 +82,12 @@ def images(data, tmp_path):
 
 def generate(data, folder, order=None, size=SIZE):
     split = splits.load_split(data, "test")
-    real = RealImages(split, size)
+    real, firsts = RealImages(split, size), first_sentences(split)
     for i, item in enumerate(split.items):
-        for k in range(SENTENCES):
-            path = folder / image_name(split, item, size, k)
+        for k in range(len(item.texts)):
+            path = folder / image_name(split, item, size, firsts[i] + k)
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(real.load(i if order is None else order[i])).save(path)
+            Image.fromarray(real.load(real.number[i] if order is None else order[i])).save(path)
     return folder
 
 
@@ -125,6 +125,28 @@ def test_perfect_images(data, images, stub, capsys):
     assert any("subsets of 12 images" in warning for warning in record["warnings"])
     out = capsys.readouterr().out
     assert "lite0 stands in for the FID Inception" in out and "fid_" + stem in out
+
+
+def test_one_row_a_caption_gives_the_same_numbers(data, images, stub, tmp_path):
+    """A set may list an image in several items, one for each sentence: the same images, names and numbers."""
+    before = run(data, images)
+    names = {path.relative_to(images) for path in images.rglob("*.png")}
+    for split in ("train", "test"):
+        content = json.loads((data / f"{split}.json").read_text())
+        content["data"] = [{**item, "text": ["a bird"]} for item in content["data"] for _ in range(SENTENCES)]
+        write_json(data / f"{split}.json", content)
+    again = generate(data, tmp_path / "run/iteration9/again/single_samples/valid")
+    assert {path.relative_to(again) for path in again.rglob("*.png")} == names
+    found = run(data, again)
+    assert found.keys() == before.keys()
+    for name, record in found.items():
+        assert [record.get(key) for key in ("value", "std", "ceiling", "chance")] == [
+            before[name].get(key) for key in ("value", "std", "ceiling", "chance")], name
+        assert record["protocol"]["sentences"] == 24 and record["protocol"]["sentences_without_image"] == 0
+    some = sorted(again.rglob("*.png"))[1]
+    some.rename(some.with_name(some.name.replace("sentence1", "sentence2")))
+    with pytest.raises(UserError, match="is for sentence 2, but .* gives its image 2 sentences"):
+        run(data, again, "--metrics", "fid")
 
 
 def test_wrong_images_are_worse(data, tmp_path, stub):

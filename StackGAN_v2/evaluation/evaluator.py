@@ -70,7 +70,8 @@ class Job:
 
     @property
     def real_labels(self) -> torch.Tensor:
-        return torch.tensor(self.split.labels)
+        """Classes of the real images, int64 `[M]`."""
+        return torch.tensor([item.label for item in self.real.items])
 
 
 def check(job: Job) -> None:
@@ -169,15 +170,16 @@ class _AttributeReader:
         self.probe = self._load_or_train(job, train)
         # the generator's images are always of this crop, whatever --crop compares them with
         real = RealImages(job.split, job.size)
-        needed = sorted({image.item for image in job.images})
+        needed = sorted({real.number[image.item] for image in job.images})
         rows = [self.read(images) for images in job.progress(
             batches(lambda i: real.load(needed[i]), len(needed), job.batch_size, job.jobs), len(needed),
             "real images (probe)")]
-        self.real = dict(zip(needed, torch.cat(rows)))
+        rows = dict(zip(needed, torch.cat(rows)))
+        self.real = torch.stack([rows[real.number[image.item]] for image in job.images])
 
     def _load_or_train(self, job, train) -> attribute_probe.Probe:
         path = train.split.path.parent / "train" / "attribute_probe.pth"
-        truth = self.attributes.of_items(train.split)
+        truth = self.attributes.of_items(train.items)
         key = train.key(attribute_probe.VERSION, self.attributes.values, truth.tolist())
         if path.is_file():
             content = checkpoint.load(path)

@@ -103,7 +103,7 @@ def _retrieval(job, seen, real):
         how = {**protocol, "right": "of the same class", "ceiling": "real images in the gallery, without the query"}
         found += [_record(job, job.lite0, f"retrieval_{name}_{stem}", value, "%", (), how, ceiling=ceiling[name],
                           chance=chance[name]) for name, value in values.items()]
-    own, images = torch.tensor([image.item for image in job.images]), torch.arange(len(job.real))
+    own, images = torch.tensor([job.real.number[image.item] for image in job.images]), torch.arange(len(job.real))
     values = metrics.retrieval(true, generated, images, own, IMAGE_RANKS)
     chance = metrics.retrieval_by_chance(images, own, IMAGE_RANKS)
     how = {**protocol, "right": "generated for a sentence of the very image"}
@@ -126,8 +126,7 @@ def _class(job, seen, real):
 def _attributes(job, seen, real):
     reader = seen.reader
     wanted = torch.stack([reader.attributes.named(job.split, p.item, p.sentence) for p in job.images])
-    real_read = torch.stack([reader.real[image.item] for image in job.images])
-    report = attribute_probe.agreement_report(torch.cat(seen.read), real_read, wanted, job.labels, reader.attributes)
+    report = attribute_probe.agreement_report(torch.cat(seen.read), reader.real, wanted, job.labels, reader.attributes)
     few = [] if report["normalised"] is not None else [
         "the probe reads real images no better than chance, or nothing can be shuffled: there is no normalised score"]
     protocol = {"probe": f"convolutional, {attribute_probe.SIZE} px, trained on the real training images",
