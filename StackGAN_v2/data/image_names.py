@@ -4,7 +4,7 @@ k counts the sentences of an image from 0. A split may list an image in several 
 k then goes on through them, in the order of the split, so that every sentence has a name of its own.
 """
 import re
-from itertools import accumulate
+from collections import Counter
 
 NAME = re.compile(r"(?P<image>.+)_(?P<size>\d+)_sentence(?P<sentence>\d+)_(?P<copy>\d+)\.(png|jpg)")
 
@@ -21,17 +21,8 @@ def sentence_counts(split) -> list[int]:
 
 def first_sentences(split) -> list[int]:
     """For each item the number of its first sentence: 0, unless an earlier item has the same image."""
-    firsts = [0] * len(split.items)
-    counts = sentence_counts(split)
-    for numbers in items_of_images(split).values():
-        for number, first in zip(numbers, accumulate((max(1, counts[n]) for n in numbers), initial=0)):
-            firsts[number] = first
+    firsts, said = [], Counter()
+    for image, count in zip(split.image_numbers, sentence_counts(split)):
+        firsts.append(said[image])
+        said[image] += max(1, count)
     return firsts
-
-
-def items_of_images(split) -> dict[str, list[int]]:
-    """Image, by its path below the image folder → the numbers of its items, both in the order of the split."""
-    numbers: dict[str, list[int]] = {}
-    for number, item in enumerate(split.items):
-        numbers.setdefault(item.image.relative_to(split.image_root).as_posix(), []).append(number)
-    return numbers

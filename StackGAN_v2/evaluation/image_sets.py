@@ -16,7 +16,7 @@ from common.files import atomic_path, file_state, read_note, write_json
 from common.untrusted.images import FORMATS, open_rgb
 from StackGAN_v2.data.bounding_boxes import bounding_boxes
 from StackGAN_v2.data.image_cache import prepare
-from StackGAN_v2.data.image_names import NAME, first_sentences, items_of_images, sentence_counts
+from StackGAN_v2.data.image_names import NAME, first_sentences, sentence_counts
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _VERSION = 1                                       # raise when equal images would be prepared otherwise
@@ -91,7 +91,9 @@ class _Sentences:
     """Which item a sentence of an image belongs to. total: sentences of the split."""
 
     def __init__(self, split):
-        self.split, self._items = split, items_of_images(split)
+        self.split, self._items = split, {}
+        for number, item in enumerate(split.items):
+            self._items.setdefault(item.image.relative_to(split.image_root).as_posix(), []).append(number)
         self._counts, self._firsts = sentence_counts(split), first_sentences(split)
         self.total = sum(self._counts)
 
@@ -161,7 +163,7 @@ def load_generated(path, size: int) -> np.ndarray:
 class RealImages:
     """The real images of a split, each cut to a square: `load(i)` gives uint8 `[size, size, 3]`.
 
-    An image that several items share is one. items: the first item of each image; number: item → its image.
+    An image that several items share is one. items: the first item of each image; number: of each item's image.
 
     crop 'box': what the generator is trained on, without its randomness: around the bounding box where the set has
     them, shorter side `margin` times `size`, the square in the middle. 'whole': shorter side `size`, the square in
@@ -172,9 +174,9 @@ class RealImages:
         assert crop in ("box", "whole"), crop
         boxes = bounding_boxes(split) if crop == "box" else {}
         self.split, self.size = split, size
-        shared = list(items_of_images(split).values())
-        self.items = [split.items[numbers[0]] for numbers in shared]
-        self.number = {item: image for image, numbers in enumerate(shared) for item in numbers}
+        self.number = split.image_numbers
+        first = {image: item for image, item in zip(reversed(self.number), reversed(split.items))}
+        self.items = [first[image] for image in range(len(first))]
         self.boxes = [boxes.get(item.key) for item in self.items]
         self.side = int(size * margin) if crop == "box" else size
         self.crop = "whole" if crop == "whole" else "box" if boxes else "centre"
