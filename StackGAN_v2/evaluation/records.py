@@ -9,6 +9,7 @@ import math
 import torch
 
 from common.cli import UserError
+from common.retrieval import blocks, cosine, retrieval, retrieval_by_chance
 from StackGAN_v2.evaluation import attribute_probe, metrics
 from StackGAN_v2.evaluation.feature_extractors import Extractor, FinetunedInception
 from StackGAN_v2.evaluation.published_results import Setting, comparable_with
@@ -52,7 +53,7 @@ def _against_real(job, extractor: Extractor) -> tuple[str, dict]:
 def _fid(job, seen, real):
     stem, protocol = _against_real(job, job.main)
     moments = metrics.Moments(job.main.width, job.device)
-    for rows in metrics.blocks(real[job.main.name]):
+    for rows in blocks(real[job.main.name]):
         moments.update(rows)
     value = metrics.frechet_distance(seen.moments.mean, seen.moments.covariance, moments.mean, moments.covariance)
     few = [f"{count} {side} images for {job.main.width} features: their covariance is singular and the distance "
@@ -94,18 +95,18 @@ def _retrieval(job, seen, real):
     found = []
     if job.split.has_classes:
         labels, shown = job.labels, job.real_labels
-        values = metrics.retrieval(true, generated, shown, labels, RANKS)
+        values = retrieval(true, generated, shown, labels, RANKS, cosine)
         try:
-            ceiling = metrics.retrieval(true, true, shown, shown, RANKS, without_self=True)
+            ceiling = retrieval(true, true, shown, shown, RANKS, cosine, without_self=True)
         except ValueError:                         # classes of one image: nothing to find but the query
             ceiling = dict.fromkeys(values)
-        chance = metrics.retrieval_by_chance(shown, labels, RANKS)
+        chance = retrieval_by_chance(shown, labels, RANKS)
         how = {**protocol, "right": "of the same class", "ceiling": "real images in the gallery, without the query"}
         found += [_record(job, job.lite0, f"retrieval_{name}_{stem}", value, "%", (), how, ceiling=ceiling[name],
                           chance=chance[name]) for name, value in values.items()]
     own, images = torch.tensor([job.real.number[image.item] for image in job.images]), torch.arange(len(job.real))
-    values = metrics.retrieval(true, generated, images, own, IMAGE_RANKS)
-    chance = metrics.retrieval_by_chance(images, own, IMAGE_RANKS)
+    values = retrieval(true, generated, images, own, IMAGE_RANKS, cosine)
+    chance = retrieval_by_chance(images, own, IMAGE_RANKS)
     how = {**protocol, "right": "generated for a sentence of the very image"}
     if job.split.has_classes:                      # its mean average precision is S2IGAN's, by class
         del values["map"]
