@@ -70,9 +70,12 @@ def main(argv=None) -> int:
     weights = _weights(args)
     output = args.output or _default_output(args.images)
     _make_folder(output)
-    records = measure(_job(args, split, wanted, weights, output, devices.pick_device(args.device)))
+    job = _job(args, split, wanted, weights, output, devices.pick_device(args.device))
+    records = measure(job)
     _save(records, output)
     _print_table(records)
+    for reason in job.left_out:
+        print(f"without {reason}")
     if not weights and {"fid", "is", "kid", "pr"} & set(wanted):
         print("lite0 stands in for the FID Inception, whose weights "
               + ("were not asked for" if args.extractor == "lite0" else
@@ -114,19 +117,22 @@ def _weights(args) -> Path | None:
 def _job(args, split, wanted, weights, output, device):
     import os
 
-    from StackGAN_v2.evaluation.evaluator import BY_CLASS, Job
+    from StackGAN_v2.evaluation.evaluator import BY_CLASS, Job, feasible
     from StackGAN_v2.evaluation.image_sets import RealImages, find_generated
     found = find_generated(args.images, split, args.image_size or 0, args.max_images)
     size = args.size or found.size
-    main_extractor, lite0, judge = _extractors(args, wanted, weights, bool(BY_CLASS & set(wanted)), device)
     real = RealImages(split, size, args.crop)
-    return Job(wanted, args.data_dir, output, split, found, size, real, main_extractor, lite0, judge, device,
+    wanted, left_out = feasible(wanted, len(found.images), len(real))
+    if not wanted:
+        raise cli.UserError(f"--metrics {left_out[0]}")
+    main_extractor, lite0, classifier = _extractors(args, wanted, weights, bool(BY_CLASS & set(wanted)), device)
+    return Job(wanted, args.data_dir, output, split, found, size, real, main_extractor, lite0, classifier, device,
                args.batch_size, args.jobs or os.cpu_count() or 1, not args.quiet,
-               {"images": str(args.images), **_made_with(args.images)})
+               {"images": str(args.images), **_made_with(args.images)}, left_out)
 
 
 def _extractors(args, wanted, weights, by_class: bool, device):
-    """(main, lite0, judge): only those that some metric needs are loaded."""
+    """(main, lite0, classifier): only those that some metric needs are loaded."""
     from StackGAN_v2.evaluation.feature_extractors import (
         FinetunedInception,
         InceptionExtractor,
@@ -138,8 +144,8 @@ def _extractors(args, wanted, weights, by_class: bool, device):
     main = kind(weights, device, args.any_weights) if distances and weights else None
     lite0 = Lite0Extractor(device, args.lite0_size) if by_class or distances and not main else None
     main = main or lite0
-    judge = FinetunedInception(args.is_weights, device) if args.is_weights and "is" in wanted else main
-    return main, lite0, judge
+    classifier = FinetunedInception(args.is_weights, device) if args.is_weights and "is" in wanted else main
+    return main, lite0, classifier
 
 
 def _made_with(images: Path) -> dict:

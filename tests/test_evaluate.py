@@ -214,16 +214,49 @@ def test_faults_are_one_sentence(data, images, stub, tmp_path):
 
     assert "holds no images" in fault("--image_size", "99")
     assert "at least 10 generated images, and there is 1" in fault("--metrics", "is", "--max_images", "1")
-    assert "at least 2 generated images, and there is 1" in fault("--metrics", "fid", "--max_images", "1")
+    assert "at least 2 generated images, and there is 1" in fault("--metrics", "fid,kid", "--max_images", "1")
     some = sorted(images.rglob("*.png"))[5]
-    stranger = some.rename(some.with_name("stranger.jpg_16_sentence0_0.png"))
+    other = some.rename(some.with_name("other.jpg_16_sentence0_0.png"))
     assert "is not of an image in" in fault("--metrics", "fid")
-    stranger.unlink()
+    other.unlink()
     (data / "attributes.json").unlink()
     assert "has no attributes.json" in fault("--metrics", "attributes")
     (tmp_path / "fake.pth").write_bytes(b"no weights")
     weights = str(tmp_path / "fake.pth")
     assert "is not that of the FID Inception" in fault("--metrics", "fid", "--inception_weights", weights)
+
+
+def test_few_images_give_what_can_be_given(data, images, stub, capsys):
+    """All metrics that so few images allow, and a reason for each of the others."""
+    found = {name.partition("_lite0")[0]: record for name, record in run(data, images, "--max_images", "1").items()}
+    assert {"retrieval_map", "retrieval_image_r1", "class_accuracy"} <= found.keys()
+    assert not {"fid", "is", "kid", "precision", "recall"} & found.keys()
+    out = capsys.readouterr().out
+    for name, fewest in (("fid", 2), ("is", 10), ("kid", 2), ("pr", 4)):
+        assert f"without {name}: it needs at least {fewest} generated images, and there is 1" in out
+    attributes = json.loads((data / "attributes.json").read_text())
+    attributes["captions"] = {image: [[]] * SENTENCES for image in attributes["captions"]}
+    write_json(data / "attributes.json", attributes)
+    assert run(data, images, "--metrics", "attributes,is").keys()
+    assert "without attributes: no sentence of these images names one" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("metric", ["fid", "is", "kid", "pr", "retrieval", "class"])
+@pytest.mark.parametrize("side", ["generated", "real"])
+def test_features_that_are_not_finite_are_refused(data, images, stub, tmp_path, monkeypatch, metric, side):
+    """Comparisons with NaN are false, so that precision would be 0.0000 without a word."""
+    plain = StubExtractor._forward
+
+    def forward(self, batch):
+        features, logits = plain(self, batch)
+        bad = len(batch) == (24 if side == "generated" else 12)
+        return torch.where(torch.tensor(bad), torch.nan, features), torch.where(torch.tensor(bad), torch.inf, logits)
+    monkeypatch.setattr(StubExtractor, "_forward", forward)
+    if (metric, side) == ("is", "real"):
+        return                                     # it sees no real images
+    with pytest.raises(UserError, match="is not a finite number; are its weights damaged"):
+        run(data, images, "--metrics", metric)
+    assert not (tmp_path / "run/iteration9/metrics.json").exists()
 
 
 def records_of(data, images, *options):
@@ -282,7 +315,7 @@ def test_grey_and_transparent_images_are_warned_of(data, images, stub, capsys):
     assert "warning: fid, is: 2 images are RGBA, not RGB" in capsys.readouterr().out
 
 
-def test_sentences_without_a_image_are_warned_of(data, images, stub, capsys):
+def test_sentences_without_an_image_are_warned_of(data, images, stub, capsys):
     for path in sorted(images.rglob("*.png"))[4:7]:
         path.unlink()
     record, = records_of(data, images, "--metrics", "fid")
@@ -330,16 +363,9 @@ def test_a_set_without_classes_is_asked_by_image(data, images, stub, capsys):
     assert found["retrieval_image_r50"]["chance"] == pytest.approx(100)      # more than there are
 
 
-def test_numbers_that_are_none_are_refused(data, images, stub, monkeypatch):
-    monkeypatch.setattr(StubExtractor, "_forward",
-                        lambda self, x: (torch.full((len(x), 12), torch.nan), torch.zeros(len(x), 3)))
-    with pytest.raises(UserError, match="is not a finite number"):
-        run(data, images, "--metrics", "kid")
-
-
 def test_extractors_are_chosen_and_found(data, images, stub, tmp_path, monkeypatch):
     class Named(StubExtractor):
-        name, stranger = "inception", ""
+        name, incomparable = "inception", ""
 
         def __init__(self, path, device, any_weights):
             super().__init__()

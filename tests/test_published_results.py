@@ -5,7 +5,7 @@ import pytest
 
 from StackGAN_v2.evaluation.published_results import SETS, Setting, comparable_with
 
-BIRDS = Setting(stranger="", real_images=2933, classes=50, generated=29330, size=256, generated_size=256, crop="box")
+BIRDS = Setting(incomparable="", real_images=2933, classes=50, generated=29330, size=256, generated_size=256, crop="box")
 
 
 def test_the_papers_protocol_on_birds():
@@ -21,7 +21,7 @@ def test_flowers_are_known_by_their_counts():
 
 
 @pytest.mark.parametrize("change, reason", [
-    ({"stranger": "through a stub"}, "through a stub"),
+    ({"incomparable": "through a stub"}, "through a stub"),
     ({"real_images": 300}, "no published test split has 300 images of 50 classes"),
     ({"classes": 0}, "no published test split has 2933 images of 0 classes"),
     ({"size": 64}, "generated at 256 and compared at 64"),
@@ -32,12 +32,12 @@ def test_anything_else_compares_with_nothing(change, reason):
     assert text.startswith("none: ") and reason in text and published == []
 
 
-def test_inception_scores_need_a_judge_of_the_test_classes():
+def test_inception_scores_need_a_classifier_of_the_test_classes():
     assert comparable_with("is", BIRDS) == (
         "none: published scores go through an Inception fine-tuned on the set (--is_weights), this one knows ImageNet",
         [])
-    assert "this one has 150" in comparable_with("is", dataclasses.replace(BIRDS, judged=150))[0]
-    text, published = comparable_with("is", dataclasses.replace(BIRDS, judged=50, stranger="another network"))
+    assert "this one has 150" in comparable_with("is", dataclasses.replace(BIRDS, classifier_classes=150))[0]
+    text, published = comparable_with("is", dataclasses.replace(BIRDS, classifier_classes=50, incomparable="another network"))
     assert published[0]["value"] == "4.09 ± 0.04" and "the scales differ" in text
 
 
@@ -47,7 +47,7 @@ def test_what_no_paper_reports(kind):
 
 
 def test_retrieval_names_what_is_otherwise():
-    text, published = comparable_with("retrieval", dataclasses.replace(BIRDS, stranger="through lite0"))
+    text, published = comparable_with("retrieval", dataclasses.replace(BIRDS, incomparable="through lite0"))
     assert published == [] and text.startswith("none: through lite0; S2IGAN")
 
 

@@ -34,7 +34,7 @@ FEWEST = {"fid": 2, "is": 10, "kid": 2, "pr": 4}   # images, below which the met
 @dataclass
 class Job:
     """What is compared with what. main: extractor of FID, KID, precision and recall; lite0: of the class metrics (None
-    if not needed); judge: of the inception score. size: pixels at which both sides are compared; scratch: a folder on a
+    if not needed); classifier: of the inception score. size: pixels at which both sides are compared; scratch: a folder on a
     disk with room for the features of all images."""
     wanted: list[str]
     data_dir: Path
@@ -45,12 +45,13 @@ class Job:
     real: RealImages
     main: Extractor | None
     lite0: Extractor | None
-    judge: Extractor | None
+    classifier: Extractor | None
     device: torch.device
     batch_size: int
     jobs: int
     bars: bool = True                              # show how far it is
     protocol: dict = field(default_factory=dict)   # what the command knows besides, for every record
+    left_out: list[str] = field(default_factory=list)          # "metric: reason" of what is not measured
 
     def progress(self, batches_, images: int, description: str):
         """Pass batches on, with a progress bar over `images`."""
@@ -74,21 +75,23 @@ class Job:
         return torch.tensor([item.label for item in self.real.items])
 
 
-def check(job: Job) -> None:
-    """UserError if a metric cannot exist for so few images, before anything is computed."""
-    for name in job.wanted:
-        fewest, sides = FEWEST.get(name, 1), {"generated": len(job.images)}
-        if name != "is":
-            sides["real"] = len(job.real)
-        for side, count in sides.items():
-            if count < fewest:
-                raise UserError(f"--metrics {name}: it needs at least {fewest} {side} images, and there "
-                                f"{'is' if count == 1 else 'are'} {count}")
+def feasible(wanted: list[str], generated: int, real: int) -> tuple[list[str], list[str]]:
+    """(the metrics of `wanted` that exist for so many images, one reason for each of the others)."""
+    possible, reasons = [], []
+    for name in wanted:
+        sides = {"generated": generated} if name == "is" else {"generated": generated, "real": real}
+        fewest = FEWEST.get(name, 1)
+        short = [f"it needs at least {fewest} {side} images, and there {'is' if count == 1 else 'are'} {count}"
+                 for side, count in sides.items() if count < fewest]
+        if short:
+            reasons.append(f"{name}: {short[0]}")
+        else:
+            possible.append(name)
+    return possible, reasons
 
 
 def measure(job: Job) -> list[dict]:
-    """All records of `job`, in the order of `METRICS`."""
-    check(job)
+    """All records of `job`, in the order of `METRICS`; what cannot be measured is added to `job.left_out`."""
     odd = survey(job.images, job.found.size)
     with ExitStack() as stack:
         kept = job.data_dir / job.split.name
@@ -118,7 +121,7 @@ class _Pass:
         wanted = set(job.wanted)
         self.job, self.reader = job, reader
         self.moments = metrics.Moments(job.main.width, job.device) if "fid" in wanted else None
-        self.score = metrics.InceptionScore(len(job.images), job.judge.classes, records.IS_SPLITS) \
+        self.score = metrics.InceptionScore(len(job.images), job.classifier.classes, records.IS_SPLITS) \
             if "is" in wanted else None
         self.kept = [job.main] if NEEDS_FEATURES & wanted else []
         if BY_CLASS & wanted and job.lite0 not in self.kept:
@@ -128,7 +131,7 @@ class _Pass:
 
     def run(self) -> None:
         job = self.job
-        used = [job.main] * bool(self.moments) + self.kept + [job.judge] * bool(self.score)
+        used = [job.main] * bool(self.moments) + self.kept + [job.classifier] * bool(self.score)
         used = list(dict.fromkeys(used))           # each once
 
         def load(index):
@@ -144,7 +147,7 @@ class _Pass:
                         files[extractor].write(features.cpu().numpy().tobytes())
                     if self.moments and extractor is job.main:
                         self.moments.update(features)
-                    if self.score and extractor is job.judge:
+                    if self.score and extractor is job.classifier:
                         self.score.update(logits)
                 if self.reader:
                     self.read.append(self.reader.read(images))

@@ -20,23 +20,29 @@ INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb91
 class Extractor:
     """name: goes into metric names; identity: changes with the weights; what: one line for the protocol.
 
-    width: length of the features; classes: of the logits; stranger: why no published number went through this network,
+    width: length of the features; classes: of the logits; incomparable: why no published number went through this network,
     empty if some did.
     """
     name: str
     identity: str
     what: str
-    stranger: str = ""
+    incomparable: str = ""
     width: int
     classes: int
 
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """uint8 `[N, 3, s, s]` → (features `[N, width]`, logits `[N, classes]`), float32, on the extractor's device."""
+        """uint8 `[N, 3, s, s]` → (features `[N, width]`, logits `[N, classes]`), float32, on the extractor's device.
+
+        UserError where one is not a finite number: distances and comparisons would hide it.
+        """
         assert images.dtype == torch.uint8 and images.shape[1] == 3, (images.dtype, images.shape)
         features, logits = self._forward(images.to(self.device))
         assert features.shape == (len(images), self.width) and logits.shape == (len(images), self.classes)
-        return features.float(), logits.float()
+        features, logits = features.float(), logits.float()
+        if not (features.isfinite().all() and logits.isfinite().all()):
+            raise UserError(f"what {self.name} makes of an image is not a finite number; are its weights damaged?")
+        return features, logits
 
     def _forward(self, images):
         raise NotImplementedError
@@ -45,7 +51,7 @@ class Extractor:
 class Lite0Extractor(Extractor):
     """EfficientNet-lite0 on ImageNet, whose weights come in a package: for machines without the Inception's weights."""
     width, classes = efficientnet_lite0.WIDTH, 1000
-    stranger = "measured through EfficientNet-lite0, which no paper of this field uses"
+    incomparable = "measured through EfficientNet-lite0, which no paper of this field uses"
 
     def __init__(self, device="cpu", view: int = 224):
         path = efficientnet_lite0.weights_path()
@@ -91,7 +97,7 @@ class InceptionExtractor(Extractor):
         self.what = f"TensorFlow's FID Inception (2015-12-05) ported to torch, pool3; images {self.view}"
         if digest != INCEPTION_SHA256:
             self.what = f"Inception with weights of another file, SHA-256 {digest}, pool3; images {self.view}"
-            self.stranger = f"the weights are not the FID Inception's, but of a file with SHA-256 {digest[:8]}…"
+            self.incomparable = f"the weights are not the FID Inception's, but of a file with SHA-256 {digest[:8]}…"
 
     def _forward(self, images):
         return self.network(images)
@@ -126,7 +132,7 @@ class FinetunedInception(Extractor):
     Images are resized to 299 px (bilinear, antialiased) and scaled to [−1, 1]. UserError for another architecture.
     """
     width = 2048
-    stranger = ("published scores on birds and flowers go through StackGAN's own TensorFlow Inception; another "
+    incomparable = ("published scores on birds and flowers go through StackGAN's own TensorFlow Inception; another "
                 "fine-tuned network gives another scale")
 
     def __init__(self, path, device="cpu"):

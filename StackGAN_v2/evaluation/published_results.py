@@ -30,17 +30,17 @@ SETS = (
 
 @dataclass(frozen=True)
 class Setting:
-    """How a number was measured. stranger: why no published number went through its network, or empty; classes: of the
-    test split; judged: of the inception score's network, 0 if that was not fine-tuned; the rest are counts and pixels.
+    """How a number was measured. incomparable: why no published number went through its network, or empty; classes: of the
+    test split; classifier_classes: of the inception score's network, 0 if that was not fine-tuned; the rest are counts and pixels.
     """
-    stranger: str
+    incomparable: str
     real_images: int
     classes: int
     generated: int
     size: int
     generated_size: int
     crop: str
-    judged: int = 0
+    classifier_classes: int = 0
 
 
 def comparable_with(kind: str, setting: Setting) -> tuple[str, list[dict]]:
@@ -62,19 +62,19 @@ def comparable_with(kind: str, setting: Setting) -> tuple[str, list[dict]]:
 
 def _obstacle(kind: str, setting: Setting, known: PublishedSet | None) -> str:
     if kind == "retrieval":
-        return (f"{setting.stranger}; S2IGAN's mAP and R@K ask through torchvision's ImageNet Inception-v3, with a "
+        return (f"{setting.incomparable}; S2IGAN's mAP and R@K ask through torchvision's ImageNet Inception-v3, with a "
                 "list of real images of its own")
     if kind not in ("fid", "is"):
         return "no paper of this field reports it"
-    if kind == "is" and not setting.judged:
+    if kind == "is" and not setting.classifier_classes:
         return "published scores go through an Inception fine-tuned on the set (--is_weights), this one knows ImageNet"
-    if setting.stranger and kind == "fid":
-        return setting.stranger
+    if setting.incomparable and kind == "fid":
+        return setting.incomparable
     if not known:
         return f"no published test split has {setting.real_images} images of {setting.classes} classes"
-    if kind == "is" and setting.judged != known.classes:
+    if kind == "is" and setting.classifier_classes != known.classes:
         return (f"published scores go through a network of the {known.classes} test classes, this one has "
-                f"{setting.judged}")
+                f"{setting.classifier_classes}")
     if (setting.size, setting.generated_size) != (256, 256):
         return (f"papers compare images of 256 pixels, these are generated at {setting.generated_size} and compared at "
                 f"{setting.size}")

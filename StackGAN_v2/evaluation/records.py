@@ -27,14 +27,15 @@ def of(job, seen, real: dict, warnings: list[str]) -> list[dict]:
 
 
 def _record(job, extractor: Extractor | None, name: str, value, unit: str, warnings=(), protocol=None, **more) -> dict:
-    if not math.isfinite(value):
-        raise UserError(f"{name} is not a finite number; are the weights of the network damaged?")
+    for number in (value, *more.values()):
+        if isinstance(number, float) and not math.isfinite(number):
+            raise UserError(f"{name} or what belongs to it is not a finite number; are the weights of the network damaged?")
     kind = name.split("_")[0]
     text, published = comparable_with(kind, Setting(
-        stranger=extractor.stranger if extractor else "", real_images=len(job.real),
+        incomparable=extractor.incomparable if extractor else "", real_images=len(job.real),
         classes=len(set(job.split.labels)) if job.split.has_classes else 0, generated=len(job.images),
         size=job.size, generated_size=job.found.size, crop=job.real.crop,
-        judged=extractor.classes if isinstance(extractor, FinetunedInception) else 0))
+        classifier_classes=extractor.classes if isinstance(extractor, FinetunedInception) else 0))
     shared = {"generated_images": len(job.images), "sentences": job.found.sentences,
               "sentences_without_image": job.found.missing, "size_px": job.size, "image_size_px": job.found.size,
               **job.protocol}
@@ -76,8 +77,8 @@ def _is(job, seen, real):
     value, std = seen.score.value()
     few = [f"{len(job.images)} images: the score of fewer than 5000 is biased downwards"] \
         if len(job.images) < 5000 else []
-    return [_record(job, job.judge, f"is_{job.judge.name}_{job.size}px_gen{len(job.images)}", value, "", few,
-                    {"extractor": job.judge.what, "splits": IS_SPLITS}, std=std)]
+    return [_record(job, job.classifier, f"is_{job.classifier.name}_{job.size}px_gen{len(job.images)}", value, "", few,
+                    {"extractor": job.classifier.what, "splits": IS_SPLITS}, std=std)]
 
 
 def _pr(job, seen, real):
@@ -128,6 +129,9 @@ def _attributes(job, seen, real):
     reader = seen.reader
     wanted = torch.stack([reader.attributes.named(job.split, p.item, p.sentence) for p in job.images])
     report = attribute_probe.agreement_report(torch.cat(seen.read), reader.real, wanted, job.labels, reader.attributes)
+    if report["agreement"] is None:
+        job.left_out.append("attributes: no sentence of these images names one")
+        return []
     few = [] if report["normalised"] is not None else [
         "the probe reads real images no better than chance, or nothing can be shuffled: there is no normalised score"]
     protocol = {"probe": f"convolutional, {attribute_probe.SIZE} px, trained on the real training images",
