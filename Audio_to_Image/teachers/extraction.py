@@ -210,9 +210,5 @@ class _Shards:
         return self.folder / f"{number:05d}.npy"
 
     def _load(self, number: int) -> np.ndarray | None:
-        try:
-            rows = np.load(self._path(number), allow_pickle=False)
-        except Exception:                          # missing; or damaged, which can raise anything at all
-            return None
-        span = self.span(number)
-        return rows if rows.shape == (span.stop - span.start, *self.row_shape) else None
+        rows, span = files.npy_or_none(self._path(number), np.float32), self.span(number)
+        return rows if rows is not None and rows.shape == (span.stop - span.start, *self.row_shape) else None

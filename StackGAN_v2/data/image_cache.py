@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+from common.cache_place import choose_place
 from common.cli import UserError
 from common.devices import send
-from common.distributed import ranks
-from common.files import atomic_path, file_state, npy_header, read_note, write_json
-from common.parallel import free_memory, in_chunks, one_torch_thread, parallel_map
+from common.files import atomic_path, file_state, npy_header, npy_or_none, read_note, write_json
+from common.parallel import in_chunks, one_torch_thread, parallel_map
 from common.untrusted.images import LONGEST_SIDE, open_rgb, scale_shorter_side
 from StackGAN_v2.data.bounding_boxes import bounding_boxes, crop_box
 
@@ -150,25 +150,17 @@ def _scale(pixels: torch.Tensor, results: torch.Tensor) -> None:
         to *= np.float32(1 / 127.5)
 
 
-def settle(cache: ImageCache, wanted: str, device) -> str:
+def place_cache(cache: ImageCache, wanted: str, device) -> str:
     """Bring the images to the GPU ('gpu'), into memory ('ram') or leave them on disk; → where they are, in words.
 
-    'auto' asks for the first of these. What takes more than half of what is free goes to the next one, and the words say so.
+    'auto' asks for the nearest place that has room (`common.cache_place`).
     """
-    size, why = cache.pixels.numel(), ""
-    for place in ("gpu", "ram")[wanted == "ram":] if wanted != "disk" else ():
-        if place == "gpu" and device.type != "cuda":
-            why = "no GPU" if wanted == "gpu" else ""
-            continue
-        free = torch.cuda.mem_get_info(device)[0] if place == "gpu" else free_memory() // ranks.ranks_here()
-        if size < free / 2:
-            if place == "gpu":
-                cache.to(device)
-            else:
-                cache.pixels = cache.pixels.clone()
-            return {"gpu": "GPU memory", "ram": "memory"}[place] + (f" ({why})" if why else "")
-        why = f"{size / 2 ** 30:.1f} GiB, and {'the GPU' if place == 'gpu' else 'memory'} has {free / 2 ** 30:.1f} GiB free"
-    return "a memory-mapped file" + (f" ({why})" if why else "")
+    place, words = choose_place(cache.pixels.numel(), wanted, device)
+    if place == "gpu":
+        cache.to(device)
+    elif place == "ram":
+        cache.pixels = cache.pixels.clone()
+    return words
 
 
 def build(split, folder, size: int, jobs: int | None = None, progress: bool = True) -> ImageCache:
@@ -191,13 +183,13 @@ def build(split, folder, size: int, jobs: int | None = None, progress: bool = Tr
 
 def _held(stem: Path, note: dict, key: str, images: int, side: int):
     """(pixels, shapes) of the cache that `note` describes; None if it is another one, or they do not fit each other."""
+    pixels = npy_or_none(stem.with_suffix(".npy"), np.uint8, mmap_mode="c")   # copy-on-write, which torch wants
     try:
         shapes = np.array(note["shapes"], np.int64)
-        pixels = np.load(stem.with_suffix(".npy"), mmap_mode="c")      # copy-on-write: torch wants writable memory
-    except Exception:                              # a damaged header can raise anything at all
+    except Exception:                              # a damaged note can hold anything at all
         return None
     fit = (note.get("key") == key and shapes.shape == (images, 2) and (shapes >= side).all() and (shapes <= LONGEST_SIDE).all()
-           and pixels.dtype == np.uint8 and pixels.shape == (shapes.prod(1).sum(), 3))
+           and pixels is not None and pixels.shape == (shapes.prod(1).sum(), 3))
     return (torch.from_numpy(pixels), shapes) if fit else None
 
 
