@@ -8,7 +8,7 @@ from pathlib import Path
 from common import cli
 
 WEIGHTS_NAME = "pt_inception-2015-12-05-6726825d.pth"
-METRICS = ("fid", "is", "kid", "pr", "retrieval", "class", "attributes")
+METRICS = ("fid", "is", "kid", "pr", "retrieval", "s2igan", "class", "attributes")
 
 
 def _metric_list(text: str) -> list[str]:
@@ -28,7 +28,8 @@ def parse(argv=None):
     add("--data_dir", required=True, type=cli.existing_dir, metavar="DIR",
         help="folder of the data set, such as ./data/birds")
     add("--metrics", type=_metric_list, metavar="A,B,…", help=f"which of {','.join(METRICS)} (default: all that the "
-        "set allows; class needs classes, attributes needs attributes.json; pr: precision and recall)")
+        "set allows; class needs classes, attributes needs attributes.json, s2igan needs torchvision's weights; pr: precision "
+        "and recall; s2igan: retrieval by S2IGAN's protocol)")
     add("--extractor", default="auto", choices=("auto", "inception", "pytorch_fid", "lite0"), help="network of FID, "
         "KID, precision and recall: inception shows it images as torch-fidelity does, pytorch_fid as pytorch-fid; "
         "auto: inception if its weights are there, else lite0")
@@ -38,6 +39,8 @@ def parse(argv=None):
     add("--any_weights", action="store_true", help="accept --inception_weights of another hash; the name then says so")
     add("--is_weights", type=cli.existing_file, metavar="FILE", help="torchvision Inception-v3 fine-tuned on the set's "
         "classes, a state dict, for the inception score")
+    add("--torchvision_weights", type=cli.existing_file, metavar="FILE", help="torchvision's ImageNet Inception-v3, for "
+        "s2igan (default: the file that torchvision keeps after its own download)")
     add("--real_split", default="test", metavar="NAME", help="the split that the images were made for and are "
         "compared with; all its images")
     add("--crop", default="box", choices=("box", "whole"), help="real images: cut as for training the generator, "
@@ -90,6 +93,8 @@ def _wanted(args, split) -> list[str]:
     missing = {} if split.has_classes else {"class": f"{split.path} has no classes"}
     if not (args.data_dir / "attributes.json").is_file():
         missing["attributes"] = f"{args.data_dir} has no attributes.json"
+    if not _torchvision_weights(args):
+        missing["s2igan"] = "torchvision's Inception-v3 is not in its cache (name the file by --torchvision_weights)"
     for name in args.metrics or ():
         if name in missing:
             raise cli.UserError(f"--metrics {name}: {missing[name]}")
@@ -114,6 +119,11 @@ def _weights(args) -> Path | None:
     return weights
 
 
+def _torchvision_weights(args) -> Path | None:
+    from StackGAN_v2.evaluation.feature_extractors import TorchvisionInception
+    return args.torchvision_weights or TorchvisionInception.cached_weights()
+
+
 def _job(args, split, wanted, weights, output, device):
     import os
 
@@ -125,19 +135,20 @@ def _job(args, split, wanted, weights, output, device):
     wanted, left_out = feasible(wanted, len(found.images), len(real))
     if not wanted:
         raise cli.UserError(f"--metrics {left_out[0]}")
-    main_extractor, lite0, classifier = _extractors(args, wanted, weights, bool(BY_CLASS & set(wanted)), device)
-    return Job(wanted, args.data_dir, output, split, found, size, real, main_extractor, lite0, classifier, device,
-               args.batch_size, args.jobs or os.cpu_count() or 1, not args.quiet,
+    main_extractor, lite0, classifier, torchvision = _extractors(args, wanted, weights, bool(BY_CLASS & set(wanted)), device)
+    return Job(wanted, args.data_dir, output, split, found, size, real, main_extractor, lite0, classifier, torchvision,
+               device, args.batch_size, args.jobs or os.cpu_count() or 1, not args.quiet,
                {"images": str(args.images), **_made_with(args.images)}, left_out)
 
 
 def _extractors(args, wanted, weights, by_class: bool, device):
-    """(main, lite0, classifier): only those that some metric needs are loaded."""
+    """(main, lite0, classifier, torchvision): only those that some metric needs are loaded."""
     from StackGAN_v2.evaluation.feature_extractors import (
         FinetunedInception,
         InceptionExtractor,
         Lite0Extractor,
         PytorchFidExtractor,
+        TorchvisionInception,
     )
     distances = bool({"fid", "kid", "pr"} & set(wanted)) or "is" in wanted and not args.is_weights
     kind = PytorchFidExtractor if args.extractor == "pytorch_fid" else InceptionExtractor
@@ -145,7 +156,8 @@ def _extractors(args, wanted, weights, by_class: bool, device):
     lite0 = Lite0Extractor(device, args.lite0_size) if by_class or distances and not main else None
     main = main or lite0
     classifier = FinetunedInception(args.is_weights, device) if args.is_weights and "is" in wanted else main
-    return main, lite0, classifier
+    torchvision = TorchvisionInception(_torchvision_weights(args), device) if "s2igan" in wanted else None
+    return main, lite0, classifier, torchvision
 
 
 def _made_with(images: Path) -> dict:
@@ -204,7 +216,7 @@ def _print_remarks(mark: str, remarks: list[tuple[str, str]]) -> None:
     import re
     about: dict[str, list[str]] = {}
     for metric, said in remarks:
-        about.setdefault(said, []).append(re.split(r"_(?:lite0|inception|pytorchfid|finetuned|\d+px)", metric)[0])
+        about.setdefault(said, []).append(re.split(r"_(?:lite0|inception|pytorchfid|finetuned|torchvision|\d+px)", metric)[0])
     for said, names in about.items():
         print(f"{mark}: {', '.join(names)}: {said}")
 

@@ -149,6 +149,33 @@ def test_one_row_a_caption_gives_the_same_numbers(data, images, stub, tmp_path):
         run(data, again, "--metrics", "fid")
 
 
+@pytest.mark.parametrize("classes", [True, False])
+def test_s2igans_retrieval(data, images, stub, tmp_path, monkeypatch, classes):
+    class Torchvision(StubExtractor):
+        name = "torchvision"
+
+        def __init__(self, path, device):
+            super().__init__()
+
+        @staticmethod
+        def cached_weights():
+            return None
+    monkeypatch.setattr(feature_extractors, "TorchvisionInception", Torchvision)
+    with pytest.raises(UserError, match="--metrics s2igan: torchvision's Inception-v3 is not in its cache"):
+        run(data, images, "--metrics", "s2igan")
+    if not classes:
+        content = json.loads((data / "test.json").read_text())
+        write_json(data / "test.json", {**content, "data": [{**item, "class": ""} for item in content["data"]]})
+    (tmp_path / "weights.pth").touch()
+    found = run(data, images, "--metrics", "s2igan", "--torchvision_weights", str(tmp_path / "weights.pth"))
+    stem = "torchvision_16px_box_test8_gen24" if classes else "torchvision_16px_box_test12_gen24"
+    assert set(found) == {f"s2igan_{name}_{stem}" for name in ("map", "r1", "r5", "r10", *([] if classes else ["r50"]))}
+    record = found[f"s2igan_r1_{stem}"]
+    assert record["value"] == 100 and record["chance"] == pytest.approx(25 if classes else 100 / 12)
+    assert any("fewer than 2 real or 20 generated" in warning for warning in record["warnings"]) == classes
+    assert record["protocol"]["gallery"] == "24 generated images"
+
+
 def test_wrong_images_are_worse(data, tmp_path, stub):
     order = np.roll(np.arange(CLASSES * IMAGES), IMAGES)           # everything in the next class's colour
     found = run(data, generate(data, tmp_path / "run/iteration9/single_samples/valid", order), "--metrics",

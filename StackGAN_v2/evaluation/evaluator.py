@@ -25,7 +25,7 @@ from StackGAN_v2.evaluation.image_sets import (
     survey,
 )
 
-METRICS = ("fid", "is", "kid", "pr", "retrieval", "class", "attributes")
+METRICS = ("fid", "is", "kid", "pr", "retrieval", "s2igan", "class", "attributes")
 NEEDS_FEATURES = {"kid", "pr"}                     # of the main extractor, kept on disk for comparing pairs
 BY_CLASS = {"retrieval", "class"}                  # always through lite0, so that they compare with or without weights
 FEWEST = {"fid": 2, "is": 10, "kid": 2, "pr": 4}   # images, below which the metric does not exist
@@ -46,6 +46,7 @@ class Job:
     main: Extractor | None
     lite0: Extractor | None
     classifier: Extractor | None
+    torchvision: Extractor | None                  # of S2IGAN's retrieval protocol
     device: torch.device
     batch_size: int
     jobs: int
@@ -110,7 +111,7 @@ def _real_sides(job: Job) -> list[Extractor]:
     sides = [job.main] if {"fid", "kid", "pr"} & set(job.wanted) else []
     if BY_CLASS & set(job.wanted) and job.lite0 not in sides:
         sides.append(job.lite0)
-    return sides
+    return sides + [job.torchvision] * ("s2igan" in job.wanted)
 
 
 class _Pass:
@@ -126,6 +127,8 @@ class _Pass:
         self.kept = [job.main] if NEEDS_FEATURES & wanted else []
         if BY_CLASS & wanted and job.lite0 not in self.kept:
             self.kept.append(job.lite0)
+        if "s2igan" in wanted:
+            self.kept.append(job.torchvision)
         self.files: dict[str, FeatureFile] = {}
         self.read: list[torch.Tensor] = []
 

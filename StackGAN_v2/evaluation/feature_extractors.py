@@ -132,26 +132,57 @@ class FinetunedInception(Extractor):
     Images are resized to 299 px (bilinear, antialiased) and scaled to [−1, 1]. UserError for another architecture.
     """
     width = 2048
+    option = "--is_weights"
     incomparable = ("published scores on birds and flowers go through StackGAN's own TensorFlow Inception; another "
-                "fine-tuned network gives another scale")
+                    "fine-tuned network gives another scale")
 
     def __init__(self, path, device="cpu"):
         from torchvision.models import Inception3
         state = checkpoint.state_dict_of(checkpoint.load(path), path)
         state = {key: value for key, value in state.items() if not key.startswith("AuxLogits.")}
         if "fc.weight" not in state or state["fc.weight"].dim() != 2:
-            raise UserError(f"--is_weights {path} is no torchvision Inception-v3: it lacks 'fc.weight'")
+            raise UserError(f"{self.option} {path} is no torchvision Inception-v3: it lacks 'fc.weight'")
         self.classes = len(state["fc.weight"])
         network = Inception3(self.classes, aux_logits=False, transform_input=False, init_weights=False)
         checkpoint.load_into(network, state, path)
         self.head, network.fc = network.fc.to(device), nn.Identity()
         self.network = network.to(device).eval().requires_grad_(False)
-        self.device, digest = torch.device(device), sha256(path)
-        self.name = f"finetuned{self.classes}_{digest[:8]}"
-        self.identity = digest
+        self.device, self.digest = torch.device(device), sha256(path)
+        self.name = f"finetuned{self.classes}_{self.digest[:8]}"
+        self.identity = self.digest
         self.what = f"torchvision Inception-v3 of {self.classes} classes from {Path(path).name}, 299 px, [-1, 1]"
 
     def _forward(self, images):
-        views = F.interpolate(images.float(), size=(299, 299), mode="bilinear", antialias=True)
-        features = self.network(views / 127.5 - 1)
+        features = self.network(self._view(images.float()))
         return features, self.head(features)
+
+    def _view(self, images):
+        return F.interpolate(images, size=(299, 299), mode="bilinear", antialias=True) / 127.5 - 1
+
+
+class TorchvisionInception(FinetunedInception):
+    """Torchvision's ImageNet Inception-v3 as S2IGAN's retrieval sees through it (its features are mean-pooled, 2048).
+
+    Images are resized to 299 px (bilinear, not antialiased) and scaled to [0, 1], without ImageNet's mean and deviation.
+    """
+    option = "--torchvision_weights"
+    incomparable = ""
+    FILES = ("inception_v3_google-0cc3c7bd.pth", "inception_v3_google-1a9a5a14.pth")       # torchvision's, and before 0.13
+
+    def __init__(self, path, device="cpu"):
+        super().__init__(path, device)
+        published = any(self.digest.startswith(Path(name).stem.rpartition("-")[2]) for name in self.FILES)
+        self.name = "torchvision" if published else f"torchvision_{self.digest[:8]}"
+        self.identity = f"torchvision {self.digest}"
+        self.what = f"torchvision's Inception-v3 from {Path(path).name}, mean-pooled; 299 px, [0, 1], as S2IGAN"
+        if not published:
+            self.incomparable = f"the weights are not torchvision's, but of a file with SHA-256 {self.digest[:8]}…"
+
+    def _view(self, images):
+        return F.interpolate(images / 255, size=(299, 299), mode="bilinear")
+
+    @classmethod
+    def cached_weights(cls) -> Path | None:
+        """Where torchvision keeps its file after a download, if it is there."""
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        return next((folder / name for name in cls.FILES if (folder / name).is_file()), None)

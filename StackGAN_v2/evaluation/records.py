@@ -15,6 +15,7 @@ from StackGAN_v2.evaluation.feature_extractors import Extractor, FinetunedIncept
 from StackGAN_v2.evaluation.published_results import Setting, comparable_with
 
 IS_SPLITS, KID_SUBSETS, KID_SUBSET_SIZE, PR_NEIGHBOURS = 10, 100, 1000, 3
+S2IGAN_QUERIES, S2IGAN_GALLERY = 2, 20             # of each class: 100 ask among 1,000 on CUB, 40 among 400 on Oxford-102
 RANKS, IMAGE_RANKS = (1, 5, 10), (1, 5, 10, 50)  # of the same class; of the very image
 
 
@@ -30,7 +31,7 @@ def _record(job, extractor: Extractor | None, name: str, value, unit: str, warni
     for number in (value, *more.values()):
         if isinstance(number, float) and not math.isfinite(number):
             raise UserError(f"{name} or what belongs to it is not a finite number; are the weights of the network damaged?")
-    kind = name.split("_")[0]
+    kind = "r50" if name.startswith("s2igan_r50") else name.split("_")[0]
     text, published = comparable_with(kind, Setting(
         incomparable=extractor.incomparable if extractor else "", real_images=len(job.real),
         classes=len(set(job.split.labels)) if job.split.has_classes else 0, generated=len(job.images),
@@ -115,6 +116,38 @@ def _retrieval(job, seen, real):
                             chance=chance[name]) for name, value in values.items()]
 
 
+def _s2igan(job, seen, real):
+    """S2IGAN's retrieval (mAP_evaluate.py and Recall_evaluate.py of its repository): with classes some images of each,
+    without classes all of them, the right ones being those of the very image."""
+    extractor = job.torchvision
+    true, generated = real[extractor.name], seen.files[extractor.name]
+    own = torch.tensor([job.real.number[image.item] for image in job.images])
+    queries, gallery = torch.arange(len(job.real)), torch.arange(len(job.images))
+    query_ids, gallery_ids, ranks, warnings = queries, own, IMAGE_RANKS, []
+    if job.split.has_classes:
+        query_ids, gallery_ids, ranks = job.real_labels, job.labels, RANKS
+        queries, gallery = _some_of_each(query_ids, S2IGAN_QUERIES), _some_of_each(gallery_ids, S2IGAN_GALLERY)
+        classes = len(query_ids.unique())
+        if (len(queries), len(gallery)) != (S2IGAN_QUERIES * classes, S2IGAN_GALLERY * classes):
+            warnings.append(f"some class has fewer than {S2IGAN_QUERIES} real or {S2IGAN_GALLERY} generated images, so that "
+                            f"{len(queries)} ask among {len(gallery)}")
+    query_ids, gallery_ids = query_ids[queries], gallery_ids[gallery]
+    values = retrieval(true[queries], generated[gallery], query_ids, gallery_ids, ranks, cosine)
+    chance = retrieval_by_chance(query_ids, gallery_ids, ranks)
+    stem = f"{extractor.name}_{job.size}px_{job.real.crop}_{job.split.name}{len(queries)}_gen{len(gallery)}"
+    how = {"extractor": extractor.what, "crop": job.real.crop, "real_split": str(job.split.path), "similarity": "cosine",
+           "queries": f"{len(queries)} real images", "gallery": f"{len(gallery)} generated images",
+           "right": "of the same class" if job.split.has_classes else "generated for a sentence of the very image"}
+    return [_record(job, extractor, f"s2igan_{name}_{stem}", value, "%", warnings, how, chance=chance[name])
+            for name, value in values.items()]
+
+
+def _some_of_each(labels: torch.Tensor, count: int, seed: int = 0) -> torch.Tensor:
+    """The places of at most `count` entries of each label, drawn at random, in order."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    return torch.cat([order[labels[order] == label][:count] for label in labels.unique()]).sort().values
+
+
 def _class(job, seen, real):
     stem, protocol = _against_real(job, job.lite0)
     values = metrics.centroid_accuracy(seen.files[job.lite0.name], job.labels, real[job.lite0.name], job.real_labels)
@@ -141,5 +174,5 @@ def _attributes(job, seen, real):
                     report.pop("agreement"), "%", few, protocol, **report)]
 
 
-RECORDS = {"fid": _fid, "is": _is, "kid": _kid, "pr": _pr, "retrieval": _retrieval, "class": _class,
-            "attributes": _attributes}
+RECORDS = {"fid": _fid, "is": _is, "kid": _kid, "pr": _pr, "retrieval": _retrieval, "s2igan": _s2igan,
+           "class": _class, "attributes": _attributes}
