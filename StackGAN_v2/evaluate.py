@@ -37,8 +37,9 @@ def parse(argv=None):
         "checked by SHA-256 (default: what scripts/download.py fid_inception puts into the folder pretrained beside "
         "the set)")
     add("--any_weights", action="store_true", help="accept --inception_weights of another hash; the name then says so")
-    add("--is_weights", type=cli.existing_file, metavar="FILE", help="torchvision Inception-v3 fine-tuned on the set's "
-        "classes, a state dict, for the inception score")
+    add("--is_weights", type=cli.existing_file, metavar="FILE", help="for the inception score, an Inception-v3 "
+        "fine-tuned on the set's classes: the StackGAN authors' TensorFlow checkpoint (model.ckpt-<n>, or its .index), as papers "
+        "use it, or a state dict of torchvision's network")
     add("--torchvision_weights", type=cli.existing_file, metavar="FILE", help="torchvision's ImageNet Inception-v3, for "
         "s2igan (default: the file that torchvision keeps after its own download)")
     add("--real_split", default="test", metavar="NAME", help="the split that the images were made for and are "
@@ -127,12 +128,15 @@ def _torchvision_weights(args) -> Path | None:
 def _job(args, split, wanted, weights, output, device):
     import os
 
+    from common.untrusted.tf_checkpoint import is_checkpoint
+    from StackGAN_v2.evaluation import stackgan_inception
     from StackGAN_v2.evaluation.evaluator import BY_CLASS, Job, feasible
     from StackGAN_v2.evaluation.image_sets import RealImages, find_generated
     found = find_generated(args.images, split, args.image_size or 0, args.max_images)
     size = args.size or found.size
     real = RealImages(split, size, args.crop)
-    wanted, left_out = feasible(wanted, len(found.images), len(real))
+    batch = stackgan_inception.BATCH if args.is_weights and is_checkpoint(args.is_weights) else 1
+    wanted, left_out = feasible(wanted, len(found.images), len(real), batch)
     if not wanted:
         raise cli.UserError(f"--metrics {left_out[0]}")
     main_extractor, lite0, classifier, torchvision = _extractors(args, wanted, weights, bool(BY_CLASS & set(wanted)), device)
@@ -143,6 +147,7 @@ def _job(args, split, wanted, weights, output, device):
 
 def _extractors(args, wanted, weights, by_class: bool, device):
     """(main, lite0, classifier, torchvision): only those that some metric needs are loaded."""
+    from common.untrusted.tf_checkpoint import is_checkpoint
     from StackGAN_v2.evaluation.feature_extractors import (
         FinetunedInception,
         InceptionExtractor,
@@ -150,12 +155,15 @@ def _extractors(args, wanted, weights, by_class: bool, device):
         PytorchFidExtractor,
         TorchvisionInception,
     )
+    from StackGAN_v2.evaluation.stackgan_inception import StackGANInception
     distances = bool({"fid", "kid", "pr"} & set(wanted)) or "is" in wanted and not args.is_weights
     kind = PytorchFidExtractor if args.extractor == "pytorch_fid" else InceptionExtractor
     main = kind(weights, device, args.any_weights) if distances and weights else None
     lite0 = Lite0Extractor(device, args.lite0_size) if by_class or distances and not main else None
     main = main or lite0
-    classifier = FinetunedInception(args.is_weights, device) if args.is_weights and "is" in wanted else main
+    classifier = main
+    if args.is_weights and "is" in wanted:
+        classifier = (StackGANInception if is_checkpoint(args.is_weights) else FinetunedInception)(args.is_weights, device)
     torchvision = TorchvisionInception(_torchvision_weights(args), device) if "s2igan" in wanted else None
     return main, lite0, classifier, torchvision
 
@@ -216,7 +224,7 @@ def _print_remarks(mark: str, remarks: list[tuple[str, str]]) -> None:
     import re
     about: dict[str, list[str]] = {}
     for metric, said in remarks:
-        about.setdefault(said, []).append(re.split(r"_(?:lite0|inception|pytorchfid|finetuned|torchvision|\d+px)", metric)[0])
+        about.setdefault(said, []).append(re.split(r"_(?:lite0|inception|pytorchfid|finetuned|stackgan|torchvision|\d+px)", metric)[0])
     for said, names in about.items():
         print(f"{mark}: {', '.join(names)}: {said}")
 

@@ -455,3 +455,25 @@ def test_the_command_itself(data, tmp_path):
     answer = command("--images", tmp_path / "empty", "--data_dir", data)
     assert answer.returncode == 2 and "holds no images" in answer.stderr and "Traceback" not in answer.stderr
     assert answer.stderr.count("\n") == 1 and Path(tmp_path / "empty").is_dir()
+
+
+def test_the_inception_score_of_a_tensorflow_checkpoint(data, images, stub, tmp_path, monkeypatch):
+    """It needs as many images as fill a batch of the authors' script; the file is known by its content."""
+    import numpy
+    from tf_checkpoint_writer import write_v1
+
+    from StackGAN_v2.evaluation import stackgan_inception
+
+    class FineTuned(StubExtractor):
+        name, batch, fine_tuned = "stackgan3_0", 16, True
+
+        def __init__(self, path, device):
+            super().__init__()
+    monkeypatch.setattr(stackgan_inception, "StackGANInception", FineTuned)
+    write_v1(tmp_path / "model.ckpt-5000", {"a": numpy.zeros(3)})
+    words = ("--metrics", "is", "--is_weights", str(tmp_path / "model.ckpt-5000"))
+    with pytest.raises(UserError, match="at least 64 generated images, and there are 24"):
+        run(data, images, *words)
+    monkeypatch.setattr(stackgan_inception, "BATCH", 16)
+    record, = records_of(data, images, *words)
+    assert record["metric"] == "is_stackgan3_0_16px_gen24" and record["protocol"]["batch"] == 16

@@ -76,12 +76,15 @@ class Job:
         return torch.tensor([item.label for item in self.real.items])
 
 
-def feasible(wanted: list[str], generated: int, real: int) -> tuple[list[str], list[str]]:
-    """(the metrics of `wanted` that exist for so many images, one reason for each of the others)."""
+def feasible(wanted: list[str], generated: int, real: int, batch: int = 1) -> tuple[list[str], list[str]]:
+    """(the metrics of `wanted` that exist for so many images, one reason for each of the others).
+
+    batch: of images that the inception score's network counts at a time.
+    """
     possible, reasons = [], []
     for name in wanted:
         sides = {"generated": generated} if name == "is" else {"generated": generated, "real": real}
-        fewest = FEWEST.get(name, 1)
+        fewest = max(FEWEST[name], batch) if name == "is" else FEWEST.get(name, 1)
         short = [f"it needs at least {fewest} {side} images, and there {'is' if count == 1 else 'are'} {count}"
                  for side, count in sides.items() if count < fewest]
         if short:
@@ -122,8 +125,8 @@ class _Pass:
         wanted = set(job.wanted)
         self.job, self.reader = job, reader
         self.moments = metrics.Moments(job.main.width, job.device) if "fid" in wanted else None
-        self.score = metrics.InceptionScore(len(job.images), job.classifier.classes, records.IS_SPLITS) \
-            if "is" in wanted else None
+        self.score = metrics.InceptionScore(len(job.images), job.classifier.classes, records.IS_SPLITS,
+                                            batch=job.classifier.batch) if "is" in wanted else None
         self.kept = [job.main] if NEEDS_FEATURES & wanted else []
         if BY_CLASS & wanted and job.lite0 not in self.kept:
             self.kept.append(job.lite0)

@@ -27,6 +27,8 @@ class Extractor:
     identity: str
     what: str
     incomparable: str = ""
+    batch: int = 1                                 # the inception score counts as many images as fill batches of this size
+    fine_tuned: bool = False                       # whether its classes are those of the data set
     width: int
     classes: int
 
@@ -132,7 +134,7 @@ class FinetunedInception(Extractor):
     Images are resized to 299 px (bilinear, antialiased) and scaled to [−1, 1]. UserError for another architecture.
     """
     width = 2048
-    option = "--is_weights"
+    option, fine_tuned = "--is_weights", True
     incomparable = ("published scores on birds and flowers go through StackGAN's own TensorFlow Inception; another "
                     "fine-tuned network gives another scale")
 
@@ -165,7 +167,7 @@ class TorchvisionInception(FinetunedInception):
 
     Images are resized to 299 px (bilinear, not antialiased) and scaled to [0, 1], without ImageNet's mean and deviation.
     """
-    option = "--torchvision_weights"
+    option, fine_tuned = "--torchvision_weights", False
     incomparable = ""
     FILES = ("inception_v3_google-0cc3c7bd.pth", "inception_v3_google-1a9a5a14.pth")       # torchvision's, and before 0.13
 

@@ -66,22 +66,24 @@ def _factor(matrix: torch.Tensor) -> torch.Tensor:
 class InceptionScore:
     """exp of the mean KL(p(y|x) ‖ p(y)), over `splits` parts of the images (Salimans et al., NeurIPS 2016, sec. 4).
 
-    The parts are those of torch-fidelity: the images shuffled with `seed`, then cut. Logits may arrive in any
-    batches; memory is that of one distribution a part.
+    The parts are those of torch-fidelity: the images shuffled with `seed`, then cut. batch: count only as many as fill
+    batches of this size, as the StackGAN authors' script does. Logits may arrive in any batches; memory is that of one
+    distribution a part.
     """
 
-    def __init__(self, images: int, classes: int, splits: int = 10, seed: int = 2020):
-        if images < splits:
-            raise ValueError(f"the inception score over {splits} parts needs at least {splits} images, "
+    def __init__(self, images: int, classes: int, splits: int = 10, seed: int = 2020, batch: int = 1):
+        counted = images // batch * batch
+        if counted < splits:
+            raise ValueError(f"the inception score over {splits} parts needs at least {max(splits, batch)} images, "
                              f"not {images}")
         place = np.empty(images, np.int64)
         place[np.random.RandomState(seed).permutation(images)] = np.arange(images)
-        ends = [(part + 1) * images // splits for part in range(splits)]
-        self._part = torch.from_numpy(np.searchsorted(ends, place, side="right"))
-        self._seen = 0
-        self._counts = self._part.bincount(minlength=splits)
-        self._p = torch.zeros(splits, classes, dtype=torch.float64)
-        self._negentropy = torch.zeros(splits, dtype=torch.float64)
+        ends = [(part + 1) * counted // splits for part in range(splits)]
+        self._part = torch.from_numpy(np.searchsorted(ends, place, side="right"))      # `splits` for what is left out
+        self._seen, self._splits = 0, splits
+        self._counts = self._part.bincount(minlength=splits)[:splits]
+        self._p = torch.zeros(splits + 1, classes, dtype=torch.float64)
+        self._negentropy = torch.zeros(splits + 1, dtype=torch.float64)
 
     def update(self, logits: torch.Tensor) -> None:
         """Take in the logits `[N, classes]` of the next N images."""
@@ -96,8 +98,8 @@ class InceptionScore:
     def value(self) -> tuple[float, float]:
         """Mean and standard deviation over the parts."""
         assert self._seen == len(self._part), f"{self._seen} of {len(self._part)} images seen"
-        p = self._p / self._counts[:, None]
-        scores = (self._negentropy / self._counts - torch.special.xlogy(p, p).sum(1)).exp()
+        p = self._p[:self._splits] / self._counts[:, None]
+        scores = (self._negentropy[:self._splits] / self._counts - torch.special.xlogy(p, p).sum(1)).exp()
         return scores.mean().item(), scores.std(correction=0).item()
 
 

@@ -111,7 +111,8 @@ def comparable_with(kind: str, setting: Setting) -> tuple[str, list[dict]]:
     numbers = ", ".join(f"{row.method} {row.value}" for row in rows)
     titles = {"fid": "FID", "is": "IS", "r50": "R@50"}
     caution = (f"real images cut as '{setting.crop}'; {UNDER}" if kind != "is" else
-               "of the same kind, but through another network fine-tuned on the same classes, so the scales differ")
+               "of the same kind, but through another network fine-tuned on the same classes, so the scales differ"
+               if setting.incomparable else "if the weights are the StackGAN authors', whose hash is not published")
     return (f"{titles[kind]} on {known.name}: {numbers}; {caution}",
             [{"method": row.method, "value": row.value} for row in rows])
 

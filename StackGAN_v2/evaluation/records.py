@@ -11,7 +11,7 @@ import torch
 from common.cli import UserError
 from common.retrieval import blocks, cosine, retrieval, retrieval_by_chance
 from StackGAN_v2.evaluation import attribute_probe, metrics
-from StackGAN_v2.evaluation.feature_extractors import Extractor, FinetunedInception
+from StackGAN_v2.evaluation.feature_extractors import Extractor
 from StackGAN_v2.evaluation.published_results import Setting, comparable_with
 
 IS_SPLITS, KID_SUBSETS, KID_SUBSET_SIZE, PR_NEIGHBOURS = 10, 100, 1000, 3
@@ -36,7 +36,7 @@ def _record(job, extractor: Extractor | None, name: str, value, unit: str, warni
         incomparable=extractor.incomparable if extractor else "", real_images=len(job.real),
         classes=len(set(job.split.labels)) if job.split.has_classes else 0, generated=len(job.images),
         size=job.size, generated_size=job.found.size, crop=job.real.crop,
-        classifier_classes=extractor.classes if isinstance(extractor, FinetunedInception) else 0))
+        classifier_classes=extractor.classes if extractor and extractor.fine_tuned else 0))
     shared = {"generated_images": len(job.images), "sentences": job.found.sentences,
               "sentences_without_image": job.found.missing, "size_px": job.size, "image_size_px": job.found.size,
               **job.protocol}
@@ -79,7 +79,7 @@ def _is(job, seen, real):
     few = [f"{len(job.images)} images: the score of fewer than 5000 is biased downwards"] \
         if len(job.images) < 5000 else []
     return [_record(job, job.classifier, f"is_{job.classifier.name}_{job.size}px_gen{len(job.images)}", value, "", few,
-                    {"extractor": job.classifier.what, "splits": IS_SPLITS}, std=std)]
+                    {"extractor": job.classifier.what, "splits": IS_SPLITS, "batch": job.classifier.batch}, std=std)]
 
 
 def _pr(job, seen, real):
