@@ -15,8 +15,8 @@ from common.cli import UserError
 from common.files import write_json
 from StackGAN_v2 import evaluate
 from StackGAN_v2.data.image_names import first_sentences, image_name
-from StackGAN_v2.evaluation import attribute_probe, evaluator, feature_extractors, image_sets, records
-from StackGAN_v2.evaluation.image_sets import FeatureFile, RealImages
+from StackGAN_v2.evaluation import attribute_probe, evaluator, feature_extractors, records
+from StackGAN_v2.evaluation.image_sets import RealImages
 
 SIZE, CLASSES, IMAGES, SENTENCES = 16, 4, 3, 2
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 210), "white": (240, 240, 240)}
@@ -415,25 +415,6 @@ def test_the_registry_and_the_command_mean_the_same_file():
     assert entry.goal == f"pretrained/{evaluate.WEIGHTS_NAME}" and entry.sum == ("sha256", feature_extractors.INCEPTION_SHA256)
 
 
-def test_feature_file(tmp_path):
-    values = torch.arange(12.0).view(6, 2)
-    (tmp_path / "a").write_bytes(values.numpy().tobytes())
-    file = FeatureFile(tmp_path / "a", 2)
-    assert len(file) == 6 and torch.equal(file[1:3], values[1:3]) and torch.equal(file[:], values)
-    assert torch.equal(file[np.array([4, 0])], values[[4, 0]])
-
-
-def test_batches_keep_the_order_and_stop_at_a_fault():
-    def load(i):
-        if i == 7:
-            raise UserError("seven")
-        return np.full((2, 2, 3), i, np.uint8)
-    found = [batch[:, 0, 0, 0].tolist() for batch in image_sets.batches(load, 7, 3, 2)]
-    assert found == [[0, 1, 2], [3, 4, 5], [6]]
-    with pytest.raises(UserError, match="seven"):
-        list(image_sets.batches(load, 9, 3, 2))
-
-
 def test_metric_names_agree():
     assert evaluate.METRICS == evaluator.METRICS and tuple(records.RECORDS) == evaluator.METRICS
 
@@ -459,7 +440,6 @@ def test_the_command_itself(data, tmp_path):
 
 def test_the_inception_score_of_a_tensorflow_checkpoint(data, images, stub, tmp_path, monkeypatch):
     """It needs as many images as fill a batch of the authors' script; the file is known by its content."""
-    import numpy
     from tf_checkpoint_writer import write_v1
 
     from StackGAN_v2.evaluation import stackgan_inception
@@ -470,7 +450,7 @@ def test_the_inception_score_of_a_tensorflow_checkpoint(data, images, stub, tmp_
         def __init__(self, path, device):
             super().__init__()
     monkeypatch.setattr(stackgan_inception, "StackGANInception", FineTuned)
-    write_v1(tmp_path / "model.ckpt-5000", {"a": numpy.zeros(3)})
+    write_v1(tmp_path / "model.ckpt-5000", {"a": np.zeros(3)})
     words = ("--metrics", "is", "--is_weights", str(tmp_path / "model.ckpt-5000"))
     with pytest.raises(UserError, match="at least 64 generated images, and there are 24"):
         run(data, images, *words)

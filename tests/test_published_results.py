@@ -3,6 +3,7 @@ import dataclasses
 
 import pytest
 
+from common import ROOT
 from StackGAN_v2.evaluation.published_results import RESULTS, SETS, Setting, comparable_with, markdown_table
 
 BIRDS = Setting(incomparable="", real_images=2933, classes=50, generated=29330, size=256, generated_size=256, crop="box")
@@ -70,3 +71,7 @@ def test_the_table_for_documents_holds_every_result():
     for result in RESULTS:
         assert any(result.method in row and result.value in row for row in rows), result
     assert "| Places-subset |" in table and "| CUB-200-2011 | speech | Li et al. 2020 | 18.37 | 4.09 ± 0.04 | – |" in table
+
+
+def test_the_documents_hold_the_table():
+    assert markdown_table() in (ROOT / "docs/evaluation.md").read_text()
