@@ -84,6 +84,7 @@ def speech_metrics(audio: torch.Tensor, items: torch.Tensor, image: torch.Tensor
     values["chance"], values["ap50_chance"] = class_chance(labels[items], labels)
     if everything:
         values["ap50_highest"] = highest_ap(labels)
-        values["accuracy_cosine"], values["ap50_cosine"] = class_retrieval(audio, image, labels[items], 50, labels, True)
+        cosines = class_retrieval(audio, image, labels[items], 50, labels, cosine=True)
+        values["accuracy_cosine"], values["ap50_cosine"] = cosines
         values |= both_ways(audio, image, items, places)
     return values

@@ -28,8 +28,8 @@ def parse(argv=None):
     add("--data_dir", required=True, type=cli.existing_dir, metavar="DIR",
         help="folder of the data set, such as ./data/birds")
     add("--metrics", type=_metric_list, metavar="A,B,…", help=f"which of {','.join(METRICS)} (default: all that the "
-        "set allows; class needs classes, attributes needs attributes.json, s2igan needs torchvision's weights; pr: precision "
-        "and recall; s2igan: retrieval by S2IGAN's protocol)")
+        "set allows; class needs classes, attributes needs attributes.json, s2igan needs torchvision's weights; pr: "
+        "precision and recall; s2igan: retrieval by S2IGAN's protocol)")
     add("--extractor", default="auto", choices=("auto", "inception", "pytorch_fid", "lite0"), help="network of FID, "
         "KID, precision and recall: inception shows it images as torch-fidelity does, pytorch_fid as pytorch-fid; "
         "auto: inception if its weights are there, else lite0")
@@ -38,20 +38,21 @@ def parse(argv=None):
         "the set)")
     add("--any_weights", action="store_true", help="accept --inception_weights of another hash; the name then says so")
     add("--is_weights", type=cli.existing_file, metavar="FILE", help="for the inception score, an Inception-v3 "
-        "fine-tuned on the set's classes: the StackGAN authors' TensorFlow checkpoint (model.ckpt-<n>, or its .index), as papers "
-        "use it, or a state dict of torchvision's network")
-    add("--torchvision_weights", type=cli.existing_file, metavar="FILE", help="torchvision's ImageNet Inception-v3, for "
-        "s2igan (default: the file that torchvision keeps after its own download)")
+        "fine-tuned on the set's classes: the StackGAN authors' TensorFlow checkpoint (model.ckpt-<n>, or its .index), "
+        "as papers use it, or a state dict of torchvision's network")
+    add("--torchvision_weights", type=cli.existing_file, metavar="FILE",
+        help="torchvision's ImageNet Inception-v3, for s2igan (default: the file that torchvision keeps after its own "
+        "download)")
     add("--real_split", default="test", metavar="NAME", help="the split that the images were made for and are "
         "compared with; all its images")
     add("--crop", default="box", choices=("box", "whole"), help="real images: cut as for training the generator, "
         "around the bounding box where there is one, or whole; always the square in the middle")
-    add("--image_size", "--picture_size", type=cli.positive_int, metavar="N", help="which of the generated sizes, in pixels, by the "
-        "name of the files (default: the largest)")
+    add("--image_size", "--picture_size", type=cli.positive_int, metavar="N",
+        help="which of the generated sizes, in pixels, by the name of the files (default: the largest)")
     add("--size", type=cli.positive_int, metavar="N", help="pixels at which both sides are compared; papers: 256 "
         "(default: that of the generated images)")
-    add("--max_images", "--max_pictures", type=cli.natural, default=0, metavar="N", help="at most N generated images, drawn at "
-        "random; 0: all")
+    add("--max_images", "--max_pictures", type=cli.natural, default=0, metavar="N",
+        help="at most N generated images, drawn at random; 0: all")
     add("--lite0_size", type=cli.positive_int, default=224, metavar="N", help="pixels that lite0 sees; fewer are "
         "faster and change the metrics' names")
     add("--batch_size", type=cli.positive_int, default=64, metavar="N", help="images at a time")
@@ -139,7 +140,8 @@ def _job(args, split, wanted, weights, output, device):
     wanted, left_out = feasible(wanted, len(found.images), len(real), batch)
     if not wanted:
         raise cli.UserError(f"--metrics {left_out[0]}")
-    main_extractor, lite0, classifier, torchvision = _extractors(args, wanted, weights, bool(BY_CLASS & set(wanted)), device)
+    by_class = bool(BY_CLASS & set(wanted))
+    main_extractor, lite0, classifier, torchvision = _extractors(args, wanted, weights, by_class, device)
     return Job(wanted, args.data_dir, output, split, found, size, real, main_extractor, lite0, classifier, torchvision,
                device, args.batch_size, args.jobs or os.cpu_count() or 1, not args.quiet,
                {"images": str(args.images), **_made_with(args.images)}, left_out)
@@ -163,7 +165,8 @@ def _extractors(args, wanted, weights, by_class: bool, device):
     main = main or lite0
     classifier = main
     if args.is_weights and "is" in wanted:
-        classifier = (StackGANInception if is_checkpoint(args.is_weights) else FinetunedInception)(args.is_weights, device)
+        network = StackGANInception if is_checkpoint(args.is_weights) else FinetunedInception
+        classifier = network(args.is_weights, device)
     torchvision = TorchvisionInception(_torchvision_weights(args), device) if "s2igan" in wanted else None
     return main, lite0, classifier, torchvision
 
@@ -223,8 +226,9 @@ def _print_remarks(mark: str, remarks: list[tuple[str, str]]) -> None:
     """One line a remark, with the numbers that it is about, by the part of their names before the protocol."""
     import re
     about: dict[str, list[str]] = {}
+    protocol = r"_(?:lite0|inception|pytorchfid|finetuned|stackgan|torchvision|\d+px)"
     for metric, said in remarks:
-        about.setdefault(said, []).append(re.split(r"_(?:lite0|inception|pytorchfid|finetuned|stackgan|torchvision|\d+px)", metric)[0])
+        about.setdefault(said, []).append(re.split(protocol, metric)[0])
     for said, names in about.items():
         print(f"{mark}: {', '.join(names)}: {said}")
 

@@ -153,8 +153,8 @@ def sample_split(generator, split, rows, folder, how: Sampling) -> tuple[int, in
         item, k = sentence
         return folder / image_name(split, split.items[item], size, firsts[item] + k, how.form)
     if len({path(sentence, 0) for sentence in sentences}) < len(sentences):
-        raise UserError(f"{split.path} lists an image in several items, and the features hold more sentences of one than "
-                        "it says; extract them again from this split file")
+        raise UserError(f"{split.path} lists an image in several items, and the features hold more sentences of one "
+                        "than it says; extract them again from this split file")
     missing = {sentence for sentence in sentences if not path(sentence, generator.sizes[-1]).is_file()}
     if how.compiled:
         generator.compile()

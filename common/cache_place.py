@@ -21,5 +21,6 @@ def choose_place(size: int, wanted: str, device: torch.device) -> tuple[str, str
         free = torch.cuda.mem_get_info(device)[0] if place == "gpu" else free_memory() // ranks.ranks_here()
         if size < free / 2:
             return place, {"gpu": "GPU memory", "ram": "memory"}[place] + (f" ({why})" if why else "")
-        why = f"{size / 2 ** 30:.1f} GiB, and {'the GPU' if place == 'gpu' else 'memory'} has {free / 2 ** 30:.1f} GiB free"
+        holder = "the GPU" if place == "gpu" else "memory"
+        why = f"{size / 2 ** 30:.1f} GiB, and {holder} has {free / 2 ** 30:.1f} GiB free"
     return "disk", "a memory-mapped file" + (f" ({why})" if why else "")

@@ -216,8 +216,17 @@ def test_boxes_and_names_that_do_not_belong_together(boxed):
     with pytest.raises(UserError, match="images.txt, line 3"):
         bounding_boxes(split)
     names.write_bytes(b"\xff\xfe\xd8")
-    with pytest.raises(UserError, match="images.txt cannot be read"):
+    with pytest.raises(UserError, match="images.txt"):
         bounding_boxes(split)
+
+
+def test_boxes_of_any_unicode_text_are_read(boxed):
+    split, write = boxed
+    write("90 40 20 20")
+    for name in ("images.txt", "bounding_boxes.txt"):
+        path = split.image_root.parent / name
+        path.write_bytes(path.read_text().replace("\n", "\r\n").encode("utf-16"))
+    assert bounding_boxes(split) == {item.key: (90, 40, 20, 20) for item in split.items}
 
 
 def test_a_box_partly_outside_is_clipped():

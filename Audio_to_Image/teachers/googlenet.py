@@ -1,7 +1,7 @@
 """BVLC GoogLeNet in torch up to `pool5/7x7_s1`, with weights read straight from the original `.caffemodel`.
 
-Network: Szegedy et al., "Going Deeper with Convolutions" (CVPR 2015, arXiv 1409.4842), as trained by BVLC in Caffe. It is
-the published teacher, and sees images as Caffe shows them.
+Network: Szegedy et al., "Going Deeper with Convolutions" (CVPR 2015, arXiv 1409.4842), as trained by BVLC in Caffe. It
+is the published teacher, and sees images as Caffe shows them.
 """
 import hashlib
 import sys

@@ -1,4 +1,5 @@
-"""What all teachers have in common: an image becomes ten views, and each view a feature that the encoder learns from."""
+"""What all teachers have in common: an image becomes ten views, and each view a feature that the encoder learns
+from."""
 from pathlib import Path
 
 import numpy as np

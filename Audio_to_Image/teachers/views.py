@@ -1,5 +1,5 @@
-"""The ten published views of an image: it is resized to 227 × 227 (aspect ignored), cut into five 224 × 224 crops, and the
-same five are cut from the mirrored image.
+"""The ten published views of an image: it is resized to 227 × 227 (aspect ignored), cut into five 224 × 224 crops, and
+the same five are cut from the mirrored image.
 """
 import numpy as np
 import torch

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 from common.cli import UserError
+from common.files import read_text
 
 _SMALLEST, _LARGEST = 2, 1e6                       # pixels; smaller boxes give no crop, and fractions are no pixels
 
@@ -32,11 +33,7 @@ def bounding_boxes(split) -> dict[str, Box]:
 
 def _lines(path: Path):
     """(first word, the rest, 'file, line n') of each line that is not empty."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); unpack the data set again") from None
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         first, _, rest = line.strip().replace("\t", " ").partition(" ")
         if first and not rest.strip():
             raise UserError(f"{path}, line {number}: it has a single word; unpack the data set again")
@@ -71,8 +68,8 @@ def crop_box(size: tuple[int, int], box) -> tuple[int, int, int, int]:
     """
     (width, height), (x, y, w, h) = size, box
     if not (-w < x < width and -h < y < height):
-        raise UserError(f"{getattr(box, 'where', Box.where)}: the box {x:g} {y:g} {w:g} {h:g} lies outside its image, which "
-                        f"has {width} × {height} pixels; boxes are x y width height in pixels")
+        raise UserError(f"{getattr(box, 'where', Box.where)}: the box {x:g} {y:g} {w:g} {h:g} lies outside its image, "
+                        f"which has {width} × {height} pixels; boxes are x y width height in pixels")
     half = int(max(w, h) * 0.75)
     centre_x, centre_y = int((2 * x + w) / 2), int((2 * y + h) / 2)
     left, top = min(max(0, centre_x - half), width - 1), min(max(0, centre_y - half), height - 1)

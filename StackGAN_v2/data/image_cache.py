@@ -164,7 +164,8 @@ def place_cache(cache: ImageCache, wanted: str, device) -> str:
 
 
 def build(split, folder, size: int, jobs: int | None = None, progress: bool = True) -> ImageCache:
-    """The cache of `split` for training images of `size` pixels, made in `folder` or read from there if it is still true.
+    """The cache of `split` for training images of `size` pixels, made in `folder` or read from there if it is still
+    true.
 
     Keyed by every image's path, length and time, its box and the settings. UserError lists images that cannot be read.
     """
@@ -188,7 +189,8 @@ def _held(stem: Path, note: dict, key: str, images: int, side: int):
         shapes = np.array(note["shapes"], np.int64)
     except Exception:                              # a damaged note can hold anything at all
         return None
-    fit = (note.get("key") == key and shapes.shape == (images, 2) and (shapes >= side).all() and (shapes <= LONGEST_SIDE).all()
+    fit = (note.get("key") == key and shapes.shape == (images, 2)
+           and (shapes >= side).all() and (shapes <= LONGEST_SIDE).all()
            and pixels is not None and pixels.shape == (shapes.prod(1).sum(), 3))
     return (torch.from_numpy(pixels), shapes) if fit else None
 

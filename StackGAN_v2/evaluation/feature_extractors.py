@@ -20,14 +20,14 @@ INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb91
 class Extractor:
     """name: goes into metric names; identity: changes with the weights; what: one line for the protocol.
 
-    width: length of the features; classes: of the logits; incomparable: why no published number went through this network,
-    empty if some did.
+    width: length of the features; classes: of the logits; incomparable: why no published number went through this
+    network, empty if some did.
     """
     name: str
     identity: str
     what: str
     incomparable: str = ""
-    batch: int = 1                                 # the inception score counts as many images as fill batches of this size
+    batch: int = 1                                 # the inception score counts what fills batches of so many images
     fine_tuned: bool = False                       # whether its classes are those of the data set
     width: int
     classes: int
@@ -165,11 +165,13 @@ class FinetunedInception(Extractor):
 class TorchvisionInception(FinetunedInception):
     """Torchvision's ImageNet Inception-v3 as S2IGAN's retrieval sees through it (its features are mean-pooled, 2048).
 
-    Images are resized to 299 px (bilinear, not antialiased) and scaled to [0, 1], without ImageNet's mean and deviation.
+    Images are resized to 299 px (bilinear, not antialiased) and scaled to [0, 1], without ImageNet's mean and
+    deviation.
     """
     option, fine_tuned = "--torchvision_weights", False
     incomparable = ""
-    FILES = ("inception_v3_google-0cc3c7bd.pth", "inception_v3_google-1a9a5a14.pth")       # torchvision's, and before 0.13
+    # torchvision's, and its older one
+    FILES = ("inception_v3_google-0cc3c7bd.pth", "inception_v3_google-1a9a5a14.pth")
 
     def __init__(self, path, device="cpu"):
         super().__init__(path, device)

@@ -25,7 +25,8 @@ SHOWN = 5                                          # faults that a message tells
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A generated image: the item of the split and the sentence that it was made for, numbered as `image_names` does."""
+    """A generated image: the item of the split and the sentence that it was made for, numbered as `image_names`
+    does."""
     path: str
     item: int
     sentence: int
@@ -35,7 +36,7 @@ class Generated:
 class Found:
     """The generated images of one size, one a sentence, by item and sentence.
 
-    size: in pixels, by their names; sentences: of the whole split; missing: sentences without an image; warnings: what
+    size: in pixels, by their names; sentences: of the split; missing: sentences without an image; warnings: what
     is not as papers have it.
     """
     images: list[Generated]
@@ -127,13 +128,13 @@ def survey(images: list[Generated], size: int) -> list[str]:
         try:
             with Image.open(generated.path, formats=FORMATS) as image:
                 if image.size != (size, size):
-                    faults.append(f"{generated.path} is {image.width} × {image.height} pixels, but its name says {size}; "
-                                  "sizes may not be mixed: make the images again")
+                    faults.append(f"{generated.path} is {image.width} × {image.height} pixels, but its name says "
+                                  f"{size}; sizes may not be mixed: make the images again")
                 kind = f"{image.mode} with transparency" if "transparency" in image.info else image.mode
                 if kind != "RGB":
                     kinds[kind] += 1
                     example.setdefault(kind, generated.path)
-        except Exception:                          # whatever is wrong: reading it whole words it
+        except Exception:                          # whatever is wrong: reading all of it says what
             try:
                 open_rgb(generated.path)
             except UserError as error:

@@ -1,17 +1,18 @@
 """Published results, with source and protocol, and which of them a measured number may stand beside.
 
-The latter is derived from how the number was measured, never from its value. `markdown_table` is the table for documents.
+The latter is derived from how the number was measured, never from its value. `markdown_table` is the table for
+documents.
 """
 from dataclasses import dataclass
 
 UNDER = "gaps under about 5 may be protocol: papers differ in Inception family, crop and resolution, and few state all"
 
 PROTOCOLS = {
-    "fid": "FID: one image for each test sentence against the real test images, TensorFlow's Inception (2015), pool3; tools, "
-           "crops and resolutions differ from paper to paper",
+    "fid": "FID: one image for each test sentence against the real test images, TensorFlow's Inception (2015), pool3; "
+           "tools, crops and resolutions differ from paper to paper",
     "is": "IS: the StackGAN authors' TensorFlow Inception, fine-tuned on the set; ten parts",
-    "r50": "R@50: real images ask among generated ones by cosine of torchvision's Inception features (S2IGAN's protocol); "
-           "right is an image generated for a sentence of the very image; %",
+    "r50": "R@50: real images ask among generated ones by cosine of torchvision's Inception features (S2IGAN's "
+           "protocol); right is an image generated for a sentence of the very image; %",
 }
 QUOTED = "as quoted in Fusion-S2iGan (arXiv 2305.10126) and later work"
 OTHERWISE = "Speak-the-Art measures otherwise (as quoted by its authors)"
@@ -59,7 +60,8 @@ def results(set_: str, metric: str) -> list[Result]:
 def markdown_table() -> str:
     """All results as a Markdown table, with the protocols below it."""
     titles = {"fid": "FID ↓", "is": "IS ↑", "r50": "R@50 ↑"}
-    lines = ["| set | input | method | " + " | ".join(titles.values()) + " | source |", "|---|---|---|" + "---|" * (len(titles) + 1)]
+    lines = ["| set | input | method | " + " | ".join(titles.values()) + " | source |",
+             "|---|---|---|" + "---|" * (len(titles) + 1)]
     for key in dict.fromkeys((row.set, row.input, row.method, row.source) for row in RESULTS):
         values = {row.metric: row.value for row in RESULTS if (row.set, row.input, row.method, row.source) == key}
         cells = [*key[:3], *(values.get(metric, "–") for metric in titles), key[3]]
@@ -83,8 +85,9 @@ SETS = (PublishedSet("CUB-200-2011", 2933, 50, 29330), PublishedSet("Oxford-102"
 
 @dataclass(frozen=True)
 class Setting:
-    """How a number was measured. incomparable: why no published number went through its network, or empty; classes: of the
-    test split; classifier_classes: of the inception score's network, 0 if that was not fine-tuned; the rest are counts and pixels.
+    """How a number was measured. incomparable: why no published number went through its network, or empty; classes: of
+    the test split; classifier_classes: of the inception score's network, 0 if that was not fine-tuned; the rest are
+    counts and pixels.
     """
     incomparable: str
     real_images: int
@@ -122,8 +125,8 @@ def _obstacle(kind: str, setting: Setting, known: PublishedSet | None) -> str:
         return (f"{setting.incomparable}; S2IGAN's mAP and R@K ask through torchvision's ImageNet Inception-v3, with a "
                 "list of real images of its own")
     if kind == "s2igan":
-        return ("S2IGAN asks with a list of real images of its own (100 among 1,000 generated ones on CUB, 40 among 400 on "
-                "Oxford-102), here ask all of the split or as many drawn at random")
+        return ("S2IGAN asks with a list of real images of its own (100 among 1,000 generated ones on CUB, 40 among "
+                "400 on Oxford-102), here ask all of the split or as many drawn at random")
     if kind not in ("fid", "is", "r50"):
         return "no paper of this field reports it"
     if kind == "is" and not setting.classifier_classes:

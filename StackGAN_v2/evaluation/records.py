@@ -15,7 +15,7 @@ from StackGAN_v2.evaluation.feature_extractors import Extractor
 from StackGAN_v2.evaluation.published_results import Setting, comparable_with
 
 IS_SPLITS, KID_SUBSETS, KID_SUBSET_SIZE, PR_NEIGHBOURS = 10, 100, 1000, 3
-S2IGAN_QUERIES, S2IGAN_GALLERY = 2, 20             # of each class: 100 ask among 1,000 on CUB, 40 among 400 on Oxford-102
+S2IGAN_QUERIES, S2IGAN_GALLERY = 2, 20             # of each class: 100 among 1,000 on CUB, 40 among 400 on Oxford-102
 RANKS, IMAGE_RANKS = (1, 5, 10), (1, 5, 10, 50)  # of the same class; of the very image
 
 
@@ -30,7 +30,7 @@ def of(job, seen, real: dict, warnings: list[str]) -> list[dict]:
 def _record(job, extractor: Extractor | None, name: str, value, unit: str, warnings=(), protocol=None, **more) -> dict:
     for number in (value, *more.values()):
         if isinstance(number, float) and not math.isfinite(number):
-            raise UserError(f"{name} or what belongs to it is not a finite number; are the weights of the network damaged?")
+            raise UserError(f"{name} or what belongs to it is not a finite number; are the network's weights damaged?")
     kind = "r50" if name.startswith("s2igan_r50") else name.split("_")[0]
     text, published = comparable_with(kind, Setting(
         incomparable=extractor.incomparable if extractor else "", real_images=len(job.real),
@@ -129,14 +129,15 @@ def _s2igan(job, seen, real):
         queries, gallery = _some_of_each(query_ids, S2IGAN_QUERIES), _some_of_each(gallery_ids, S2IGAN_GALLERY)
         classes = len(query_ids.unique())
         if (len(queries), len(gallery)) != (S2IGAN_QUERIES * classes, S2IGAN_GALLERY * classes):
-            warnings.append(f"some class has fewer than {S2IGAN_QUERIES} real or {S2IGAN_GALLERY} generated images, so that "
-                            f"{len(queries)} ask among {len(gallery)}")
+            warnings.append(f"some class has fewer than {S2IGAN_QUERIES} real or {S2IGAN_GALLERY} generated images, so "
+                            f"that {len(queries)} ask among {len(gallery)}")
     query_ids, gallery_ids = query_ids[queries], gallery_ids[gallery]
     values = retrieval(true[queries], generated[gallery], query_ids, gallery_ids, ranks, cosine)
     chance = retrieval_by_chance(query_ids, gallery_ids, ranks)
     stem = f"{extractor.name}_{job.size}px_{job.real.crop}_{job.split.name}{len(queries)}_gen{len(gallery)}"
-    how = {"extractor": extractor.what, "crop": job.real.crop, "real_split": str(job.split.path), "similarity": "cosine",
-           "queries": f"{len(queries)} real images", "gallery": f"{len(gallery)} generated images",
+    how = {"extractor": extractor.what, "crop": job.real.crop, "real_split": str(job.split.path),
+           "similarity": "cosine", "queries": f"{len(queries)} real images",
+           "gallery": f"{len(gallery)} generated images",
            "right": "of the same class" if job.split.has_classes else "generated for a sentence of the very image"}
     return [_record(job, extractor, f"s2igan_{name}_{stem}", value, "%", warnings, how, chance=chance[name])
             for name, value in values.items()]

@@ -1,4 +1,5 @@
-"""The StackGAN authors' Inception-v3, fine-tuned on birds or flowers, from their TensorFlow checkpoints without TensorFlow.
+"""The StackGAN authors' Inception-v3, fine-tuned on birds or flowers, from their TensorFlow checkpoints without
+TensorFlow.
 
 Published inception scores on CUB-200 and Oxford-102 go through these networks (`birds_valid299`, `flowers_valid299` of
 github.com/hanzhanggit/StackGAN-inception-model). They are slim's Inception-v3 of 2016 with the averaged variables.
@@ -17,7 +18,7 @@ from common.untrusted.tf_checkpoint import read_floats
 from StackGAN_v2.evaluation.feature_extractors import Extractor
 
 AVERAGE = "/ExponentialMovingAverage"
-CLASSES = {51: "birds", 21: "flowers"}             # logits of the published networks; number 0 is background, never used
+CLASSES = {51: "birds", 21: "flowers"}             # logits of the published networks; number 0 is an unused background
 BATCH = 64                                         # images at a time; what does not fill a batch is left out
 # torchvision's names → slim's; the scope of 7a was never renamed, so that older checkpoints fit
 SCOPES = {

@@ -1,8 +1,8 @@
 """Images from disk as 8-bit RGB, the same way everywhere: teachers, the generator's cache and the metrics.
 
 What is not plain RGB is converted: transparency is laid on white, grey and CMYK become RGB, 16-bit grey is scaled. EXIF
-orientation is not applied, as in the published code, because bounding boxes count in the stored pixels. Memory is bounded
-by `Image.MAX_IMAGE_PIXELS`, for what is decoded and for what it is scaled to.
+orientation is not applied, as in the published code, because bounding boxes count in the stored pixels. Memory is
+bounded by `Image.MAX_IMAGE_PIXELS`, for what is decoded and for what it is scaled to.
 """
 import warnings
 from pathlib import Path
@@ -20,9 +20,9 @@ Image.MAX_IMAGE_PIXELS = 40_000_000
 LONGEST_SIDE = (1 << 16) - 1                       # of a scaled image, in pixels
 # Pillow warns from its limit on and raises from twice its limit; `open_rgb` raises from the limit itself.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-# Pillow refuses unpacked text and colour profiles of more than 1 MiB, which editors do write; 64 MiB stay the limit in all.
+# Pillow refuses unpacked text and profiles of more than 1 MiB, which editors do write; 64 MiB stay the limit in all.
 PngImagePlugin.MAX_TEXT_CHUNK = 32 << 20
-MAX_SCANS = 100                                    # of a progressive JPEG, each over all its pixels; encoders write about 10
+MAX_SCANS = 100                                    # of a progressive JPEG, each over all its pixels; 10 are usual
 
 
 def open_rgb(path) -> Image.Image:

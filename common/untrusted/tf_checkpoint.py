@@ -1,8 +1,9 @@
-"""Float tensors out of TensorFlow checkpoints, without TensorFlow: one file (V1), or `.index` and `.data-00000-of-00001` (V2).
+"""Float tensors out of TensorFlow checkpoints, without TensorFlow: one file (V1), or `.index` and
+`.data-00000-of-00001` (V2).
 
-Both are tables of sorted keys in LevelDB's format (https://github.com/google/leveldb/blob/main/doc/table_format.md), whose
-values are protobuf messages: SavedTensorSlices in V1, BundleEntryProto in V2. Sizes in an untrusted file are claims: each
-is checked against the bytes that are there before anything is allocated. Checksums are not verified.
+Both are tables of sorted keys in LevelDB's format (https://github.com/google/leveldb/blob/main/doc/table_format.md),
+whose values are protobuf messages: SavedTensorSlices in V1, BundleEntryProto in V2. Sizes in an untrusted file are
+claims: each is checked against the bytes that are there before anything is allocated. Checksums are not verified.
 """
 import math
 from pathlib import Path
@@ -33,7 +34,8 @@ def is_checkpoint(path) -> bool:
 def read_floats(path, wanted) -> dict[str, np.ndarray]:
     """Name → float32 array of those tensors of `wanted` that the checkpoint has.
 
-    path: the file of V1, or the `.index` of V2. UserError if it is missing, damaged, or holds another type or only parts.
+    path: the file of V1, or the `.index` of V2. UserError if it is missing, damaged, or holds another type or only
+    parts.
     """
     path, wanted = Path(path), set(wanted)
     try:
@@ -51,8 +53,8 @@ def _read(path: Path) -> memoryview:
             raise UserError(f"{path} is too large for a checkpoint of Inception ({path.stat().st_size >> 20} MiB)")
         return memoryview(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; a checkpoint of TensorFlow is one file, or an .index and "
-                        f"a {_DATA} of the same name") from None
+        raise UserError(f"{path} cannot be read: {error.strerror}; a TensorFlow checkpoint is one file, or an .index "
+                        f"and a {_DATA} of the same name") from None
 
 
 # ---- the table ------------------------------------------------------------------------------------------------------
@@ -88,7 +90,7 @@ def _block(data: memoryview, handle: memoryview, position: int) -> memoryview:
 def _entries(block: memoryview):
     if len(block) < 4:
         raise ValueError("an empty block")
-    end = len(block) - 4 - 4 * int.from_bytes(block[-4:], "little")      # there stand the places of whole keys
+    end = len(block) - 4 - 4 * int.from_bytes(block[-4:], "little")      # there stand the places of unshortened keys
     position, key = 0, b""
     while position < end:
         shared, position = varint(block, position)
@@ -104,7 +106,8 @@ def _entries(block: memoryview):
 
 
 def _snappy(data: memoryview) -> bytearray:
-    """Unpack https://github.com/google/snappy/blob/main/format_description.txt: literals, and copies of what was unpacked."""
+    """Unpack https://github.com/google/snappy/blob/main/format_description.txt: literals, and copies of what was
+    unpacked."""
     length, position = varint(data, 0)
     if length > 32 * len(data):                    # a copy of 64 bytes takes 3
         raise ValueError("a packed block that claims more than it can hold")
