@@ -42,7 +42,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a data set; `labels` are class numbers from 0, or the items' own numbers if there are no classes."""
+    """One split of a data set; `labels` are class numbers from 0, or the images' own numbers if there are no classes."""
     name: str
     path: Path
     items: tuple[Item, ...]
