@@ -43,7 +43,7 @@ def train(args, cfg, data_dir) -> int:
     folder = named_folder(args.output_dir or Path(args.cfg).stem, ROOT / "output" / "StackGAN_v2")
     sizes = networks.generator.sizes
     cache = _cache(split, data_dir, sizes[-1])
-    place = image_cache.settle(cache, args.cache, device)
+    place = image_cache.place_cache(cache, args.cache, device)
     batches = Batches(cache, speech, split.labels, sizes, cfg.TRAIN.BATCH_SIZE, cfg.GAN.Z_DIM,
                       cfg.GAN.EMBEDDING_DIM, args.manualSeed, device, ranks.rank(), ranks.world_size(),
                       wrong_images=cfg.TRAIN.WRONG == "image")

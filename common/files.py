@@ -264,6 +264,16 @@ def npy_header(descr: str, shape: tuple[int, ...]) -> bytes:
     return buffer.getvalue()
 
 
+def npy_or_none(path, dtype, mmap_mode: str | None = None):
+    """The array in the .npy file at `path`; None if it is missing, damaged or of another dtype: then it is made again."""
+    import numpy as np
+    try:
+        array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    except Exception:                              # a damaged header can raise anything at all
+        return None
+    return array if isinstance(array, np.ndarray) and array.dtype == dtype else None
+
+
 # ---- small changes ---------------------------------------------------------------------------------------------------
 
 def append_bytes(path, data: bytes) -> None:
