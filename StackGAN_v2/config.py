@@ -1,92 +1,162 @@
-"""Settings of the generator: the published cfg keys with their defaults, ours behind them, and a strict reader of cfg files.
+"""Settings of the generator: the published cfg keys with their defaults, ours beside them, a strict reader of them.
 
 Every key that the published code does not have defaults to what the published code does.
 """
-import copy
-import math
+import fnmatch
+from dataclasses import dataclass
+from typing import Any
 
 from common.cli import UserError
 from common.files import read_text
+from common.settings import Group, SettingError, build, fields_of, groups_of, setting, shown, tell_ignored
 from common.untrusted.yaml_files import parse_yaml
 
-DEFAULTS = {
-    "DATASET_NAME": "birds",            # folder below data/, if --data_dir does not say otherwise
-    "DATA_DIR": "",                     # folder of the data set
-    "GPU_ID": "0",                      # kept for published files; --device chooses
-    "WORKERS": 4,                       # threads that write images, if the cores are fewer
-    "TREE": {"BRANCH_NUM": 3,           # stages
-             "BASE_SIZE": 64},          # side of the first stage's images, pixels
-    "TRAIN": {
-        "FLAG": True,                   # True: train; False: generate the test set with NET_G
-        "NET_G": "",                    # generator to start from, or to generate with
-        "NET_D": "",                    # start of the discriminators' file names: <NET_D>0.pth, …
-        "BATCH_SIZE": 64,               # images an iteration, over all processes
-        "MAX_EPOCH": 600,
-        "MAX_ITERATIONS": 0,            # 0: MAX_EPOCH decides alone
-        "SNAPSHOT_INTERVAL": 2000,      # iterations between snapshots
-        "DISCRIMINATOR_LR": 2e-4,
-        "GENERATOR_LR": 2e-4,
-        "BETAS": [0.5, 0.999],          # Adam
-        "EMA": 0.999,                   # decay of the generator's average, per iteration
-        "ADVERSARIAL": "bce",           # or hinge
-        "WRONG": "image",               # wrong pairs: another class's image; or speech: that of the next in the batch
-        "DETACH_CONDITION": False,      # True: the generator cannot change mu to suit the discriminators
-        "COEFF": {"KL": 2.0,
-                  "CAL_LOSS": 0.0,      # above 0: class-aware loss on (weight 1, as published)
-                  "UNCOND_LOSS": 0.0,
-                  "COLOR_LOSS": 0.0,
-                  "MA_PENALTY": 0.0,    # matching-aware gradient penalty (DF-GAN: 2)
-                  "MATCHING": 0.0},     # contrastive loss of a matching network that is trained beforehand
-        "CONDITION_INIT": False,        # start ca_net so that its conditions have unit spread on this set's embeddings
-        "MA_PENALTY_EVERY": 4,          # iterations between penalties; each counts this many times
-        "MATCHER_STEPS": 600,           # steps that train the matching network, if MATCHING is above 0
-    },
-    "GAN": {"EMBEDDING_DIM": 128, "DF_DIM": 64, "GF_DIM": 64, "Z_DIM": 100, "R_NUM": 2,
-            "B_CONDITION": True},       # False: unconditional; not part of this method
-    "TEXT": {"DIMENSION": 1024},        # kept for published files; the width is read from the speech features
-    "TEST": {"B_EXAMPLE": True,         # kept for published files
-             "SAMPLE_NUM": 30000},      # at most this many images
-}
-
-_CHOICES = {"TRAIN.ADVERSARIAL": ("bce", "hinge"), "TRAIN.WRONG": ("image", "speech"),
-            "TREE.BRANCH_NUM": (1, 2, 3), "TREE.BASE_SIZE": (16, 32, 64)}
+# Keys of published cfg files that mean nothing here; * stands for anything.
+IGNORED = ("CONFIG_NAME", "EMBEDDING_TYPE", "PROJECT_ROOT", "BIRDS_*", "INCEPTION_CUB", "B_VALIDATION", "TEST.TRUNC",
+           "TRAIN.B_VALIDATION", "TRAIN.PRETRAINED_MODEL", "TRAIN.PRETRAINED_EPOCH", "GAN.NETWORK_TYPE")
 
 
-class Config(dict):
-    """A dict whose keys are attributes too: cfg.TRAIN.BATCH_SIZE."""
-
-    def __getattr__(self, name):
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(name) from None
+@dataclass(frozen=True)
+class TreeSettings(Group):
+    """Branches, each of which doubles the images of the one before."""
+    BRANCH_NUM: int = setting(3, "branches", choices=(1, 2, 3), options=("--branch_num",),
+                              more="images of TREE.BASE_SIZE, of twice and of four times that")
+    BASE_SIZE: int = setting(64, "images of the first branch", unit="pixels", choices=(16, 32, 64))
 
 
-def load_config(path=None, settings: list[str] = ()) -> Config:
-    """Defaults, then the cfg file at `path`, then `settings` such as 'TRAIN.BATCH_SIZE=8'.
+@dataclass(frozen=True)
+class CoefficientSettings(Group):
+    """Weights of the losses."""
+    KL: float = setting(2.0, "weight of the KL term", at_least=0)
+    CAL_LOSS: float = setting(0.0, "class-aware loss (on above 0)", more="its weight is 1, as published", at_least=0)
+    UNCOND_LOSS: float = setting(0.0, "weight of the unconditional loss", at_least=0)
+    COLOR_LOSS: float = setting(0.0, "weight of the colour loss", at_least=0)
+    MA_PENALTY: float = setting(0.0, "matching-aware gradient penalty (DF-GAN), weight", more="DF-GAN: 2", at_least=0,
+                                published=False)
+    MATCHING: float = setting(0.0, "contrastive loss of a matching network, weight", at_least=0, published=False,
+                              more="the network is trained beforehand")
 
-    UserError for an unknown key, a value of another type or out of range; the sentence names file and key.
+
+@dataclass(frozen=True)
+class TrainSettings(Group):
+    """Training of the generator."""
+    FLAG: bool = setting(True, "train", more="False: generate the test set with NET_G", compared=False)
+    NET_G: str = setting("", "generator to start from, or to generate with", compared=False)
+    NET_D: str = setting("", "start of the discriminators' file names: <NET_D>0.pth, …", compared=False)
+    BATCH_SIZE: int = setting(64, "batch size", unit="images an iteration, over all processes", at_least=2,
+                              more="the paper's is 24; batch normalisation needs 2")
+    VIS_COUNT: int = setting(64, "images on a sample sheet", at_least=1, at_most=4096, compared=False)
+    MAX_EPOCH: int = setting(600, "epochs", at_least=1, compared=False)
+    MAX_ITERATIONS: int = setting(0, "iterations", more="0: MAX_EPOCH decides alone", at_least=0, compared=False)
+    SNAPSHOT_INTERVAL: int = setting(2000, "iterations between snapshots", at_least=1, compared=False)
+    LOG_INTERVAL: int = setting(50, "iterations between log lines", options=("--tick",), at_least=1, compared=False)
+    DISCRIMINATOR_LR: float = setting(2e-4, "learning rate of the discriminators", above=0)
+    GENERATOR_LR: float = setting(2e-4, "learning rate of the generator", above=0)
+    BETAS: tuple[float, float] = setting((0.5, 0.999), "Adam β₁, β₂", at_least=0, below=1)
+    EMA: float = setting(0.999, "decay of the generator's average, per iteration", at_least=0, below=1)
+    ADVERSARIAL: str = setting("bce", "adversarial loss", choices=("bce", "hinge"), published=False)
+    WRONG: str = setting("image", "wrong pairs have another …", choices=("image", "speech"), published=False,
+                         more="image: of another class; speech: that of the next in the batch")
+    DETACH_CONDITION: bool = setting(False, "condition hidden from the adversarial gradient", published=False,
+                                     more="the generator cannot change mu to suit the discriminators")
+    COEFF: CoefficientSettings = CoefficientSettings()
+    CONDITION_INIT: bool = setting(False, "data-dependent start of the conditioning", published=False,
+                                   more="ca_net's conditions have unit spread on this set's embeddings")
+    MA_PENALTY_EVERY: int = setting(4, "iterations between two penalties", more="each counts this many times",
+                                    at_least=1, published=False, only_with="TRAIN.COEFF.MA_PENALTY")
+    MATCHER_STEPS: int = setting(600, "steps that train the matching network", at_least=1, published=False,
+                                 only_with="TRAIN.COEFF.MATCHING")
+
+
+@dataclass(frozen=True)
+class GanSettings(Group):
+    """Widths and depth of the networks."""
+    EMBEDDING_DIM: int = setting(128, "width of the condition", at_least=1, at_most=65536)
+    DF_DIM: int = setting(64, "width of the discriminators", at_least=1, at_most=4096)
+    GF_DIM: int = setting(64, "width of the generator", at_least=1, at_most=4096)
+    Z_DIM: int = setting(100, "width of the noise", at_least=1, at_most=65536)
+    R_NUM: int = setting(2, "residual blocks a branch", at_least=0, at_most=64)
+    B_CONDITION: bool = setting(True, "conditional")
+
+    def check(self) -> None:
+        if not self.B_CONDITION:
+            raise SettingError("B_CONDITION", False, "an unconditional generator is not part of this method")
+
+
+@dataclass(frozen=True)
+class TextSettings(Group):
+    """Speech features."""
+    DIMENSION: int = setting(1024, "width of the speech features", at_least=1, compared=False,
+                             more="kept for published files; it is read from the speech features")
+
+
+@dataclass(frozen=True)
+class TestSettings(Group):
+    """Sampling."""
+    B_EXAMPLE: bool = setting(True, "kept for published files", compared=False)
+    SAMPLE_NUM: int = setting(30000, "images at the most", more="0: one for every sentence", at_least=0, compared=False)
+
+
+@dataclass(frozen=True)
+class Config(Group):
+    """All keys of a cfg file."""
+    DATASET_NAME: str = setting("birds", "folder below data/", more="if --data_dir does not say otherwise",
+                                compared=False)
+    DATA_DIR: str = setting("", "folder of the data set", compared=False)
+    GPU_ID: str = setting("0", "kept for published files; --device chooses", compared=False)
+    CUDA: bool = setting(True, "a GPU may be used", more="False: the CPU, where --device does not say otherwise",
+                         compared=False)
+    WORKERS: int = setting(4, "threads that write images, if the cores are fewer", at_least=0, at_most=4096,
+                           compared=False)
+    TREE: TreeSettings = TreeSettings()
+    TRAIN: TrainSettings = TrainSettings()
+    GAN: GanSettings = GanSettings()
+    TEXT: TextSettings = TextSettings()
+    TEST: TestSettings = TestSettings()
+
+    def check(self) -> None:
+        halvings = 2 ** (self.TREE.BRANCH_NUM - 1)             # every branch after the first has half the channels
+        if self.GAN.GF_DIM % halvings:
+            raise SettingError("GAN.GF_DIM", self.GAN.GF_DIM, f"it must be a multiple of {halvings}",
+                               {"TREE.BRANCH_NUM": self.TREE.BRANCH_NUM})
+
+
+def load_config(path=None, settings=(), overrides: dict[str, Any] | None = None,
+                sources: dict[str, str] | None = None) -> Config:
+    """Defaults, the cfg file at `path`, `settings` such as 'TRAIN.BATCH_SIZE=8', `overrides` by key, in this order.
+
+    sources: the option that each override comes from. UserError for an unknown key, a value of another type or out of
+    range; the sentence names file or option, and key. Published keys that mean nothing here are told in one line.
     """
-    values = copy.deepcopy(DEFAULTS)
+    values: dict[str, Any] = {}
+    came_from: dict[str, str] = {}
     if path is not None:
-        _merge(values, _read(path), str(path))
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise UserError(f"--set {setting}: write KEY=value, for example TRAIN.BATCH_SIZE=8")
-        try:
-            value = parse_yaml(text, "it")
-        except UserError:
-            raise UserError(f"--set {setting[:80]}: '{text[:80]}' is not a value") from None
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        _merge(values, value, "--set")
-    cfg = _freeze(values)
-    _check(cfg, path or "--set")
-    return cfg
+        ignored: list[str] = []
+        _read_keys(Config, _read(path), str(path), values, ignored)
+        came_from |= dict.fromkeys(values, str(path))
+        tell_ignored(str(path), ignored)
+    for one in settings:
+        key, value = _parse_setting(one)
+        given: dict[str, Any] = {}
+        _read_keys(Config, value, "--set", given, [])
+        values, came_from = values | given, came_from | dict.fromkeys(given, "--set")
+    return build(Config, values | (overrides or {}), came_from | (sources or {}))
 
 
-def _read(path):
+def _parse_setting(text: str):
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--set {text}: write KEY=value, for example TRAIN.BATCH_SIZE=8")
+    try:
+        tree = parse_yaml(value, "it")
+    except UserError:
+        raise UserError(f"--set {text[:80]}: '{value[:80]}' is not a value") from None
+    for part in reversed(key.split(".")):
+        tree = {part: tree}
+    return key, tree
+
+
+def _read(path) -> dict:
     try:
         content = parse_yaml(read_text(path), f"--cfg {path}")
     except UserError as error:
@@ -96,77 +166,33 @@ def _read(path):
     return content
 
 
-def _merge(values: dict, new: dict, source: str, prefix: str = "") -> None:
-    for key, value in new.items():
-        name = f"{prefix}{key}" if isinstance(key, str) else _shown(key)
-        if key not in values:
-            near = ", ".join(f"{prefix}{known}" for known in values)
-            raise UserError(f"{source}: unknown key {' '.join(name.split())[:80]}; known here: {near}")
-        old = values[key]
-        if isinstance(old, dict):
+def _read_keys(group, tree: dict, source: str, values: dict, ignored: list[str], prefix: str = "") -> None:
+    """Add what a tree of keys says to `values`, by dotted key, and published keys without a meaning to `ignored`."""
+    fields, groups = fields_of(group), groups_of(group)
+    for key, value in tree.items():
+        name = f"{prefix}{key}" if isinstance(key, str) else shown(key)
+        if key in groups:
             if not isinstance(value, dict):
                 raise UserError(f"{source}: {name} is a group of keys, not a value")
-            _merge(old, value, source, name + ".")
+            _read_keys(groups[key], value, source, values, ignored, name + ".")
+        elif key in fields:
+            values[name] = _converted(fields[key].kind, value)
+        elif any(fnmatch.fnmatchcase(name, pattern) for pattern in IGNORED):
+            ignored.append(name)
         else:
-            values[key] = _typed(old, value, name, source)
+            near = ", ".join(f"{prefix}{known}" for known in (*fields, *groups))
+            raise UserError(f"{source}: unknown key {' '.join(name.split())[:80]}; known here: {near}")
 
 
-def _typed(default, value, name: str, source: str):
-    kind = type(default)
-    if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+def _converted(kind: type, value):
+    """What YAML and published files write in another way: numbers such as 2e-4 as text, texts such as 0 as numbers."""
+    if kind is float and isinstance(value, str):
         try:
-            value = float(value)                   # YAML reads 2e-4 as a string
-        except (ValueError, OverflowError):
-            pass
+            return float(value)
+        except ValueError:
+            return value
+    if kind is tuple and isinstance(value, list):
+        return [_converted(float, one) for one in value]
     if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return _shown(value)
-    if kind is list and isinstance(value, (list, tuple)) and len(value) == len(default):
-        return [_typed(d, v, name, source) for d, v in zip(default, value)]
-    if type(value) is not kind or kind is float and not math.isfinite(value) or kind is int and abs(value) > 1 << 31:
-        raise UserError(f"{source}: {name} is {_shown(value)}; expected {_TYPE_NAMES[kind]} such as {default!r}")
+        return shown(value)
     return value
-
-
-def _shown(value) -> str:
-    try:
-        return repr(value)[:80]
-    except ValueError:                             # Python refuses to write out numbers of thousands of digits
-        return "a number of thousands of digits"
-
-
-_TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", list: "a list"}
-
-
-def _freeze(values: dict) -> Config:
-    return Config({key: _freeze(value) if isinstance(value, dict) else value for key, value in values.items()})
-
-
-def _check(cfg: Config, source) -> None:
-    for name, known in _CHOICES.items():
-        value = cfg
-        for part in name.split("."):
-            value = value[part]
-        if value not in known:
-            raise UserError(f"{source}: {name} is {value}; known are {', '.join(map(str, known))}")
-    positive = {"TRAIN.BATCH_SIZE": cfg.TRAIN.BATCH_SIZE, "TRAIN.MAX_EPOCH": cfg.TRAIN.MAX_EPOCH,
-                "TRAIN.SNAPSHOT_INTERVAL": cfg.TRAIN.SNAPSHOT_INTERVAL, "GAN.GF_DIM": cfg.GAN.GF_DIM,
-                "GAN.DF_DIM": cfg.GAN.DF_DIM, "GAN.Z_DIM": cfg.GAN.Z_DIM, "GAN.EMBEDDING_DIM": cfg.GAN.EMBEDDING_DIM,
-                "TRAIN.DISCRIMINATOR_LR": cfg.TRAIN.DISCRIMINATOR_LR, "TRAIN.GENERATOR_LR": cfg.TRAIN.GENERATOR_LR,
-                "TRAIN.MA_PENALTY_EVERY": cfg.TRAIN.MA_PENALTY_EVERY}
-    for name, value in positive.items():
-        if not value > 0:
-            raise UserError(f"{source}: {name} is {value}; it must be above 0")
-    for name, value in {"WORKERS": cfg.WORKERS, "TRAIN.MAX_ITERATIONS": cfg.TRAIN.MAX_ITERATIONS,
-                        "TEST.SAMPLE_NUM": cfg.TEST.SAMPLE_NUM, "GAN.R_NUM": cfg.GAN.R_NUM}.items():
-        if value < 0:
-            raise UserError(f"{source}: {name} is {value}; it must not be below 0")
-    if not all(0 <= beta < 1 for beta in cfg.TRAIN.BETAS):
-        raise UserError(f"{source}: TRAIN.BETAS is {cfg.TRAIN.BETAS}; both must be from 0 to below 1")
-    if cfg.TRAIN.BATCH_SIZE < 2:
-        raise UserError(f"{source}: TRAIN.BATCH_SIZE is 1; batch normalisation needs 2 at the least")
-    if not 0 <= cfg.TRAIN.EMA < 1:
-        raise UserError(f"{source}: TRAIN.EMA is {cfg.TRAIN.EMA}; it must be from 0 to below 1")
-    if cfg.GAN.GF_DIM % 2 ** (cfg.TREE.BRANCH_NUM - 1):
-        raise UserError(f"{source}: GAN.GF_DIM is {cfg.GAN.GF_DIM}; it must divide by {2 ** (cfg.TREE.BRANCH_NUM - 1)}")
-    if not cfg.GAN.B_CONDITION:
-        raise UserError(f"{source}: GAN.B_CONDITION is False; an unconditional generator is not part of this method")

@@ -65,9 +65,7 @@ def ours(data_set, off="", keep=True, **settings) -> harness.Variant:
         harness.as_ours(data_set.device, settings["precision"])
     job = trainer(data_set, **settings)
 
-    def step(batch):
-        job._train_step(batch)
-        job.window.clear()                         # as at every log line
+    step = job.train_on
     data = data_set.make(0)
     step(data)                                     # the first step may compile
     flops = harness.flops_of(lambda: step(data)) if not settings.get("compile") else 0.0

@@ -45,13 +45,14 @@ def ours(cfg, batches, device, precision, off="", compiled=False, rewrites=True,
     import torch
 
     from StackGAN_v2.networks import convolution
-    from StackGAN_v2.training.trainer import Networks, Stepper
+    from StackGAN_v2.training.networks import Networks
+    from StackGAN_v2.training.step import Stepper
     if keep:
         harness.as_ours(device, precision)
     convolution.rewrite(rewrites)
     torch.manual_seed(0)
     networks = Networks(cfg, batches.features.width, device)
-    stepper, iteration = Stepper(networks, cfg, device, precision, compiled), iter(range(1 << 40))
+    stepper, iteration = Stepper(networks, cfg.TRAIN, device, precision, compiled), iter(range(1 << 40))
     step = lambda data: stepper(data, 1)
     flops = counted(step, batches(0)) if not compiled else 0.0
     return harness.Variant(step, cfg.TRAIN.BATCH_SIZE, lambda: batches(next(iteration)), flops, precision, off)
@@ -61,7 +62,7 @@ def plain(cfg, batches, device, feed=None) -> harness.Variant:
     import torch
 
     from benchmarks.plain_gan import PlainNetworks, plain_step
-    from StackGAN_v2.training.trainer import Networks
+    from StackGAN_v2.training.networks import Networks
     torch.manual_seed(0)
     networks = PlainNetworks(cfg, Networks(cfg, batches.features.width, device), device)
     data = batches(0)

@@ -9,8 +9,6 @@ import torch
 
 from common.cli import UserError
 
-PRECISIONS = ("auto", "fp32", "tf32", "bf16")
-
 
 def pick_device(name: str = "auto") -> torch.device:
     """'auto' → the GPU of this rank if there is one, else the CPU. UserError for a device that is not there."""
@@ -51,6 +49,14 @@ def set_up_arithmetic(device: torch.device, precision: str) -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     if device.type == "cpu":
         keep_memory()
+
+
+def set_up(device: str, precision: str) -> tuple[torch.device, str]:
+    """Pick device and arithmetic of this process, set it up for them, → both."""
+    picked = pick_device(device)
+    precision = pick_precision(precision, picked)
+    set_up_arithmetic(picked, precision)
+    return picked, precision
 
 
 def keep_memory() -> None:

@@ -1,4 +1,4 @@
-"""Scalars in TensorBoard's format. Its own writer works in a thread whose errors nobody hears; this one just appends."""
+"""Scalars in TensorBoard's format. Its own writer works in a thread whose errors are lost; this one just appends."""
 import io
 import os
 import socket

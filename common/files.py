@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import secrets
@@ -86,7 +87,23 @@ def write_text(path, text: str) -> None:
 
 
 def write_json(path, value, indent: int | None = 1) -> None:
-    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, default=str) + "\n")
+    write_text(path, _json(value, indent=indent, ensure_ascii=False, default=str) + "\n")
+
+
+def _json(value, **options) -> str:
+    """JSON text. Numbers that are not finite become null: JSON has none, and readers stumble over the word NaN."""
+    try:
+        return json.dumps(value, allow_nan=False, **options)
+    except ValueError:
+        return json.dumps(_finite(value), **options)
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_text(path, errors: str = "strict") -> str:
@@ -196,16 +213,9 @@ def claim_folder(folder, note: str, names, option: str) -> None:
 # ---- names and paths -------------------------------------------------------------------------------------------------
 
 def shortened(text: str, most: int) -> str:
-    """The beginning of `text` that takes at most `most` bytes in the name of a file."""
-    size = 0
-    for position, letter in enumerate(text):
-        try:
-            size += len(os.fsencode(letter))
-        except UnicodeEncodeError:                 # half of a character, which no name can hold
-            size += 3
-        if size > most:
-            return text[:position]
-    return text
+    """`text`, cut to at most `most` bytes of UTF-8 between two characters."""
+    data = text.encode(errors="surrogatepass")
+    return text if len(data) <= most else data[:most].decode(errors="ignore")
 
 
 def fitting_name(stem: str, suffix: str = "") -> str:
@@ -264,16 +274,6 @@ def npy_header(descr: str, shape: tuple[int, ...]) -> bytes:
     return buffer.getvalue()
 
 
-def npy_or_none(path, dtype, mmap_mode: str | None = None):
-    """The array in the .npy file at `path`; None if it is missing, damaged or of another dtype: then it is made again."""
-    import numpy as np
-    try:
-        array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
-    except Exception:                              # a damaged header can raise anything at all
-        return None
-    return array if isinstance(array, np.ndarray) and array.dtype == dtype else None
-
-
 # ---- small changes ---------------------------------------------------------------------------------------------------
 
 def append_bytes(path, data: bytes) -> None:
@@ -295,7 +295,7 @@ def append_bytes(path, data: bytes) -> None:
 
 def append_line(path, record: dict) -> None:
     """Add one JSON line; a single write, so that a reader never sees half a line."""
-    append_bytes(path, (json.dumps(record) + "\n").encode())
+    append_bytes(path, (_json(record) + "\n").encode())
 
 
 def link(target, name) -> None:

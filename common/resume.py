@@ -1,4 +1,4 @@
-"""The resume file of a run and the one before it: one of the two is whole at every moment."""
+"""The resume file of a run and the one before it: one of the two is complete at every moment."""
 import os
 from pathlib import Path
 
@@ -8,19 +8,23 @@ from common.distributed.rendezvous import BEGAN
 RESUME, PREVIOUS = "resume.pth", "resume_previous.pth"
 
 
-def keep(folder, content, anew: bool) -> None:
-    """Write resume.pth; the one of before becomes resume_previous.pth, or goes if this is the first of a run `anew`."""
+def keep(folder, content, first: bool = False, replace: bool = False) -> None:
+    """Write resume.pth; the one of before becomes resume_previous.pth.
+
+    first: of a run that starts from scratch; that of another run goes. replace: it takes the place of the last one,
+    which is of the same step.
+    """
     path, previous = Path(folder) / RESUME, Path(folder) / PREVIOUS
-    checkpoint.save(path, content, None if anew else previous)
-    if anew:
+    checkpoint.save(path, content, None if first or replace else previous)
+    if first:
         previous.unlink(missing_ok=True)           # of another run: nothing may ever go on from it
 
 
 def find(choice: str, folder):
-    """→ (content, path) of the resume file that `choice` means, or None for a start anew.
+    """→ (content, path) of the resume file that `choice` means, or None for a start from scratch.
 
-    choice: none; auto, the newest whole one in `folder`, if there is any; or a file. When the launcher starts a process
-    again, the training goes on from its own file, whatever the choice was. UserError if a file that was asked for is
+    choice: none; auto, the newest intact one in `folder`, if there is any; or a file. When the launcher starts a
+    process again, the training goes on from its own file, whatever the choice was. UserError if a file that was asked for is
     missing, or all are damaged.
     """
     newest = Path(folder) / RESUME

@@ -46,6 +46,7 @@ class Run:
     def __init__(self, folder, options: dict, main: bool = True, tensorboard: bool = True):
         self.folder, self.main, self._first_step = Path(folder), main, 0
         self._events: Events | None = None
+        self._again: list[dict] = []               # what TensorBoard's new file supersedes but is not told again
         if not main:
             return
         try:
@@ -66,28 +67,38 @@ class Run:
             append_bytes(self.folder / "log.txt", line.encode(errors="backslashreplace"))
 
     def stats(self, step: int, **values: float) -> None:
-        """One line of stats.jsonl, and the same numbers as TensorBoard scalars."""
+        """One line of stats.jsonl, and the same numbers as TensorBoard scalars; what is not finite becomes null."""
         if not self.main:
             return
         append_line(self.folder / "stats.jsonl", {"step": step, **values})
         if self._tensorboard:
             if self._events is None:
                 self._events = Events(self.folder / "events", self._first_step)
+                for again in self._again:
+                    self._events.add(self._first_step, again)
             self._events.add(step, values)
 
-    def rewind(self, step: int) -> None:
-        """Forget the statistics after `step`, where training goes on (0: from the start): no step is told twice."""
-        path, self._first_step = self.folder / "stats.jsonl", step + 1
+    def rewind(self, step: int, due: bool = False) -> None:
+        """Forget the statistics after `step`, where training goes on (0: from the start): no step is told twice.
+
+        due: what was evaluated at `step` itself will be evaluated again.
+        """
+        path, self._first_step = self.folder / "stats.jsonl", step + (not due)
         if self.main and path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            write_text(path, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _stays(line, step, due)]
+            write_text(path, "".join(f"{line}\n" for line in lines))
+            values = map(json.loads, lines if due else ())
+            self._again = [{name: value for name, value in one.items() if name != "step" and value is not None}
+                           for one in values if one["step"] == step]
 
 
-def _step_of(line: str) -> float:
+def _stays(line: str, step: int, due: bool) -> bool:
     try:
-        return json.loads(line)["step"]
+        values = json.loads(line)
+        evaluated = any(name.startswith("eval_") for name in values)
+        return values["step"] < step or values["step"] == step and not (due and evaluated)
     except (ValueError, KeyError, TypeError):      # a line cut short when the machine went down
-        return float("inf")
+        return False
 
 
 class StopSignal:

@@ -17,6 +17,13 @@ def before(path) -> list[Path]:
     return [found[number] for number in sorted(found, reverse=True) if number < int(name[2])]
 
 
+def set_links(newest, best: bool) -> None:
+    """Let latest.pth, and best.pth if it is the `best`, beside a snapshot stand for it."""
+    newest = Path(newest)
+    for name in ("latest.pth", "best.pth")[:1 + best]:
+        link(newest, newest.with_name(name))
+
+
 def thin_out(newest, keep: int, every: int) -> None:
     """Delete the snapshots before `newest` but for `keep` in all, those whose number `every` divides, and linked ones.
 

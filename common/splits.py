@@ -42,7 +42,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a data set; `labels` are class numbers from 0, or the images' own numbers if there are no classes."""
+    """One split of a data set; `labels` are class numbers from 0, or the items' own numbers if there are no classes."""
     name: str
     path: Path
     items: tuple[Item, ...]
@@ -54,11 +54,6 @@ class Split:
     def labels(self) -> list[int]:
         return [item.label for item in self.items]
 
-    @property
-    def image_numbers(self) -> list[int]:
-        """For each item the number of its image, counted from 0: items that list the same image share one."""
-        return _numbered(item.image for item in self.items)
-
     def digest(self) -> str:
         """Hash of the order of items and captions: what row i of a feature file means."""
         text = "\n".join(f"{item.key} {max(len(item.audio), len(item.texts))}" for item in self.items)
@@ -66,9 +61,14 @@ class Split:
 
 
 def data_dir(dataset: str, root=None) -> Path:
-    """The folder of a data set: `<root>/<dataset>`, root `data/` of the project. UserError if it is not there."""
+    """The folder of a data set: `<root>/<dataset>`, root `data/` of the project. UserError if it is not there.
+
+    As in the published commands, `places` is the folder Places_subset.
+    """
     parent = Path(root) if root else ROOT / "data"
     folder = parent / dataset
+    if dataset == "places" and not folder.is_dir():
+        folder = parent / "Places_subset"
     if not folder.is_dir():
         present = sorted(path.parent.name for name in _SPLITS for path in parent.glob(f"*/{name}.json"))
         there = f"; prepared sets there: {', '.join(first_few(dict.fromkeys(present), _SHOWN))}" if present else ""
@@ -101,7 +101,7 @@ def load_split(folder, name: str) -> Split:
             raise UserError(f"{path}: item {number} is not of a known form: {reason}") from None
     classes = [item.class_name for item in items]
     _check_classes(items, path)
-    labels = _labels(classes, path) if any(classes) else _numbered(item.image for item in items)
+    labels = _labels(classes, path) if any(classes) else range(len(items))
     items = [Item(i.key, i.image, label, i.class_name, i.texts, i.audio) for i, label in zip(items, labels)]
     return Split(name, path, tuple(items), image_root, audio_root, any(classes))
 
@@ -237,12 +237,6 @@ def _check_classes(items: list[Item], path: Path) -> None:
         raise UserError(f"{path}: '{without[0].key}' (item {without[0].label}) has no class, but '{example.key}' has "
                         f"'{example.class_name}' ({len(without)} of {len(items)} items have none); give every item a "
                         f"class, or none")
-
-
-def _numbered(values) -> list[int]:
-    """Equal values → equal numbers, from 0 in the order of their first appearance."""
-    numbers: dict = {}
-    return [numbers.setdefault(value, len(numbers)) for value in values]
 
 
 def _labels(names: list[str], path: Path) -> list[int]:

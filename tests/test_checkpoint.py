@@ -158,12 +158,12 @@ def test_the_resume_file_before_the_last_stays(tmp_path, capsys, monkeypatch):
         content, path = resume.find("auto", tmp_path)
         return content["n"], path.name
     assert resume.find("auto", tmp_path) is None and resume.find("none", tmp_path) is None
-    resume.keep(tmp_path, {"n": 1}, anew=True)
+    resume.keep(tmp_path, {"n": 1}, first=True)
     assert found() == (1, "resume.pth") and len(os.listdir(tmp_path)) == 1
-    resume.keep(tmp_path, {"n": 2}, anew=False)
+    resume.keep(tmp_path, {"n": 2})
     with monkeypatch.context() as patch:                                # a file system without second names
         patch.setattr(os, "link", lambda *names: (_ for _ in ()).throw(PermissionError(1, "no")))
-        resume.keep(tmp_path, {"n": 3}, anew=False)
+        resume.keep(tmp_path, {"n": 3})
     assert found() == (3, "resume.pth") and len(os.listdir(tmp_path)) == 2 and resume.find("none", tmp_path) is None
     (tmp_path / "resume.pth").rename(tmp_path / "away")                 # killed between the two renames
     assert found() == (2, "resume_previous.pth") and capsys.readouterr().err == ""
@@ -176,20 +176,20 @@ def test_the_resume_file_before_the_last_stays(tmp_path, capsys, monkeypatch):
     flip(tmp_path / "resume_previous.pth", -10)
     with pytest.raises(Damaged, match="resume.pth is .*; use another one"):
         found()
-    resume.keep(tmp_path, {"n": 4}, anew=True)
+    resume.keep(tmp_path, {"n": 4}, first=True)
     assert found() == (4, "resume.pth") and not (tmp_path / "resume_previous.pth").exists()
 
 
 def test_a_write_that_fails_leaves_both(tmp_path, monkeypatch):
     for n in (1, 2):
-        resume.keep(tmp_path, {"n": n}, anew=False)
+        resume.keep(tmp_path, {"n": n})
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def full(*arguments):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr(checkpoint.torch, "save", full)
     with pytest.raises(UserError, match="resume.pth cannot be written: No space left on device"):
-        resume.keep(tmp_path, {"n": 3}, anew=False)
+        resume.keep(tmp_path, {"n": 3})
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

@@ -131,13 +131,13 @@ def test_stopped_in_mid_epoch_and_continued_equals_uninterrupted(folder, tmp_pat
     whole = make_trainer(folder, tmp_path / "whole", **options)                     # dropout between the two layers
     assert whole.fit() == 0 and whole.step == 6
     first = make_trainer(folder, tmp_path / "parts", **options)
-    step = first._train_step
+    step = first.train_on
 
     def signal_at_step_four(batch):
-        step(batch)
-        if first.step == 4:
+        if first.step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-    first._train_step = signal_at_step_four
+        return step(batch)
+    first.train_on = signal_at_step_four
     assert first.fit() == 128 + signal.SIGTERM and (first.epoch, first.position) == (1, 1)
     torch.rand(7)                                                                   # other draws in between
     second = make_trainer(folder, tmp_path / "parts", **options)
@@ -227,17 +227,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_by_name(folder, tmp_path):
 def test_no_file_is_written_of_bad_weights(folder, tmp_path, how):
     """The last update before a resume file ruins the weights; a loss that no tick has looked at yet, as on a GPU."""
     job = make_trainer(folder, tmp_path, epochs=3, batch_size=6, save_every=1, eval_every=3, log_every=100)
-    step = job._train_step
+    step = job.train_on
 
     def ruin(batch):
-        step(batch)
-        if job.step == 4:                           # the last of the second epoch; the third begins if nobody looks
+        terms = step(batch)
+        if job.step == 3:                           # the last of the second epoch; the third begins if nobody looks
             if how == "unseen loss":
-                job.window[-2][1][1] = float("nan")
+                job.window.rows[-1][1]["jel"] = torch.tensor(float("nan"))
             else:
                 job.network.Conv[1][0].weight.data[0] = float("inf")
             job.stopping = how == "stop"
-    job._train_step = ruin
+        return terms
+    job.train_on = ruin
     message = r"step 2 \(epoch 1\): jel" if how == "unseen loss" else r"step 3 \(epoch 1\): weights.Conv.1.0.weight"
     with pytest.raises(UserError, match=message + r" is not finite, in the batch of .*train_\d+.* is from before"):
         job.fit()
@@ -245,6 +246,79 @@ def test_no_file_is_written_of_bad_weights(folder, tmp_path, how):
     assert sorted(p.name for p in tmp_path.glob("epoch_*")) == ["epoch_1.pth"]
     for path in tmp_path.glob("*.pth"):
         assert checkpoint.first_not_finite(checkpoint.load(path)) is None
+
+
+@pytest.mark.parametrize("epochs, steps", [(3, 6), (1, 3)])
+def test_a_fault_in_an_evaluation_costs_no_epoch(folder, tmp_path, monkeypatch, epochs, steps):
+    """In the middle and at the end: what was trained is kept, and the same command evaluates and goes on exactly."""
+    options = dict(epochs=epochs, eval_every=2, log_every=1)
+    whole = make_trainer(folder, tmp_path / "whole", **options)
+    assert whole.fit() == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "evaluate", lambda *a, **k: pytest.fail("no memory"))
+        with pytest.raises(pytest.fail.Exception, match="no memory"):
+            make_trainer(folder, tmp_path / "parts", **options).fit()
+    assert checkpoint.load(tmp_path / "parts" / resume.RESUME)["step"] == steps
+    job = make_trainer(folder, tmp_path / "parts", **options)
+    job.resume(*resume.find("auto", tmp_path / "parts"))
+    job.run.rewind(job.step, job.due)
+    assert job.due and job.fit() == 0 and not job.due
+    before = [checkpoint.load(tmp_path / name / resume.PREVIOUS)["step"] for name in ("whole", "parts")]
+    assert before[0] == before[1] < steps + 3      # evaluated again, the resume file before is still of an earlier step
+    assert stats(tmp_path / "parts") == stats(tmp_path / "whole") and job.best == whole.best
+    assert checkpoint.digest(job.network.state_dict()) == checkpoint.digest(whole.network.state_dict())
+
+
+def test_a_metric_that_is_no_number_neither_wins_nor_blocks(folder, tmp_path, monkeypatch):
+    scores = iter([float("nan"), 5.0, float("nan"), 6.0])
+    monkeypatch.setattr(trainer, "evaluate", lambda *a, **k: {"accuracy": next(scores)})
+    job = make_trainer(folder, tmp_path, epochs=4, batch_size=12, eval_every=1, save_every=1)
+    job.fit()
+    assert job.best == {"score": 6.0, "epoch": 4} and os.readlink(tmp_path / "best.pth") == "epoch_4.pth"
+    assert "NaN" not in (tmp_path / "stats.jsonl").read_text()
+
+
+def test_training_begins_with_given_weights(folder, tmp_path, monkeypatch):
+    """--init_weights, or --resume with an encoder's file, as published; an own resume file decides over them."""
+    torch.manual_seed(5)
+    start = CNNRNN(nhidden=WIDTH, bidirectional=True)
+    published = {f"module.{key}": value for key, value in start.state_dict().items()}
+    checkpoint.save(tmp_path / "bare.pth", published)
+    checkpoint.save(tmp_path / "epoch_3.pth", {"meta": {"epoch": 3}, "state_dict": published})
+    seen, fit = [], trainer.Trainer.fit
+
+    def look(job):
+        seen.append((job.step, checkpoint.digest(job.network.state_dict())))
+        return fit(job)
+    monkeypatch.setattr(trainer.Trainer, "fit", look)
+    words = [train_audio_encoder, "--dataset", "tiny", "--data_root", folder.parent, "--teacher", "stub", "--device", "cpu",
+             *LOSSES, "--bidirectional", "--max_frames", 128, "--precision", "fp32", "--max_steps"]
+    for name, more in (("a", ["--init_weights", tmp_path / "bare.pth"]), ("b", ["--resume", tmp_path / "epoch_3.pth"])):
+        assert call(monkeypatch, *words, 1, "--output_dir", tmp_path / name, *more) == 0
+        assert seen.pop() == (0, checkpoint.digest(start.state_dict()))
+    assert call(monkeypatch, *words, 2, "--output_dir", tmp_path / "a", "--init_weights", tmp_path / "bare.pth") == 0
+    step, digest = seen.pop()
+    assert step == 1 and digest != checkpoint.digest(start.state_dict())
+    checkpoint.save(tmp_path / "wide.pth", CNNRNN(nhidden=2 * WIDTH).state_dict())
+    with pytest.raises(UserError, match="wide.pth is of another architecture"):
+        call(monkeypatch, *words, 1, "--output_dir", tmp_path / "c", "--init_weights", tmp_path / "wide.pth")
+
+
+def test_split_files_may_be_named_one_by_one(folder, tmp_path, monkeypatch, capsys):
+    words = ["--dataset", "no set", "--train_json", folder / "train.json", "--val_json", folder / "test.json", "--teacher",
+             "stub", "--jel_flag", "--max_frames", 128, "--short_clips", "skip", "--device", "cpu", "--max_steps", 1]
+    assert call(monkeypatch, train_audio_encoder, *words, "--output_dir", tmp_path / "run") == 0
+    assert "12 training images with 20 captions" in capsys.readouterr().out
+
+
+def test_a_split_without_a_usable_recording_is_told_before_training(tmp_path, monkeypatch):
+    folder = make_set(tmp_path, items=4)
+    for wav in (folder / "wav").glob("test_*"):
+        wav.unlink()
+    words = ["--dataset", "tiny", "--data_root", tmp_path, "--teacher", "stub", *LOSSES, "--device", "cpu", "--max_frames", 128]
+    with pytest.raises(UserError, match="test.json has no recording that can be used: .*test_0_0.wav"):
+        call(monkeypatch, train_audio_encoder, *words, "--output_dir", tmp_path / "run")
+    assert not list(tmp_path.rglob("*.pth"))
 
 
 def test_a_resume_file_of_another_run_is_refused(folder, tmp_path):
@@ -369,8 +443,8 @@ def test_train_extract_and_evaluate(folder, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("words, sentence", [
     (["--jel_flag", "--epochs", "3"], "--epochs"), ([], "at least one of --jel_flag"),
-    (["--jel_flag", "--max_frames", "100"], "100 is not a multiple of 64"), (["--jel_flag", "--epoch", "0"], "--epoch"),
-    (["--jel_flag", "--resume", "none.pth"], "none.pth does not exist")])
+    (["--jel_flag", "--max_frames", "100"], "it must be a multiple of 64"), (["--jel_flag", "--epoch", "0"], "--epoch"),
+    (["--jel_flag", "--resume", "none.pth"], "'none.pth'; it does not exist")])
 def test_wrong_options_are_one_sentence_with_status_2(words, sentence, capsys):
     with pytest.raises(SystemExit) as error:
         train_audio_encoder.parse(["--dataset", "tiny", "--output_dir", "x", *words])

@@ -26,7 +26,8 @@ from StackGAN_v2.model import (
     load_generator,
 )
 from StackGAN_v2.training.condition_init import init_condition
-from StackGAN_v2.training.trainer import Networks, Stepper
+from StackGAN_v2.training.networks import Networks
+from StackGAN_v2.training.step import Stepper
 
 GOLDEN = Path(__file__).parent / "golden"
 SIZES = (64, 128, 256)
@@ -94,7 +95,7 @@ def test_golden_training_step(filled, golden, monkeypatch):
         network.load_state_dict(source.state_dict())
     z, speech = inputs()
     batch = Batch(image_batches("real"), image_batches("wrong"), speech, torch.tensor([3, 5, 3, 7]), z, torch.zeros(4, 128))
-    terms = Stepper(networks, cfg, torch.device("cpu"), "fp32")(batch, 0)
+    terms = Stepper(networks, cfg.TRAIN, torch.device("cpu"), "fp32")(batch, 0)
     found = [float(terms[name]) for name in ("D0", "D1", "D2", "KL", "G")]
     np.testing.assert_allclose(found, golden["step_color0"], rtol=1e-4)
 
@@ -194,7 +195,7 @@ def test_one_pass_equals_one_for_each_kind(wrong, penalise):
     together, apart = networks.discriminators[0], copy.deepcopy(networks.discriminators[0])
     real, other, fake = torch.randn(3, 5, 3, 16, 16)
     mu = torch.randn(5, 128)
-    found = Stepper(networks, cfg, torch.device("cpu"), "fp32")._judge_all(
+    found = Stepper(networks, cfg.TRAIN, torch.device("cpu"), "fp32")._discriminate_all(
         0, real, other if wrong == "image" else None, fake, mu, mu, penalise)
     code = apart.encode(real)
     plain = [(apart.condition_logits(code, mu), apart.uncond_logits(code).flatten())]

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from benchmarks.plain_gan import PlainGenerator, PlainNetworks, plain_generate, plain_step
-from common import cache_place
 from common.cli import UserError
 from common.devices import pick_precision, set_up_arithmetic
 from StackGAN_v2 import sampler
@@ -14,7 +13,8 @@ from StackGAN_v2.data import image_cache
 from StackGAN_v2.data.datasets import Batch
 from StackGAN_v2.model import Generator, init_weights
 from StackGAN_v2.networks import convolution
-from StackGAN_v2.training.trainer import Networks, Stepper
+from StackGAN_v2.training.networks import Networks
+from StackGAN_v2.training.step import Stepper
 
 CPU, N = torch.device("cpu"), 6
 SETTINGS = ["TREE.BASE_SIZE=16", "GAN.GF_DIM=8", "GAN.DF_DIM=4", "GAN.Z_DIM=5", "GAN.EMBEDDING_DIM=6",
@@ -43,7 +43,7 @@ def a_step(precision, compiled, memory_format=torch.channels_last):
     plain = PlainNetworks(cfg, networks)
     real, wrong = ([torch.rand(N, 3, size, size) * 2 - 1 for size in networks.generator.sizes] for _ in range(2))
     batch = Batch(real, wrong, torch.randn(N, 9), torch.tensor([0, 1, 0, 2, 1, 3]), torch.randn(N, 5), torch.randn(N, 6))
-    return Stepper(networks, cfg, CPU, precision, compiled), batch, plain_step(plain, batch, cfg)
+    return Stepper(networks, cfg.TRAIN, CPU, precision, compiled), batch, plain_step(plain, batch, cfg)
 
 
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
@@ -156,10 +156,10 @@ def test_a_generator_equals_the_plain_one(no_rewrites):
     ("auto", "cuda", 100, 100, "a memory-mapped file (0.0 GiB, and memory", False)])
 def test_images_live_where_there_is_room(wanted, device, gpu_free, ram_free, words, copied, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (gpu_free, gpu_free))
-    monkeypatch.setattr(cache_place, "free_memory", lambda: ram_free)
+    monkeypatch.setattr(image_cache, "free_memory", lambda: ram_free)
     pixels = torch.zeros(100, 3, dtype=torch.uint8)
     cache = types.SimpleNamespace(pixels=pixels, to=None)
-    assert image_cache.place_cache(cache, wanted, torch.device(device)).startswith(words)
+    assert image_cache.settle(cache, wanted, torch.device(device)).startswith(words)
     assert (cache.pixels.data_ptr() != pixels.data_ptr()) == copied
 
 

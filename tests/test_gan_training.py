@@ -14,13 +14,16 @@ from PIL import Image
 
 from common import checkpoint, resume
 from common.cli import UserError
+from common.features import feature_path, save_features
 from common.splits import load_split
-from StackGAN_v2 import losses, sampler, stages
+from StackGAN_v2 import losses, sampler
 from StackGAN_v2.config import load_config
 from StackGAN_v2.evaluation.metrics import squared_mmd
-from StackGAN_v2.training import discriminator_monitor, snapshot_metric, snapshot_writer
+from StackGAN_v2.settings import DataSettings
+from StackGAN_v2.training import discriminator_monitor, setup, snapshot_metric, snapshot_writer
 from StackGAN_v2.training.background import Background
-from StackGAN_v2.training.trainer import Networks, Stepper
+from StackGAN_v2.training.networks import Networks
+from StackGAN_v2.training.step import Stepper
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -113,25 +116,25 @@ def test_what_a_run_leaves(folder, tmp_path, capsys):
 def test_writing_beside_the_training_writes_the_same(folder, tmp_path, monkeypatch):
     """As on a GPU: the state is copied, and training goes on before the first byte of it is written."""
     run_main(folder, "--output_dir", tmp_path / "whole", "--max_steps", 7)
-    begun, write, make = [], snapshot_writer.Keeper._write, snapshot_writer.Keeper.__init__
+    begun, write, make = [], snapshot_writer.SnapshotWriter._write, snapshot_writer.SnapshotWriter.__init__
 
     def begin_beside(self, *arguments):
         make(self, *arguments)
         self.beside, self.writer = True, Background(True)
 
-    def write_late(self, content, improved):
+    def write_late(self, content):
         if content["iteration"] == 3:
             steps = begun[0]
             while begun[0] == steps:               # until the next training step has been done
                 time.sleep(0.01)
-        write(self, content, improved)
+        write(self, content)
     update = Networks.update_average
 
     def count(self, decay):
         update(self, decay)
         begun[:] = [begun[0] + 1 if begun else 1]
-    monkeypatch.setattr(snapshot_writer.Keeper, "__init__", begin_beside)
-    monkeypatch.setattr(snapshot_writer.Keeper, "_write", write_late)
+    monkeypatch.setattr(snapshot_writer.SnapshotWriter, "__init__", begin_beside)
+    monkeypatch.setattr(snapshot_writer.SnapshotWriter, "_write", write_late)
     monkeypatch.setattr(Networks, "update_average", count)
     run_main(folder, "--output_dir", tmp_path / "beside", "--max_steps", 7)
     assert_equal_runs(tmp_path / "whole", tmp_path / "beside")
@@ -143,7 +146,7 @@ def test_writing_beside_the_training_writes_the_same(folder, tmp_path, monkeypat
 
     def fail(*unused):
         raise UserError("the disk is full")
-    monkeypatch.setattr(snapshot_writer.Keeper, "_write", fail)
+    monkeypatch.setattr(snapshot_writer.SnapshotWriter, "_write", fail)
     with pytest.raises(UserError, match="the disk is full"):
         run_main(folder, "--output_dir", tmp_path / "full", "--max_steps", 2)
 
@@ -222,7 +225,7 @@ def test_the_bound_of_a_discriminator_that_has_won():
 
 
 def test_a_discriminator_that_has_won_is_told_of_once_an_episode():
-    watch = discriminator_monitor.Watch("hinge", 1.0)
+    watch = discriminator_monitor.DiscriminatorMonitor("hinge", 1.0)
     low = {"D0": 2.0, "D1": 0.29, "D1_penalty": 0.0, "G0": 0.0}
 
     def warned(ticks, means):
@@ -244,14 +247,14 @@ def test_the_warning_reaches_terminal_and_log(folder, tmp_path, monkeypatch, cap
 def test_snapshots_that_stay_and_the_best_one(folder, tmp_path, monkeypatch):
     values = iter([0.3, 0.1, 0.2, 0.4, 0.05, 0.5, 0.01])
 
-    class Judge:
+    class Metric:
         def __init__(self, name, *unused):
             self.name = name
 
         def __call__(self, generator):
             assert not generator.training
             return next(values)
-    monkeypatch.setattr("StackGAN_v2.training.snapshot_metric.Kid", Judge)
+    monkeypatch.setattr("StackGAN_v2.training.snapshot_metric.Kid", Metric)
 
     def train(steps, *more):
         run_main(folder, "--output_dir", tmp_path, "--max_steps", steps, "--keep", 1, "--set",
@@ -271,7 +274,7 @@ def test_snapshots_that_stay_and_the_best_one(folder, tmp_path, monkeypatch):
     assert train(7, "--keep_every", 4)[1:] == ("netG_5.pth", "netG_7.pth")   # not asked for: not measured, not lost
 
 
-def test_the_judge_of_snapshots(folder, tmp_path):
+def test_the_metric_of_snapshots(folder, tmp_path):
     """The same number each time; that of the images which the generated ones are; lowest for the real images."""
     split = load_split(folder, "test")
     rows = [np.zeros((1, 9), np.float32)] * len(split.items)
@@ -286,6 +289,82 @@ def test_the_judge_of_snapshots(folder, tmp_path):
     assert squared_mmd(kid.real, kid.real) < value
 
 
+def metric_of(values, monkeypatch):
+    """Let --best_by give these values, one after the other; an exception is raised."""
+    values = iter(values)
+
+    def measure(generator):
+        value = next(values)
+        if isinstance(value, Exception):
+            raise value
+        return value
+    measure.name = "kid_lite0"
+    monkeypatch.setattr("StackGAN_v2.training.snapshot_metric.Kid", lambda *unused: measure)
+
+
+def test_a_metric_that_is_no_number_neither_wins_nor_blocks(folder, tmp_path, monkeypatch):
+    metric_of([float("nan"), 0.5, float("nan"), 0.4], monkeypatch)
+    run_main(folder, "--output_dir", tmp_path, "--max_steps", 4, "--best_by", "kid_lite0", "--set",
+             "TRAIN.SNAPSHOT_INTERVAL=1")
+    assert (tmp_path / "Model" / "best.pth").resolve().name == "netG_4.pth"
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
+    assert [line["eval_kid_lite0"] for line in lines if "eval_kid_lite0" in line] == [None, 0.5, None, 0.4]
+    assert checkpoint.load(tmp_path / "resume.pth")["best"] == {"by": "kid_lite0", "value": 0.4, "iteration": 4}
+
+
+@pytest.mark.parametrize("where", ["metric", "sheet"])
+def test_a_fault_in_an_evaluation_costs_no_iteration(folder, tmp_path, monkeypatch, where):
+    if where == "metric":
+        metric_of([0.5, RuntimeError("fault")], monkeypatch)
+    else:
+        save = sampler.save_image
+        monkeypatch.setattr(sampler, "save_image", lambda path, pixels: save(path, pixels) if "000004" not in path.name
+                            else pytest.fail("fault"))
+    with pytest.raises((RuntimeError, pytest.fail.Exception), match="fault"):
+        run_main(folder, "--output_dir", tmp_path, "--max_steps", 6, "--set", "TRAIN.SNAPSHOT_INTERVAL=2",
+                 *(["--best_by", "kid_lite0"] if where == "metric" else []))
+    assert checkpoint.load(tmp_path / "resume.pth")["iteration"] == 4
+    assert (tmp_path / "Model" / "latest.pth").resolve().name == "netG_4.pth"
+
+
+def test_too_few_images_for_the_best_are_told_before_training(tmp_path):
+    folder = make_set(tmp_path)
+    content = json.loads((folder / "test.json").read_text())
+    (folder / "test.json").write_text(json.dumps({**content, "data": content["data"][:1]}))
+    rows = [np.zeros((1, 9), np.float32)]
+    save_features(feature_path(folder, "test", "audio", "stub"), rows, load_split(folder, "test"))
+    with pytest.raises(UserError, match="--best_by kid_lite0 needs 2 test images at least, but .*test.json has 1"):
+        run_main(folder, "--output_dir", tmp_path / "run", "--best_by", "kid_lite0")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_set_of_one_class_trains_with_wrong_speech(tmp_path):
+    folder = make_set(tmp_path)
+    for name in ("train", "test"):
+        content = json.loads((folder / f"{name}.json").read_text())
+        data = [item | {"class": "001.kind"} for item in content["data"]]
+        (folder / f"{name}.json").write_text(json.dumps(content | {"data": data}))
+    run_main(folder, "--output_dir", tmp_path / "run", "--max_steps", 1, "--set", "TRAIN.WRONG=speech")
+    assert (tmp_path / "run" / "Model" / "netG_1.pth").exists()
+    with pytest.raises(UserError, match="single class.*or set TRAIN.WRONG: speech"):
+        run_main(folder, "--output_dir", tmp_path / "other", "--max_steps", 1)
+
+
+def test_resume_files_of_older_versions_go_on(folder, tmp_path, capsys):
+    """With 'optimiser' and 'stages', as they were spelled, and without settings that came later."""
+    run_main(folder, "--output_dir", tmp_path / "old", "--max_steps", 2)
+    content = checkpoint.load(tmp_path / "old" / "resume.pth")
+    content["settings"]["stages"] = content["settings"].pop("branches")
+    del content["course"]["TRAIN.LOG_INTERVAL"]
+    checkpoint.save(tmp_path / "old" / "resume.pth", {name.replace("optimizer", "optimiser"): value
+                                                      for name, value in content.items()})
+    run_main(folder, "--output_dir", tmp_path / "old", "--max_steps", 3)
+    out = capsys.readouterr().out
+    assert "going on from iteration 2 of" in out and " now " not in out
+    run_main(folder, "--output_dir", tmp_path / "new", "--max_steps", 3)
+    assert_equal_runs(tmp_path / "old", tmp_path / "new")
+
+
 @pytest.mark.parametrize("words, sentence", [
     (["--set", "TRAIN.BATCH=3"], "unknown key TRAIN.BATCH"),
     (["--set", "TRAIN.BATCH_SIZE=x"], "TRAIN.BATCH_SIZE is 'x'; expected a whole number"),
@@ -293,7 +372,6 @@ def test_the_judge_of_snapshots(folder, tmp_path):
     (["--set", "TREE.BRANCH_NUM=4"], "TREE.BRANCH_NUM is 4; known are 1, 2, 3"),
     (["--set", "TRAIN.FLAG=False"], "--eval_net_g is missing"),
     (["--audio_switch", "other"], "extract_audio_feature.py"),
-    (["--resume", "/nowhere.pth"], "/nowhere.pth does not exist"),
     (["--device", "tpu"], "--device tpu: not a device"),
 ])
 def test_mistakes_get_one_sentence(folder, tmp_path, words, sentence):
@@ -302,10 +380,16 @@ def test_mistakes_get_one_sentence(folder, tmp_path, words, sentence):
     assert not list(tmp_path.rglob("*.pth"))
 
 
+def test_a_resume_file_that_is_not_there_is_told_before_anything_is_read(folder, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run_main(folder, "--output_dir", tmp_path / "run", "--resume", "/nowhere.pth")
+    assert "--resume is '/nowhere.pth'; it does not exist" in capsys.readouterr().err and not any(tmp_path.iterdir())
+
+
 def test_other_settings_do_not_resume_or_are_told(folder, tmp_path, capsys):
     run_main(folder, "--output_dir", tmp_path, "--max_steps", 1)
     for words, message in ((["--manualSeed", 5], "made with seed = 0, now it is 5"),
-                           (["--branch_num", 2], "made with stages = 3, now it is 2"),
+                           (["--branch_num", 2], "made with branches = 3, now it is 2"),
                            (["--set", "GAN.DF_DIM=8"], r"another architecture: '.*' is \(.*there and \(.*here")):
         with pytest.raises(UserError, match=message):
             run_main(folder, "--output_dir", tmp_path, "--max_steps", 2, *words)
@@ -340,16 +424,15 @@ def test_pixels_and_grids_by_hand():
 
 def test_a_sheet_is_generated_in_parts(folder, tmp_path, monkeypatch):
     """Few images at a time, for want of memory: none is missed, doubled or moved, and each is what it was."""
-    from argparse import Namespace
     cfg = load_config(folder.parent / "tiny.yml")
     generator = Networks(cfg, 9, torch.device("cpu")).average
-    args = Namespace(audio_switch="stub", manualSeed=3)
+    data = DataSettings(folder, "stub")
     asked = []
     monkeypatch.setattr(sampler, "generate", lambda *given, generate=sampler.generate: asked.append(len(given[1])) or generate(*given))
     for batch in (100, 3):
-        monkeypatch.setattr(stages, "SHEET_BATCH", batch)
+        monkeypatch.setattr(setup, "SHEET_BATCH", batch)
         (tmp_path / f"{batch}" / "Image").mkdir(parents=True)
-        stages._sample_sheet(folder, args, cfg, generator, tmp_path / f"{batch}")(5)
+        setup.make_sample_sheet(data, 64, 3, generator, tmp_path / f"{batch}")(5)
     assert asked == [7, 3, 3, 1]
     for size in generator.sizes:
         whole, parts = (np.asarray(Image.open(tmp_path / batch / "Image" / f"{size}_000005.png"), int)
@@ -363,7 +446,7 @@ def test_settings_files(tmp_path):
     assert (published.TRAIN.BATCH_SIZE, published.TRAIN.COEFF.CAL_LOSS, published.TRAIN.GENERATOR_LR) == (24, 50.0, 2e-4)
     assert all(load_config(path) for path in (ROOT / "StackGAN_v2" / "cfg").glob("*.yml"))
     for text, words in (("a: [", "not YAML"), ("- 1", "holds no settings"), ("!!python/object/apply:os.getcwd []", "YAML"),
-                        ("TRAIN: {EMA: 1.5}", "EMA is 1.5"), ("GAN: {GF_DIM: 6}", "must divide by 4")):
+                        ("TRAIN: {EMA: 1.5}", "EMA is 1.5"), ("GAN: {GF_DIM: 6}", "must be a multiple of 4")):
         (tmp_path / "x.yml").write_text(text)
         with pytest.raises(UserError, match=words):
             load_config(tmp_path / "x.yml")

@@ -1,6 +1,4 @@
 """The generator's trainer on several processes: two of them with half the batch do what one does with all of it."""
-from types import SimpleNamespace
-
 import pytest
 import rank_processes
 import torch
@@ -9,10 +7,12 @@ from common.cli import UserError
 from common.devices import seed_everything
 from common.distributed import ranks
 from common.distributed.sync_bn import require_two
-from StackGAN_v2 import stages
 from StackGAN_v2.config import load_config
 from StackGAN_v2.data.datasets import Ahead, Batches, SpeechFeatures
-from StackGAN_v2.training.trainer import Networks, Stepper
+from StackGAN_v2.settings import GeneratorOptions
+from StackGAN_v2.training import setup
+from StackGAN_v2.training.networks import Networks
+from StackGAN_v2.training.step import Stepper
 
 CPU, SIZES, BATCH, WIDTH = torch.device("cpu"), [16, 32], 6, 9
 LABELS = [0, 1, 0, 2, 1, 2, 0]
@@ -56,7 +56,7 @@ def rank_main(output: str, wrong: str, sync_bn: bool) -> None:
     networks = Networks(cfg, WIDTH, CPU, sync_bn=sync_bn)
     # not Adam, whose first step is ±lr, however small a gradient
     networks.optimizer_g, *networks.optimizers_d = optimizers = [Keeping(n.parameters(), 0.01) for n in networks.all()]
-    step, batches = Stepper(networks, cfg, CPU, "fp32"), make_batches()
+    step, batches = Stepper(networks, cfg.TRAIN, CPU, "fp32"), make_batches()
     for iteration in range(2):
         step(batches(iteration), iteration)
     content = {}
@@ -95,7 +95,7 @@ def test_a_single_image_a_process_is_refused_before_training(monkeypatch):
     cfg = load_config(settings=["TRAIN.BATCH_SIZE=2"])
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="one image a process .* make TRAIN.BATCH_SIZE 4 or more, it is 2, or give --sync_bn"):
-        stages.train(SimpleNamespace(sync_bn=False), cfg, None)
+        setup.train(GeneratorOptions(), cfg, "run")
     require_two(1, True, "")
     monkeypatch.setenv("WORLD_SIZE", "1")
     with pytest.raises(UserError, match="^one image a process is too few for batch norm: more$"):

@@ -16,6 +16,7 @@ from PIL import Image
 from common import checkpoint
 from common.cli import UserError
 from common.features import feature_path, save_features
+from common.settings import to_plain
 from common.splits import load_split
 from scripts.report import figures, page_data, published_settings, run_records, runs, sentences
 from StackGAN_v2.config import load_config
@@ -69,7 +70,7 @@ def make_runs(root: Path) -> None:
     checkpoint.save(generator / "Model" / "netG_5.pth", net.state_dict())
     (generator / "Model" / "latest.pth").symlink_to("netG_5.pth")
     cfg = load_config(settings=["TRAIN.ADVERSARIAL=hinge", "TRAIN.COEFF.MA_PENALTY=2", "GAN.GF_DIM=8"])
-    write_json(generator / "options.json", {"options": {"cfg": cfg, "audio_switch": "stub", "iterations": 5,
+    write_json(generator / "options.json", {"options": {"cfg": to_plain(cfg), "audio_switch": "stub", "iterations": 5,
                                                         "data_dir": str(root / "data" / "tiny")},
                                             "versions": {"torch": EVIL}, "revision": "abc"})
     write_lines(generator / "stats.jsonl", [{"step": i, "D0": 3.0, "D1": 2.0, "D2": 1.5, "G0": -i, "G": i, "KL": 1e-4 * i}
@@ -319,7 +320,7 @@ def test_departures_name_additions_first(whole):
     assert any(d.name == "teacher network" and d.published == "GoogLeNet (Caffe)" and not d.added for d in rows)
     ahead = run_records.RunFolder(whole, {"cfg": {"TRAIN": {"LATER_IDEA": True}}})       # of a version after this page's
     assert [(d.name, d.added) for d in published_settings.departures(None, ahead, "birds")] == [("TRAIN.LATER_IDEA", True)]
-    published = run_records.RunFolder(whole, {"cfg": load_config(ROOT / "StackGAN_v2/cfg/birds_3stages.yml"), "iterations": 220000})
+    published = run_records.RunFolder(whole, {"cfg": to_plain(load_config(ROOT / "StackGAN_v2/cfg/birds_3stages.yml")), "iterations": 220000})
     assert published_settings.departures(None, published, "birds") == []
 
 

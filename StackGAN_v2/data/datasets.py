@@ -1,7 +1,7 @@
 """Training batches: real images with a caption's embedding, wrong images of another class, and noise.
 
-Everything random is a pure function of (seed, iteration): a resumed run draws what an uninterrupted one would have
-drawn, and any number of ranks shares one global batch.
+Everything random is a pure function of (seed, iteration): a resumed run draws what an uninterrupted one would have drawn,
+and any number of ranks shares one global batch.
 """
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -71,7 +71,7 @@ class OtherClass:
         self.first, self.last = (torch.searchsorted(ranked, labels, right=right) for right in (False, True))
         if bool((self.last - self.first == len(labels)).any()):
             raise UserError("the training split has a single class, so there are no wrong images to learn from; "
-                            "give its items at least two classes, or none")
+                            "give its items at least two classes, or none, or set TRAIN.WRONG: speech")
 
     def draw(self, images: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         first, last = self.first[images], self.last[images]
@@ -105,8 +105,8 @@ class Batches:
             raise UserError(f"TRAIN.BATCH_SIZE is {batch_size}; it must divide by the {ranks} processes")
         self.cache, self.features, self.sizes, self.device, self.seed = cache, features, sizes, device, seed
         self.batch_size, self.z_dim, self.embedding_dim = batch_size, z_dim, embedding_dim
-        self.labels, self.order, self.others = torch.tensor(labels), Order(len(features.spoken), seed), OtherClass(labels)
-        self.wrong_images = wrong_images
+        self.labels, self.order = torch.tensor(labels), Order(len(features.spoken), seed)
+        self.wrong_images, self.others = wrong_images, OtherClass(labels) if wrong_images else None
         share = batch_size // ranks
         self.mine = slice(rank * share, (rank + 1) * share)
 
@@ -117,7 +117,8 @@ class Batches:
         """Indices of the real and of the wrong images of the global batch, and the generator to go on with."""
         generator = _generator(self.seed, 2, iteration)
         real = self.features.spoken[self.order.indices(iteration * self.batch_size, self.batch_size)]
-        return real, self.others.draw(real, torch.rand(self.batch_size, generator=generator)), generator
+        u = torch.rand(self.batch_size, generator=generator)       # with or without wrong images: what follows is the same
+        return real, self.others.draw(real, u) if self.others else real[:0], generator
 
     def __call__(self, iteration: int) -> Batch:
         real, wrong, generator = self.images(iteration)

@@ -3,7 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 
 class Background:
-    """beside: whether jobs run in a thread of their own; else where they are given. A process ends only after its job."""
+    """beside: jobs run in a thread of their own, else where they are given. A process ends only after its job."""
 
     def __init__(self, beside: bool):
         self._threads = ThreadPoolExecutor(1) if beside else None

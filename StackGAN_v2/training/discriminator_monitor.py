@@ -16,7 +16,7 @@ def bound(adversarial: str, uncond_weight: float) -> float:
     return SHARE * terms * _OF_GUESSING[adversarial]
 
 
-class Watch:
+class DiscriminatorMonitor:
     """Follows the discriminators' mean losses from tick to tick and warns once an episode.
 
     An episode lasts until the mean of a tick is at the bound or above. A run that goes on from a resume file counts

@@ -2,49 +2,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from common import settings
 from common.cli import UserError
+from common.options import describe_options
 from scripts.report.run_records import RunFolder
 
-# Keys that the published code lacks. One that is in none of these tables is new: an addition, told by its own name.
-_ADDED = {
-    "TRAIN.ADVERSARIAL": "adversarial loss",
-    "TRAIN.WRONG": "wrong pairs have another …",
-    "TRAIN.DETACH_CONDITION": "condition hidden from the adversarial gradient",
-    "TRAIN.COEFF.MA_PENALTY": "matching-aware gradient penalty (DF-GAN), weight",
-    "TRAIN.MA_PENALTY_EVERY": "iterations between two penalties",
-    "TRAIN.COEFF.MATCHING": "contrastive loss of a matching network, weight",
-    "TRAIN.MATCHER_STEPS": "iterations that train the matching network",
-    "TRAIN.CONDITION_INIT": "data-dependent initialisation of the conditioning",
-}
-# settings of an addition, told only where its weight is above 0
-_OF_WEIGHT = {"TRAIN.MA_PENALTY_EVERY": "TRAIN.COEFF.MA_PENALTY", "TRAIN.MATCHER_STEPS": "TRAIN.COEFF.MATCHING"}
-_NAMES = {
-    "TREE.BRANCH_NUM": "branches", "TREE.BASE_SIZE": "images of the first branch, pixels",
-    "TRAIN.BATCH_SIZE": "batch size", "TRAIN.DISCRIMINATOR_LR": "learning rate of the discriminators",
-    "TRAIN.GENERATOR_LR": "learning rate of the generator",
-    "TRAIN.BETAS": "Adam β₁, β₂", "TRAIN.EMA": "decay of the generator's average, per iteration",
-    "TRAIN.COEFF.KL": "weight of the KL term", "TRAIN.COEFF.CAL_LOSS": "class-aware loss (on above 0)",
-    "TRAIN.COEFF.UNCOND_LOSS": "weight of the unconditional loss",
-    "TRAIN.COEFF.COLOR_LOSS": "weight of the colour loss",
-    "GAN.EMBEDDING_DIM": "width of the condition", "GAN.DF_DIM": "width of the discriminators",
-    "GAN.GF_DIM": "width of the generator", "GAN.Z_DIM": "width of the noise", "GAN.R_NUM": "residual blocks a branch",
-    "GAN.B_CONDITION": "conditional",
-}
-_UNTOLD = ("DATASET_NAME", "DATA_DIR", "GPU_ID", "WORKERS", "TRAIN.FLAG", "TRAIN.NET_G", "TRAIN.NET_D",
-           "TRAIN.MAX_EPOCH", "TRAIN.MAX_ITERATIONS", "TRAIN.SNAPSHOT_INTERVAL",
-           "TEXT.DIMENSION", "TEST.B_EXAMPLE", "TEST.SAMPLE_NUM")
-
-_ENCODER_ADDED = {"grad_clip": "largest gradient norm", "specaugment": "masks in time and frequency (SpecAugment)",
-                  "sync_bn": "batch norm over all processes"}
-_ENCODER_NAMES = {
-    "teacher": "teacher network", "max_frames": "frames of a clip (10 ms each)",
-    "lr_schedule": "learning-rate schedule", "bidirectional": "LSTM in both directions",
-    "rnn_layers": "LSTM layers", "jel_flag": "joint embedding loss",
-    "l1_flag": "L1 loss", "distill_flag": "distillation loss", "loss_diff": "JEL weight, other class",
-    "loss_same": "JEL weight, same class", "lambda_l1": "weight of the L1 loss",
-    "lambda_distill": "weight of the distillation loss", "epoch": "epochs", "batch_size": "batch size",
-    "learning_rate": "learning rate", "lr_scheduler_step_size": "epochs between two reductions of the rate",
-    "lr_scheduler_gamma": "factor of a reduction"}
 _STEP_ONLY = ("lr_scheduler_step_size", "lr_scheduler_gamma")
 
 
@@ -66,6 +28,7 @@ def departures(encoder: RunFolder | None, generator: RunFolder | None, dataset: 
 
 
 def _of_generator(run: RunFolder, dataset: str):
+    """A key that is not declared is of a later version, and told as an addition by its own name."""
     from StackGAN_v2 import config
     options, cfg = run.options, run.options.get("cfg")
     if not isinstance(cfg, dict):
@@ -77,14 +40,13 @@ def _of_generator(run: RunFolder, dataset: str):
                                        else folder / "birds_3stages.yml")
     except UserError:
         published = config.load_config()
-    here, published = _flat(cfg), _flat(published)
+    here, published, declared = _flat(cfg), settings.flatten(published), settings.describe(config.Config)
     for key, value in here.items():
-        if key in _UNTOLD or _same(value, published.get(key)):
+        about, usual = declared.get(key), published.get(key)
+        if about and not (about.compared and (not about.only_with or here.get(about.only_with))) or _same(value, usual):
             continue
-        if key in _OF_WEIGHT and not here.get(_OF_WEIGHT[key]):
-            continue
-        usual, added = published.get(key), key not in _NAMES
-        yield Departure("generator", _ADDED.get(key) or _NAMES.get(key, key), _say(value),
+        added = not (about and about.published)
+        yield Departure("generator", _name(about) if about else key, _say(value),
                         "none" if added and usual in (0, None) and usual is not False else _say(usual), added)
     usual, done = published["TRAIN.MAX_ITERATIONS"], max((step for step, _ in run.series("step", "step")), default=None)
     iterations = done or options.get("iterations")             # a run may have been stopped early, or still go on
@@ -95,18 +57,20 @@ def _of_generator(run: RunFolder, dataset: str):
 
 def _of_encoder(options: dict):
     """Against the defaults of the training command, with the three losses and both directions as published."""
-    from Audio_to_Image.train_audio_encoder import parse
-    published = vars(parse(["--dataset", "birds", "--output_dir", ".", "--jel_flag", "--l1_flag", "--distill_flag",
-                            "--bidirectional"]))
+    from Audio_to_Image.settings import EncoderOptions
     cosine = options.get("lr_schedule") == "cosine"
-    for key in (*_ENCODER_NAMES, *_ENCODER_ADDED):
-        if key not in options or key not in published or _same(options[key], published[key]):
+    for key, about in describe_options(EncoderOptions).items():
+        if key not in options or not about.compared or _same(options[key], about.default):
             continue
         if cosine and key in _STEP_ONLY:
             continue
-        added = key in _ENCODER_ADDED
-        yield Departure("encoder", _ENCODER_ADDED.get(key) or _ENCODER_NAMES[key], _say(options[key]),
-                        "none" if added else _say(published[key]), added or key == "lr_schedule")
+        added = not about.published
+        yield Departure("encoder", _name(about), _say(options[key]), _say(about.default) if about.default or not added
+                        else "none", added)
+
+
+def _name(about: settings.Described) -> str:
+    return f"{about.meaning} ({about.unit})" if about.unit else about.meaning
 
 
 def _flat(values: dict, prefix: str = "") -> dict:

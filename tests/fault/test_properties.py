@@ -18,10 +18,11 @@ from worker import check_sentence
 
 from Audio_to_Image import audio
 from common.cli import UserError
+from common.settings import flatten
 from common.splits import inside, load_split
 from common.untrusted.pickles import read_pickle
 from scripts.data.download.unpack import Limits, unpack
-from StackGAN_v2.config import DEFAULTS, load_config
+from StackGAN_v2.config import Config, load_config
 
 KINDS = ("<f4", "<f8", ">f4", "<f2", "<i4", "|i1", "|b1", "<c8", "<U3", "|S2")
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
@@ -137,12 +138,7 @@ def test_every_sound_becomes_a_log_mel(length, channels, rate, subtype, seed):
     assert np.isfinite(mel).all() and -80 <= mel.min() and mel.max() <= 0 and (mel[:, n_frames:] == 0).all()
 
 
-def keys(tree, prefix=""):
-    for key, value in tree.items():
-        yield from keys(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
-
-
-KEYS = dict(keys(DEFAULTS))
+KEYS = flatten(Config())
 
 
 @given(st.dictionaries(st.sampled_from(list(KEYS)) | texts, scalars | st.lists(scalars, max_size=2), max_size=3))
@@ -158,7 +154,7 @@ def test_settings_keep_their_types(changes):
         cfg = read(load_config, "x.yml", yaml.safe_dump(tree, allow_unicode=True).encode(errors="backslashreplace"))
     except UserError:
         return
-    for name, value in keys(cfg):
+    for name, value in flatten(cfg).items():
         assert type(value) is type(KEYS[name]), name
 
 
