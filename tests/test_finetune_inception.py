@@ -1,4 +1,4 @@
-"""scripts/finetune_inception.py: from images of classes to a network that evaluate.py judges with."""
+"""scripts/finetune_inception.py: from images of classes to a network that evaluate.py scores with."""
 import json
 from collections import namedtuple
 
@@ -60,16 +60,26 @@ def small(monkeypatch):
     monkeypatch.setattr(images, "SIZE", 32)
 
 
-def test_two_steps_from_a_file_to_a_judge(data, tmp_path, capsys):
+def stop_after(steps, patch):
+    """As a signal would in the middle of that step."""
+    step = training.Training.train_step
+
+    def train_step(self):
+        self.stopping = self.step + 1 == steps
+        return step(self)
+    patch.setattr(training.Training, "train_step", train_step)
+
+
+def test_two_steps_from_a_file_to_a_score(data, tmp_path, capsys):
     """The true network: from ImageNet's file, here random and of other classes; two steps; the score through it."""
     torch.manual_seed(0)
     start = training.inception(7)
     torch.save(start.state_dict(), tmp_path / "imagenet.pth")
     assert tune(data, "--weights", str(tmp_path / "imagenet.pth"), "--max_steps", "2", "--batch_size", "2") == 0
-    judge = tmp_path / "pretrained/inception_birds_test.pth"
+    network = tmp_path / "pretrained/inception_birds_test.pth"
     out = capsys.readouterr().out
-    assert "validation accuracy" in out and "from scratch" not in out and str(judge) in out
-    state, note = torch.load(judge, weights_only=True), json.loads(judge.with_suffix(".json").read_text())
+    assert "validation accuracy" in out and "from scratch" not in out and str(network) in out
+    state, note = torch.load(network, weights_only=True), json.loads(network.with_suffix(".json").read_text())
     assert len(state["fc.weight"]) == 3 and note["classes"] == ["001.R", "002.G", "003.B"] and note["which"] == "test"
     key = "Mixed_6a.branch3x3.conv.weight"
     assert not torch.equal(state[key], start.state_dict()[key])    # the old layers learn too
@@ -80,7 +90,7 @@ def test_two_steps_from_a_file_to_a_judge(data, tmp_path, capsys):
             (generated / name).parent.mkdir(parents=True, exist_ok=True)
             Image.open(data / "images" / name).resize((16, 16)).save(generated / f"{name}_16_sentence{k}_0.png")
     assert evaluate.main(["--images", str(generated), "--data_dir", str(data), "--metrics", "is", "--quiet", "--device",
-                          "cpu", "--is_weights", str(judge)]) == 0
+                          "cpu", "--is_weights", str(network)]) == 0
     record, = json.loads((tmp_path / "metrics.json").read_text()).values()
     assert record["metric"].startswith("is_finetuned3_") and 1 <= record["value"] <= 3
     assert record["protocol"]["extractor"].startswith("torchvision Inception-v3 of 3 classes")
@@ -100,9 +110,9 @@ def test_resuming_is_exact(data, small, tmp_path, monkeypatch, capsys):
         tune(data, "--max_steps", "8", "--batch_size", "3", "--output", str(tmp_path / name), *options)
         return torch.load(tmp_path / name, weights_only=True) if (tmp_path / name).exists() else None
 
-    whole, run = state("whole.pth"), training.Training.run
+    whole = state("whole.pth")
     with monkeypatch.context() as patch:
-        patch.setattr(training.Training, "run", lambda *a, **k: run(*a, **k, stop_after=5))
+        stop_after(5, patch)
         assert state("cut.pth") is None and "stopped after step 5" in capsys.readouterr().out
     resumed = state("cut.pth")
     assert "going on after step 5" in capsys.readouterr().out
@@ -110,9 +120,8 @@ def test_resuming_is_exact(data, small, tmp_path, monkeypatch, capsys):
 
 
 def test_a_resume_file_of_other_options_is_refused(data, small, tmp_path, monkeypatch):
-    run = training.Training.run
     with monkeypatch.context() as patch:
-        patch.setattr(training.Training, "run", lambda *a, **k: run(*a, **k, stop_after=1))
+        stop_after(1, patch)
         tune(data, "--max_steps", "4", "--batch_size", "3")
     with pytest.raises(UserError, match="of a run with other options or images"):
         tune(data, "--max_steps", "5", "--batch_size", "3")
@@ -151,5 +160,5 @@ def test_the_rate_rises_and_falls():
                                              (["--classes", "some"], "invalid choice")])
 def test_options_are_checked(tmp_path, options, reason, capsys):
     with pytest.raises(SystemExit) as status:
-        finetune_inception.parse(["--data_dir", str(tmp_path), *options])
+        finetune_inception.main(["--data_dir", str(tmp_path), *options])
     assert status.value.code == 2 and reason in capsys.readouterr().err

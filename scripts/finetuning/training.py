@@ -3,7 +3,6 @@
 Everything random is a function of seed and step: a resumed run draws what an uninterrupted one would have drawn.
 """
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,27 +13,15 @@ from tqdm import tqdm
 from common import checkpoint
 from common.cli import UserError
 from common.devices import autocast
-from common.runs import StopSignal
+from common.training_loop import TrainingLoop
+from scripts.finetuning.settings import Settings
 from StackGAN_v2.data.datasets import Order
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Those of torchvision's and TensorFlow's recipes for Inception-v3, for few images of few classes."""
-    steps: int
-    batch_size: int = 32
-    learning_rate: float = 0.01                    # of SGD with Nesterov momentum 0.9; a tenth of it for the old layers
-    weight_decay: float = 4e-5
-    label_smoothing: float = 0.1                   # Szegedy et al., CVPR 2016, sec. 7
-    aux_weight: float = 0.4                        # share of the auxiliary head in the loss
-    warm_up: float = 0.05                          # of the steps: the rate rises, then falls as half a cosine
-    seed: int = 0
 
 
 def inception(classes: int, weights=None) -> nn.Module:
     """torchvision's Inception-v3 with `classes` outputs, for images in [−1, 1].
 
-    weights: a state dict file of torchvision's Inception-v3; its heads are taken too if they fit, else made anew.
+    weights: a state dict file of torchvision's Inception-v3; its heads are taken too if they fit, else initialised.
     Without one everything is He-initialised. UserError for another architecture.
     """
     from torchvision.models import Inception3
@@ -72,46 +59,43 @@ def optimizer_of(network, settings: Settings, fresh: bool) -> torch.optim.SGD:
                            lr=settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay)
 
 
-class Training:
-    """One run: `network` and its optimizer on `device`, over `images`.
-
-    first: the next step to do; stopped_by: the signal that ended `run`, or None.
-    """
+class Training(TrainingLoop):
+    """One run: `network` and its optimizer on `device`, over `images`. fresh: all layers are new; key: what a resume
+    file must agree with."""
 
     def __init__(self, network, images, settings: Settings, device, precision: str, fresh: bool, key: dict):
+        super().__init__(device, log_every=max(1, len(images.train) // settings.batch_size))       # an epoch
         self.network = network.to(device, memory_format=torch.channels_last)
-        self.images, self.settings, self.device, self.precision, self.key = images, settings, device, precision, key
+        self.images, self.settings, self.precision, self.key = images, settings, precision, key
         self.optimizer = optimizer_of(self.network, settings, fresh)
-        self.order, self.first = Order(len(images.train), settings.seed), 0
+        self.order = Order(len(images.train), settings.seed)
 
-    def run(self, resume, every: int, log, progress: bool = True, stop_after: int = 0) -> bool:
-        """Train to the end, or until a signal or, if given, `stop_after` steps; False if stopped before the end.
+    def run(self, resume, say, progress: bool = True) -> bool:
+        """Train to the end, or until a signal; False if stopped before the end.
 
-        Every `every` steps and at a stop the resume file is written, and `log` gets a sentence.
+        Every epoch and at a stop the file `resume` is written, and `say` gets a sentence.
         """
-        total, losses = self.settings.steps, []
-        with StopSignal() as signal, tqdm(total=total, initial=self.first, unit="step", disable=not progress) as bar:
-            while self.first < total and signal.received is None and self.first != (stop_after or total):
-                losses.append(self.step(self.first))
-                self.first += 1
-                bar.update()
-                if self.first % every == 0 or self.first == total:
-                    loss = torch.stack(losses).mean().item()
-                    if not math.isfinite(loss):
-                        raise UserError(f"the loss is not finite at step {self.first}; go on with a smaller "
-                                        "--learning_rate and --resume none")
-                    losses = []
-                    log(f"step {self.first:,} of {total:,}   loss {loss:.4f}   "
-                        f"validation accuracy {self.accuracy():.2f} %")
-                    self.save(resume)
-        self.stopped_by = signal.received
-        if self.first < total:
+        self.resume, self.say = resume, say
+        with tqdm(total=self.settings.steps, initial=self.step, unit="step", disable=not progress) as self.bar:
+            self.run_steps(self.settings.steps)
+        if self.stopping:
             self.save(resume)
-        return self.first == total
+        return self.step == self.settings.steps
 
-    def step(self, step: int) -> torch.Tensor:
-        """One step; the loss, on the device."""
-        settings, size = self.settings, self.settings.batch_size
+    def log_is_due(self, last: int) -> bool:
+        return super().log_is_due(last) or self.step == last
+
+    def log(self, means: dict[str, float], rate: float) -> None:
+        self.save(self.resume)                     # first, so that a fault in the validation costs nothing
+        self.say(f"step {self.step:,} of {self.settings.steps:,}   loss {means['loss']:.4f}   "
+                 f"validation accuracy {self.accuracy():.2f} %")
+
+    def not_finite(self, step: int, name: str, value: float):
+        raise UserError(f"the loss is not finite at step {step + 1}; go on with a smaller --learning_rate and "
+                        "--resume none")
+
+    def train_step(self) -> dict[str, torch.Tensor]:
+        step, settings, size = self.step, self.settings, self.settings.batch_size
         torch.manual_seed(int(np.random.SeedSequence((settings.seed, step)).generate_state(1)[0]))
         rows = self.images.train[self.order.indices(step * size, size)]
         images = self.images.cut(rows, torch.rand(size, 2), torch.rand(size) < 0.5).to(self.device)
@@ -127,7 +111,8 @@ class Training:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        return loss.detach()
+        self.bar.update()
+        return {"loss": loss.detach()}
 
     @torch.no_grad()
     def accuracy(self) -> float:
@@ -142,7 +127,7 @@ class Training:
         return 100 * right / len(self.images.held_out)
 
     def save(self, path) -> None:
-        checkpoint.save(path, {"step": self.first, "key": self.key, "network": self.network.state_dict(),
+        checkpoint.save(path, {"step": self.step, "key": self.key, "network": self.network.state_dict(),
                                "optimizer": self.optimizer.state_dict()})
 
     def restore(self, path) -> None:
@@ -150,10 +135,10 @@ class Training:
         content = checkpoint.load(path)
         if not isinstance(content, dict) or content.get("key") != self.key:
             raise UserError(f"{path} is of a run with other options or images; give the same ones, or --resume none "
-                            "to start anew")
+                            "to start from scratch")
         checkpoint.load_into(self.network, content["network"], path)
         self.optimizer.load_state_dict(content["optimizer"])
-        self.first = content["step"]
+        self.step = content["step"]
 
 
 def _recoloured(images: torch.Tensor, most: float = 0.2) -> torch.Tensor:
