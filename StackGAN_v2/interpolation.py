@@ -1,9 +1,10 @@
 """Generate images of recordings or sentences, or the images on the straight line between two of them."""
+import functools
+import os
 import sys
 from pathlib import Path
 
 from common import ROOT, cli
-from common.files import require_ours, shortened
 
 STEPS = 11                                         # images on the line, both ends included
 NAME_BYTES = 180                                   # of an input's name in names of images, which have at most 255
@@ -16,7 +17,7 @@ def parse():
                         "white belly' 'a large blue bird'")
     add = parser.add_argument
     add("--type", required=True, choices=("inference", "interpolation"),
-        help="inference: images of every input; interpolation: 11 images between two inputs, and a strip of them")
+        help="inference: images of every input; interpolation: images between two inputs, and a strip of them")
     add("--wav", nargs="+", default=[], metavar="FILE", help="recordings, of any rate, channels and format that "
         "soundfile reads (wav, flac, ogg, mp3, …)")
     add("--text", nargs="+", default=[], metavar="SENTENCE", help="sentences, spoken by --engine")
@@ -28,6 +29,8 @@ def parse():
         "output/StackGAN_v2)")
     add("--seeds", type=cli.number_list, default="0", metavar="LIST", help="seeds of the noise: with 0-7, inference "
         "generates each input eight times and interpolation makes eight lines")
+    add("--interpolation_num", type=cli.positive_int, default=STEPS - 1, metavar="N",
+        help="interpolation: parts that the line is cut into, so N + 1 images; 1000 at the most")
     add("--output_dir", type=Path, default=ROOT / "output/interpolation", metavar="DIR", help="folder of the images; "
         "files in it that this project did not write are never replaced")
     add("--all_sizes", action="store_true", help="also write the images of the earlier, smaller branches")
@@ -42,6 +45,8 @@ def main():
     if args.type == "interpolation" and len(args.wav) + len(args.text) != 2:
         raise cli.UserError(f"--type interpolation goes between two inputs, not {len(args.wav) + len(args.text)}: give "
                             "two with --wav, --text or one of each")
+    if args.interpolation_num > 1000:
+        raise cli.UserError(f"--interpolation_num {args.interpolation_num}: 1000 parts of a line are the most")
     generators = _newest(args.generator, "--generator", "StackGAN_v2/*/Model/latest.pth")
     encoders = _newest(args.encoder, "--encoder", "Audio_to_Image/log/*/latest.pth", "Audio_to_Image/log/*/best.pth")
     for path in (encoders[0], generators[0]):
@@ -67,7 +72,8 @@ def main():
     inputs, faults = _embed_inputs(args, encoder, meta)
     if faults and (args.type == "interpolation" or not inputs):
         raise cli.UserError(_list(faults, len(faults) + len(inputs)))
-    generate = _interpolate if args.type == "interpolation" else _infer
+    line = functools.partial(_interpolate, steps=args.interpolation_num + 1)
+    generate = line if args.type == "interpolation" else _infer
     for path in generate(args, generator, inputs):
         print(path)
     if faults:
@@ -125,7 +131,7 @@ def _embed_inputs(args, encoder, meta):
             faults.append(clip.error or (f"{source} holds no sound" if SILENT in clip.remarks else
                                          f"{source} lasts {clip.seconds:.2f} s; the encoder needs 0.64 s or more"))
             continue
-        name = shortened(name, NAME_BYTES)
+        name = _cut(name, NAME_BYTES)
         while name in taken:                       # two files of one name in different folders
             name += "_"
         taken.add(name)
@@ -146,7 +152,14 @@ def _spoken(text: str, args):
 
 
 def _file_name(text: str) -> str:
-    return shortened("_".join("".join(c if c.isalnum() else " " for c in text.lower()).split()), 80) or "text"
+    return _cut("_".join("".join(c if c.isalnum() else " " for c in text.lower()).split()), 80) or "text"
+
+
+def _cut(name: str, most: int) -> str:
+    """The beginning of `name`, of `most` bytes or fewer."""
+    while len(os.fsencode(name)) > most:
+        name = name[:-1]
+    return name
 
 
 def _infer(args, generator, inputs):
@@ -171,12 +184,11 @@ def _interpolate(args, generator, inputs, steps: int = STEPS):
 
     from StackGAN_v2 import sampler
     (first, start), (second, end) = inputs
-    line = f"{shortened(first, NAME_BYTES // 2)}_to_{shortened(second, NAME_BYTES // 2)}"
+    line = f"{_cut(first, NAME_BYTES // 2)}_to_{_cut(second, NAME_BYTES // 2)}"
     steps_of = {seed: [f"{line}_seed{seed}_{step:02d}" for step in range(steps)] for seed in args.seeds}
     _require_free(args, generator, [name for names in steps_of.values() for name in names])
     strips = {seed: args.output_dir / f"{line}_seed{seed}_strip.png" for seed in args.seeds}
-    for path in strips.values():
-        require_ours(path, "--output_dir")
+    sampler.require_ours(strips.values())
     weights = torch.linspace(0, 1, steps)[:, None]
     for seed, names in steps_of.items():
         noises = sampler.noise(generator, seed).expand(steps, -1)
@@ -196,8 +208,8 @@ def _paths(args, generator, name: str) -> list[Path]:
 
 
 def _require_free(args, generator, names: list[str]) -> None:
-    for path in (path for name in names for path in _paths(args, generator, name)):
-        require_ours(path, "--output_dir")
+    from StackGAN_v2.sampler import require_ours
+    require_ours(path for name in names for path in _paths(args, generator, name))
 
 
 def _save(args, generator, branches, name: str):

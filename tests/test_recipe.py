@@ -76,7 +76,7 @@ def test_a_changed_choice_repeats_its_stage_and_those_behind_it(done):
 
 
 def test_own_voice(done, tmp_path):
-    """Inference and interpolation from files alone: ogg, stereo, another rate; a clip that is too short is listed."""
+    """Inference and interpolation from files alone: ogg, stereo, another rate; a short clip is heard by padding."""
     import numpy as np
     import soundfile
     folder, _ = done
@@ -94,15 +94,18 @@ def test_own_voice(done, tmp_path):
 
     result = run("--type", "inference", "--wav", tmp_path / "a.ogg", tmp_path / "short.wav", tmp_path / "no.wav",
                  "--text", "a red bird", "--engine", "espeak", "--seeds", "0-1")
-    assert result.returncode == 2 and "2 of 4 inputs" in result.stderr and "0.64 s" in result.stderr, result.stderr
+    assert result.returncode == 2 and "1 of 4 inputs" in result.stderr and "no.wav" in result.stderr, result.stderr
     assert "Traceback" not in result.stderr
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "a_seed0.png", "a_seed1.png", "a_red_bird_seed0.png", "a_red_bird_seed1.png"}
+        f"{name}_seed{seed}.png" for name in ("a", "short", "a_red_bird") for seed in (0, 1)}
     result = run("--type", "interpolation", "--wav", tmp_path / "a.ogg", tmp_path / "b.flac")
     assert result.returncode == 0, result.stderr
     assert len(list((tmp_path / "out").glob("a_to_b_seed0_*.png"))) == 12
     assert Image.open(tmp_path / "out/a_to_b_seed0_strip.png").size == (11 * 66 - 2, 64)
+    line = ["--type", "interpolation", "--wav", tmp_path / "a.ogg", tmp_path / "b.flac", "--interpolation_num"]
+    assert run(*line, "2", "--seeds", "5").returncode == 0 and len(list((tmp_path / "out").glob("a_to_b_seed5_*"))) == 4
     for words, sentence in ((["--type", "interpolation", "--wav", tmp_path / "a.ogg"], "between two inputs, not 1"),
+                            ([*line, "2000"], "--interpolation_num 2000: 1000 parts"),
                             (["--type", "inference"], "nothing to generate"),
                             (["--type", "inference", "--wav", tmp_path / "none.wav"], "none.wav")):
         result = run(*words)
