@@ -81,7 +81,7 @@ class OptimizationSettings(Group):
     specaugment: bool = setting(False, "masks in time and frequency (SpecAugment)", published=False,
                                 more="two random bands of each in every clip")
     sync_bn: bool = setting(False, "batch norm over all processes", published=False,
-                            more="N processes with batch B then equal one with N·B exactly")
+                            more="N processes with batch B then equal one with N·B up to rounding")
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class ExecutionSettings(Group):
                             compared=False)
     whole_maps: bool | None = setting(
         None, "convolve the padding of short clips too", compared=False,
-        more="as on a GPU, instead of counting its equal columns: the same results")
+        more="as on a GPU, instead of counting its equal columns; the results are equal up to rounding")
     workers: int = setting(1, "threads that make batches ahead", options=("--workers", "--num_workers"), more="0: none",
                            at_least=0, at_most=1024, compared=False)
 

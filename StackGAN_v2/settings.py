@@ -22,9 +22,9 @@ class NetworkExecution(ComputeSettings):
     compile: bool | None = setting(None, "compile the networks", no_option="--no_compile",
                                    more="faster after a minute or two (default: for training on a GPU)")
     memory_format: str = setting("channels_last", "order of a tensor's numbers in memory",
-                                 choices=("channels_last", "contiguous"), more="the results are the same")
+                                 choices=("channels_last", "contiguous"), more="the results are equal up to rounding")
     rewrites: bool = setting(
-        True, "compute convolutions step by step as the papers write them, not in cheaper ways with equal results",
+        True, "compute convolutions step by step as the papers write them, not in cheaper ways with results equal up to rounding",
         options=(), no_option="--no_rewrites")
 
 

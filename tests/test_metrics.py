@@ -36,7 +36,7 @@ def test_one_image_has_no_covariance():
     moments = metrics.Moments(2)
     moments.update(torch.zeros(1, 2))
     with pytest.raises(ValueError, match="at least 2 images, not 1"):
-        moments.covariance
+        _ = moments.covariance
 
 
 def test_frechet_distance_by_hand():

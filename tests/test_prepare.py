@@ -232,7 +232,7 @@ def test_the_releases_own_json_is_no_subset(rooms):
 def test_a_hostile_split_file_is_refused(cub):
     prepare("birds", cub, "--any_size")
     for image in ("../../../etc/passwd", "/etc/passwd"):
-        edit_json(cub / "test.json", lambda content: content["data"][0].update(image=image))
+        edit_json(cub / "test.json", lambda content, image=image: content["data"][0].update(image=image))
         with pytest.raises(UserError, match="test.json: item 0 .*leaves its base folder"):
             prepare("birds", cub, "--any_size")
     prepare("birds", cub, "--any_size", "--overwrite")

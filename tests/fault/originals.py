@@ -49,7 +49,7 @@ def sounds():
 def images():
     noise = np.random.default_rng(0).integers(0, 256, (40, 50, 4), np.uint8)
     smooth = Image.fromarray(noise).resize((90, 60))
-    grey16 = Image.fromarray((noise[:, :, 0].astype(np.uint16) * 200))
+    grey16 = Image.fromarray(noise[:, :, 0].astype(np.uint16) * 200)
     frames = [smooth.convert("P"), smooth.rotate(90).convert("P")]
     for name, image, options in (
             ("a.jpg", smooth.convert("RGB"), {}), ("progressive.jpg", smooth.convert("RGB"), {"progressive": True}),
