@@ -81,7 +81,7 @@ def train(options: GeneratorOptions, cfg: Config, name: str) -> int:
     sheet = make_sample_sheet(data, cfg.TRAIN.VIS_COUNT, seed, networks.average, folder)
     writer = SnapshotWriter(run, networks, notes, sheet, files, metric, options.training)
     if first:
-        writer.best = found[0].get("best", {})
+        writer.go_on(first, found[0].get("best", {}))
     else:
         writer.begin()
     job = trainer.Trainer(stepper, batches, cfg.TRAIN, run, files, writer)

@@ -41,6 +41,14 @@ class SnapshotWriter:
             self.sheet(0)
         ranks.barrier()
 
+    def go_on(self, iteration: int, best: dict) -> None:
+        """After `iteration`, from a resume file: samples that a killed run was still to make are made now."""
+        self.best = best
+        made = list((self.run.folder / "Image").glob(f"*_{iteration:06d}.png"))
+        if ranks.is_main() and len(made) < len(self.networks.generator.sizes):
+            self.sheet(iteration)
+        ranks.barrier()
+
     def __call__(self, iteration: int) -> None:
         """Everything is written before samples and the metric, whose faults then cost nothing."""
         if ranks.is_main():
