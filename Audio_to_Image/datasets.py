@@ -10,13 +10,12 @@ from Audio_to_Image.mel_cache import DB_PER_STEP, MelCache
 from Audio_to_Image.recording_remarks import remarks
 from Audio_to_Image.sound_files import SILENT
 from Audio_to_Image.speech_encoder import FRAMES_PER_POSITION, embed
+from common.cache_place import choose_place
 from common.cli import UserError
 from common.devices import autocast
 from common.distributed import ranks
-from common.parallel import free_memory
 from common.splits import PLACES_CLASSES, Split
 
-CACHES = ("gpu", "ram", "disk")
 TIME_MASKS = BAND_MASKS = 2         # SpecAugment (Park et al. 2019), sized for sentences of a few seconds
 WIDEST_TIME_MASK = 0.1              # of a clip's frames
 WIDEST_BAND_MASK = 8                # of 40 mel bands
@@ -72,26 +71,24 @@ class SpeechClips:
         self.usable = np.flatnonzero(is_heard(self.n_frames, self._silent(), short_clips))
         if not len(self.usable):
             raise UserError(no_recording(split, cache))
-        self.where = self._hold(CACHES[CACHES.index(where):] if where else CACHES)
+        self.where = self._hold(where or "auto")
 
     def _silent(self) -> np.ndarray:
         clips = getattr(self.cache, "clips", None)                                # a benchmark's stand-in has none
         return np.array([SILENT in clip.remarks for clip in clips] if clips else np.zeros(len(self.n_frames)), bool)
 
-    def _hold(self, wanted: tuple[str, ...]) -> str:
+    def _hold(self, wanted: str) -> str:
         """Bring the clips as near as there is room for; where that is."""
-        size = self.cache.values.nbytes
-        if "gpu" in wanted and self.device.type == "cuda" and size < 0.6 * torch.cuda.mem_get_info(self.device)[0]:
+        place, _ = choose_place(self.cache.values.nbytes, wanted, self.device)
+        if place == "gpu":
             held = torch.empty(len(self.cache.values), dtype=torch.int16, device=self.device)
             for start in range(0, len(held), 1 << 26):
                 block = np.array(self.cache.values[start:start + (1 << 26)])
                 held[start:start + len(block)] = torch.from_numpy(block).to(self.device)
             self._values = held
-            return "gpu"
-        if "ram" in wanted and size < 0.25 * free_memory():
+        elif place == "ram":
             self.cache.values = np.array(self.cache.values)
-            return "ram"
-        return "disk"
+        return place
 
     def mels(self, clips: np.ndarray) -> torch.Tensor:
         """float32 `[len(clips), 40, max_frames]` on the device, in dB, padded with 0."""

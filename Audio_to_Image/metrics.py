@@ -7,6 +7,8 @@ everything gets nothing for it.
 import torch
 import torch.nn.functional as F
 
+from common.retrieval import best_first, retrieval
+
 
 def class_retrieval(audio: torch.Tensor, image: torch.Tensor, labels: torch.Tensor, topk: int = 50,
                     image_labels: torch.Tensor | None = None, cosine: bool = False) -> tuple[float, float]:
@@ -35,7 +37,7 @@ def class_retrieval(audio: torch.Tensor, image: torch.Tensor, labels: torch.Tens
     best_own = scores.masked_fill(~own, -torch.inf).amax(1)
     best_other = scores.masked_fill(own, -torch.inf).amax(1)
     accuracy = (best_own > best_other).double().mean()
-    hits = _best_first(scores.T, own.T)[:, :topk]
+    hits = best_first(scores.T, own.T)[:, :topk]
     return 100 * accuracy.item(), 100 * hits.double().mean().item()
 
 
@@ -51,31 +53,6 @@ def highest_ap(labels: torch.Tensor, topk: int = 50) -> float:
     cannot fill its places."""
     places, sizes = min(topk, len(labels)), labels.unique(return_counts=True)[1]
     return 100 * (sizes.clamp(max=places).double() / places).mean().item()
-
-
-def retrieval(queries: torch.Tensor, gallery: torch.Tensor, query_ids: torch.Tensor, gallery_ids: torch.Tensor,
-              ranks=(1, 5, 10), chunk: int = 256) -> dict[str, float]:
-    """Mean average precision and recall at some ranks, in percent: {"map", "r1", "r5", "r10"}.
-
-    queries: `[Q, d]`, gallery: `[G, d]`; an entry of the gallery is right for a query where `query_ids` `[Q]` and
-    `gallery_ids` `[G]` are equal. R@k: share of queries with a right one among the k best. Queries with no right
-    entry are left out; ValueError if all are. Memory: `chunk` · G scores at a time.
-    """
-    assert queries.dim() == gallery.dim() == 2 and queries.shape[1] == gallery.shape[1], (queries.shape, gallery.shape)
-    assert query_ids.shape == queries.shape[:1] and gallery_ids.shape == gallery.shape[:1]
-    places = torch.arange(1, len(gallery) + 1, device=gallery.device, dtype=torch.float64)
-    precision, found, count = 0.0, torch.zeros(len(ranks), dtype=torch.float64, device=gallery.device), 0
-    for start in range(0, len(queries), chunk):
-        right = query_ids[start:start + chunk, None] == gallery_ids
-        possible = right.any(1)
-        hits = _best_first(queries[start:start + chunk] @ gallery.T, right)[possible]
-        average = (hits * hits.cumsum(1) / places).sum(1) / hits.sum(1)
-        precision += average.sum().item()
-        found += torch.stack([hits[:, :k].any(1).sum() for k in ranks])
-        count += int(possible.sum())
-    if not count:
-        raise ValueError("no query has a right entry in the gallery")
-    return {"map": 100 * precision / count, **{f"r{k}": 100 * v / count for k, v in zip(ranks, found.tolist())}}
 
 
 def both_ways(audio: torch.Tensor, image: torch.Tensor, audio_ids: torch.Tensor,
@@ -107,13 +84,7 @@ def speech_metrics(audio: torch.Tensor, items: torch.Tensor, image: torch.Tensor
     values["chance"], values["ap50_chance"] = class_chance(labels[items], labels)
     if everything:
         values["ap50_highest"] = highest_ap(labels)
-        values["accuracy_cosine"], values["ap50_cosine"] = class_retrieval(audio, image, labels[items], 50, labels, True)
+        cosines = class_retrieval(audio, image, labels[items], 50, labels, cosine=True)
+        values["accuracy_cosine"], values["ap50_cosine"] = cosines
         values |= both_ways(audio, image, items, places)
     return values
-
-
-def _best_first(scores: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """`right` `[Q, G]` (bool), each row in the order of descending `scores` `[Q, G]`; among equals wrong ones first."""
-    wrong_first = right.to(torch.uint8).argsort(dim=1, stable=True)
-    order = scores.gather(1, wrong_first).argsort(dim=1, descending=True, stable=True)
-    return right.gather(1, wrong_first).gather(1, order)

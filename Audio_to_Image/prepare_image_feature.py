@@ -6,9 +6,8 @@ Writes  data/<set>/<split>/image_features_<teacher>.pickle   array [images, 10, 
 import os
 from pathlib import Path
 
+from Audio_to_Image.teachers import TEACHERS
 from common.cli import Parser, positive_int, run
-
-TEACHERS = ("googlenet_caffe", "efficientnet_lite0")
 
 
 def parse(argv=None):
@@ -16,7 +15,7 @@ def parse(argv=None):
     parser.add_argument("--dataset", required=True, help="name of the data set: a folder below the data root")
     parser.add_argument("--data_root", help="folder that holds the data sets (default: data in the project)")
     parser.add_argument("--splits", default="train,test", help="names of split files, with commas between")
-    parser.add_argument("--teacher", choices=TEACHERS, default=TEACHERS[0],
+    parser.add_argument("--teacher", choices=TEACHERS, default=next(iter(TEACHERS)),
                         help="network that gives the features: googlenet_caffe is the published one (1024 numbers a "
                              "view), efficientnet_lite0 needs no download (1280)")
     parser.add_argument("--weights", metavar="FILE",
@@ -27,10 +26,8 @@ def parse(argv=None):
                              "the published features")
     parser.add_argument("--view_size", type=positive_int, default=224, metavar="PIXELS",
                         help="side of a view; efficientnet_lite0 also takes smaller ones, which are faster")
-    parser.add_argument("--backend", choices=("torch", "caffe"), default="torch",
-                        help="what runs GoogLeNet: torch, or an installed pycaffe")
     parser.add_argument("--batch_size", type=positive_int, default=32, metavar="IMAGES",
-                        help="images in one pass on a GPU or in Caffe, ten views each")
+                        help="images in one pass on a GPU, ten views each")
     parser.add_argument("--jobs", type=positive_int, default=len(os.sched_getaffinity(0)), metavar="N",
                         help="images worked on at once: decoded and resized, and on the CPU also seen by the network")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<number>")
@@ -61,21 +58,20 @@ def main(argv=None) -> int:
     devices.set_up_arithmetic(device, precision)
     folder = data_dir(options.dataset, options.data_root)
     splits = [load_split(folder, name.strip()) for name in options.splits.split(",")]
-    whole_images = device.type == "cpu" and options.backend == "torch"
+    whole_images = device.type == "cpu"
 
     weights = options.weights or downloaded_weights(options.teacher, options.data_root)
     teacher, failed = None, []
     for split in splits:
         path = extraction.path_of(folder, split, options.teacher)
-        wanted = extraction.describe(split, options.teacher, weights, options.flip,
-                                         options.view_size, precision)
+        wanted = extraction.describe(split, options.teacher, weights, options.flip, options.view_size, precision)
         if not options.overwrite and extraction.usable(path, split, wanted):
             continue
         if teacher is None:
-            teacher = make_teacher(options.teacher, weights, options.flip, device, precision, options.backend,
+            teacher = make_teacher(options.teacher, weights, options.flip, device, precision,
                                    options.view_size)
         failed += extraction.make(path, split, teacher, wanted, options.jobs, options.batch_size, whole_images,
-                                      backend=options.backend, device=str(device))
+                                  device=str(device))
     extraction.report(failed)
     return 0
 

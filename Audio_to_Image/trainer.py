@@ -50,9 +50,11 @@ def evaluate(encoder: CNNRNN, meta: dict, clips: SpeechClips, image: torch.Tenso
     training = encoder.training
     audio = embed_clips(encoder.eval(), meta, clips, batch_size, precision, progress)
     encoder.train(training)
-    items = torch.from_numpy(clips.items[clips.usable]).to(audio.device)
-    labels = torch.tensor(clips.split.labels, device=audio.device) if clips.split.has_classes else None
-    return speech_metrics(audio, items, image.to(audio.device), labels, everything)
+    numbers = np.array(clips.split.image_numbers)              # an image that several items share counts once
+    first = np.unique(numbers, return_index=True)[1]
+    own = torch.from_numpy(numbers[clips.items[clips.usable]]).to(audio.device)
+    labels = torch.tensor(clips.split.labels)[first].to(audio.device) if clips.split.has_classes else None
+    return speech_metrics(audio, own, image[first].to(audio.device), labels, everything)
 
 
 def mean_views(features: list[np.ndarray]) -> torch.Tensor:

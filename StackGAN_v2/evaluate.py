@@ -8,7 +8,7 @@ from pathlib import Path
 from common import cli
 
 WEIGHTS_NAME = "pt_inception-2015-12-05-6726825d.pth"
-METRICS = ("fid", "is", "kid", "pr", "retrieval", "class", "attributes")
+METRICS = ("fid", "is", "kid", "pr", "retrieval", "s2igan", "class", "attributes")
 
 
 def _metric_list(text: str) -> list[str]:
@@ -28,7 +28,8 @@ def parse(argv=None):
     add("--data_dir", required=True, type=cli.existing_dir, metavar="DIR",
         help="folder of the data set, such as ./data/birds")
     add("--metrics", type=_metric_list, metavar="A,B,…", help=f"which of {','.join(METRICS)} (default: all that the "
-        "set allows; class needs classes, attributes needs attributes.json; pr: precision and recall)")
+        "set allows; class needs classes, attributes needs attributes.json, s2igan needs torchvision's weights; pr: "
+        "precision and recall; s2igan: retrieval by S2IGAN's protocol)")
     add("--extractor", default="auto", choices=("auto", "inception", "pytorch_fid", "lite0"), help="network of FID, "
         "KID, precision and recall: inception shows it images as torch-fidelity does, pytorch_fid as pytorch-fid; "
         "auto: inception if its weights are there, else lite0")
@@ -36,18 +37,22 @@ def parse(argv=None):
         "checked by SHA-256 (default: what scripts/download.py fid_inception puts into the folder pretrained beside "
         "the set)")
     add("--any_weights", action="store_true", help="accept --inception_weights of another hash; the name then says so")
-    add("--is_weights", type=cli.existing_file, metavar="FILE", help="torchvision Inception-v3 fine-tuned on the set's "
-        "classes, a state dict, for the inception score")
+    add("--is_weights", type=cli.existing_file, metavar="FILE", help="for the inception score, an Inception-v3 "
+        "fine-tuned on the set's classes: the StackGAN authors' TensorFlow checkpoint (model.ckpt-<n>, or its .index), "
+        "as papers use it, or a state dict of torchvision's network")
+    add("--torchvision_weights", type=cli.existing_file, metavar="FILE",
+        help="torchvision's ImageNet Inception-v3, for s2igan (default: the file that torchvision keeps after its own "
+        "download)")
     add("--real_split", default="test", metavar="NAME", help="the split that the images were made for and are "
         "compared with; all its images")
     add("--crop", default="box", choices=("box", "whole"), help="real images: cut as for training the generator, "
         "around the bounding box where there is one, or whole; always the square in the middle")
-    add("--image_size", "--picture_size", type=cli.positive_int, metavar="N", help="which of the generated sizes, in pixels, by the "
-        "name of the files (default: the largest)")
+    add("--image_size", "--picture_size", type=cli.positive_int, metavar="N",
+        help="which of the generated sizes, in pixels, by the name of the files (default: the largest)")
     add("--size", type=cli.positive_int, metavar="N", help="pixels at which both sides are compared; papers: 256 "
         "(default: that of the generated images)")
-    add("--max_images", "--max_pictures", type=cli.natural, default=0, metavar="N", help="at most N generated images, drawn at "
-        "random; 0: all")
+    add("--max_images", "--max_pictures", type=cli.natural, default=0, metavar="N",
+        help="at most N generated images, drawn at random; 0: all")
     add("--lite0_size", type=cli.positive_int, default=224, metavar="N", help="pixels that lite0 sees; fewer are "
         "faster and change the metrics' names")
     add("--batch_size", type=cli.positive_int, default=64, metavar="N", help="images at a time")
@@ -70,9 +75,12 @@ def main(argv=None) -> int:
     weights = _weights(args)
     output = args.output or _default_output(args.images)
     _make_folder(output)
-    records = measure(_job(args, split, wanted, weights, output, devices.pick_device(args.device)))
+    job = _job(args, split, wanted, weights, output, devices.pick_device(args.device))
+    records = measure(job)
     _save(records, output)
     _print_table(records)
+    for reason in job.left_out:
+        print(f"without {reason}")
     if not weights and {"fid", "is", "kid", "pr"} & set(wanted):
         print("lite0 stands in for the FID Inception, whose weights "
               + ("were not asked for" if args.extractor == "lite0" else
@@ -87,6 +95,8 @@ def _wanted(args, split) -> list[str]:
     missing = {} if split.has_classes else {"class": f"{split.path} has no classes"}
     if not (args.data_dir / "attributes.json").is_file():
         missing["attributes"] = f"{args.data_dir} has no attributes.json"
+    if not _torchvision_weights(args):
+        missing["s2igan"] = "torchvision's Inception-v3 is not in its cache (name the file by --torchvision_weights)"
     for name in args.metrics or ():
         if name in missing:
             raise cli.UserError(f"--metrics {name}: {missing[name]}")
@@ -111,35 +121,54 @@ def _weights(args) -> Path | None:
     return weights
 
 
+def _torchvision_weights(args) -> Path | None:
+    from StackGAN_v2.evaluation.feature_extractors import TorchvisionInception
+    return args.torchvision_weights or TorchvisionInception.cached_weights()
+
+
 def _job(args, split, wanted, weights, output, device):
     import os
 
-    from StackGAN_v2.evaluation.evaluator import BY_CLASS, Job
+    from common.untrusted.tf_checkpoint import is_checkpoint
+    from StackGAN_v2.evaluation import stackgan_inception
+    from StackGAN_v2.evaluation.evaluator import BY_CLASS, Job, feasible
     from StackGAN_v2.evaluation.image_sets import RealImages, find_generated
     found = find_generated(args.images, split, args.image_size or 0, args.max_images)
     size = args.size or found.size
-    main_extractor, lite0, judge = _extractors(args, wanted, weights, bool(BY_CLASS & set(wanted)), device)
     real = RealImages(split, size, args.crop)
-    return Job(wanted, args.data_dir, output, split, found, size, real, main_extractor, lite0, judge, device,
-               args.batch_size, args.jobs or os.cpu_count() or 1, not args.quiet,
-               {"images": str(args.images), **_made_with(args.images)})
+    batch = stackgan_inception.BATCH if args.is_weights and is_checkpoint(args.is_weights) else 1
+    wanted, left_out = feasible(wanted, len(found.images), len(real), batch)
+    if not wanted:
+        raise cli.UserError(f"--metrics {left_out[0]}")
+    by_class = bool(BY_CLASS & set(wanted))
+    main_extractor, lite0, classifier, torchvision = _extractors(args, wanted, weights, by_class, device)
+    return Job(wanted, args.data_dir, output, split, found, size, real, main_extractor, lite0, classifier, torchvision,
+               device, args.batch_size, args.jobs or os.cpu_count() or 1, not args.quiet,
+               {"images": str(args.images), **_made_with(args.images)}, left_out)
 
 
 def _extractors(args, wanted, weights, by_class: bool, device):
-    """(main, lite0, judge): only those that some metric needs are loaded."""
+    """(main, lite0, classifier, torchvision): only those that some metric needs are loaded."""
+    from common.untrusted.tf_checkpoint import is_checkpoint
     from StackGAN_v2.evaluation.feature_extractors import (
         FinetunedInception,
         InceptionExtractor,
         Lite0Extractor,
         PytorchFidExtractor,
+        TorchvisionInception,
     )
+    from StackGAN_v2.evaluation.stackgan_inception import StackGANInception
     distances = bool({"fid", "kid", "pr"} & set(wanted)) or "is" in wanted and not args.is_weights
     kind = PytorchFidExtractor if args.extractor == "pytorch_fid" else InceptionExtractor
     main = kind(weights, device, args.any_weights) if distances and weights else None
     lite0 = Lite0Extractor(device, args.lite0_size) if by_class or distances and not main else None
     main = main or lite0
-    judge = FinetunedInception(args.is_weights, device) if args.is_weights and "is" in wanted else main
-    return main, lite0, judge
+    classifier = main
+    if args.is_weights and "is" in wanted:
+        network = StackGANInception if is_checkpoint(args.is_weights) else FinetunedInception
+        classifier = network(args.is_weights, device)
+    torchvision = TorchvisionInception(_torchvision_weights(args), device) if "s2igan" in wanted else None
+    return main, lite0, classifier, torchvision
 
 
 def _made_with(images: Path) -> dict:
@@ -197,8 +226,9 @@ def _print_remarks(mark: str, remarks: list[tuple[str, str]]) -> None:
     """One line a remark, with the numbers that it is about, by the part of their names before the protocol."""
     import re
     about: dict[str, list[str]] = {}
+    protocol = r"_(?:lite0|inception|pytorchfid|finetuned|stackgan|torchvision|\d+px)"
     for metric, said in remarks:
-        about.setdefault(said, []).append(re.split(r"_(?:lite0|inception|pytorchfid|finetuned|\d+px)", metric)[0])
+        about.setdefault(said, []).append(re.split(protocol, metric)[0])
     for said, names in about.items():
         print(f"{mark}: {', '.join(names)}: {said}")
 

@@ -1,10 +1,10 @@
 """Generate images of recordings or sentences, or the images on the straight line between two of them."""
 import functools
-import os
 import sys
 from pathlib import Path
 
 from common import ROOT, cli
+from common.files import require_ours, shortened
 
 STEPS = 11                                         # images on the line, both ends included
 NAME_BYTES = 180                                   # of an input's name in names of images, which have at most 255
@@ -131,7 +131,7 @@ def _embed_inputs(args, encoder, meta):
             faults.append(clip.error or (f"{source} holds no sound" if SILENT in clip.remarks else
                                          f"{source} lasts {clip.seconds:.2f} s; the encoder needs 0.64 s or more"))
             continue
-        name = _cut(name, NAME_BYTES)
+        name = shortened(name, NAME_BYTES)
         while name in taken:                       # two files of one name in different folders
             name += "_"
         taken.add(name)
@@ -152,14 +152,7 @@ def _spoken(text: str, args):
 
 
 def _file_name(text: str) -> str:
-    return _cut("_".join("".join(c if c.isalnum() else " " for c in text.lower()).split()), 80) or "text"
-
-
-def _cut(name: str, most: int) -> str:
-    """The beginning of `name`, of `most` bytes or fewer."""
-    while len(os.fsencode(name)) > most:
-        name = name[:-1]
-    return name
+    return shortened("_".join("".join(c if c.isalnum() else " " for c in text.lower()).split()), 80) or "text"
 
 
 def _infer(args, generator, inputs):
@@ -184,11 +177,12 @@ def _interpolate(args, generator, inputs, steps: int = STEPS):
 
     from StackGAN_v2 import sampler
     (first, start), (second, end) = inputs
-    line = f"{_cut(first, NAME_BYTES // 2)}_to_{_cut(second, NAME_BYTES // 2)}"
+    line = f"{shortened(first, NAME_BYTES // 2)}_to_{shortened(second, NAME_BYTES // 2)}"
     steps_of = {seed: [f"{line}_seed{seed}_{step:02d}" for step in range(steps)] for seed in args.seeds}
     _require_free(args, generator, [name for names in steps_of.values() for name in names])
     strips = {seed: args.output_dir / f"{line}_seed{seed}_strip.png" for seed in args.seeds}
-    sampler.require_ours(strips.values())
+    for path in strips.values():
+        require_ours(path, "--output_dir")
     weights = torch.linspace(0, 1, steps)[:, None]
     for seed, names in steps_of.items():
         noises = sampler.noise(generator, seed).expand(steps, -1)
@@ -208,8 +202,8 @@ def _paths(args, generator, name: str) -> list[Path]:
 
 
 def _require_free(args, generator, names: list[str]) -> None:
-    from StackGAN_v2.sampler import require_ours
-    require_ours(path for name in names for path in _paths(args, generator, name))
+    for path in (path for name in names for path in _paths(args, generator, name)):
+        require_ours(path, "--output_dir")
 
 
 def _save(args, generator, branches, name: str):

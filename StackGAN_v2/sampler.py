@@ -5,10 +5,8 @@ Batches of another size give images that are equal up to rounding, since product
 float32 one level of 255 in very few values, in bf16 more.
 """
 import concurrent.futures
-import contextlib
 import dataclasses
 import io
-import os
 import re
 from pathlib import Path
 
@@ -20,10 +18,10 @@ from tqdm import tqdm
 from common import checkpoint
 from common.cli import UserError
 from common.devices import autocast
-from common.files import read_note, write_bytes, write_json
+from common.files import MADE_BY, read_note, write_bytes, write_json
 from common.parallel import free_memory
+from StackGAN_v2.data.image_names import first_sentences, image_name
 
-MADE_BY = "direct-speech-to-image"                 # in every image file, so that it is known as this project's
 SMALL_BATCH = 8                                    # images at a time where memory must stay small
 _WRITTEN = re.compile(r"_\d+_sentence\d+_0(\.tmp)?\.(png|jpg)")     # ends of the names of sampled images
 
@@ -108,26 +106,11 @@ def _made_by() -> PngImagePlugin.PngInfo:
     return text
 
 
-def require_ours(paths) -> None:
-    """UserError for the first of `paths` at which stands a file that `save_image` did not write."""
-    for path in paths:
-        if os.path.lexists(path):
-            with contextlib.suppress(OSError), open(path, "rb") as file:
-                if MADE_BY.encode() in file.read(1024):
-                    continue
-            raise UserError(f"{path} is there, and this project did not write it; move it, or give another folder")
-
-
 def samples_folder(net_g) -> Path:
     """`<folder of netG>/iteration<n>/single_samples/valid`, where n is that of `netG_<n>.pth`; links are followed."""
     net_g = Path(net_g).resolve()
     number = re.search(r"(\d+)$", net_g.stem)
     return net_g.parent / f"iteration{number.group(1) if number else '_' + net_g.stem}" / "single_samples" / "valid"
-
-
-def image_name(split, item, size: int, sentence: int, form: str = "png") -> str:
-    """The published name of an image: `<class>/<image file>_<size>_sentence<k>_0.png`."""
-    return f"{item.image.relative_to(split.image_root)}_{size}_sentence{sentence}_0.{form}"
 
 
 def fitting_batch(generator) -> int:
@@ -151,8 +134,14 @@ def sample_split(generator, split, rows, folder, how: Sampling) -> tuple[int, in
     sizes = list(enumerate(generator.sizes))[0 if how.all_sizes else -1:]
     sentences = [(i, k) for i, row in enumerate(rows) for k in range(len(row))][:how.limit or None]
 
+    firsts = first_sentences(split)
+
     def path(sentence, size) -> Path:
-        return folder / image_name(split, split.items[sentence[0]], size, sentence[1], how.form)
+        item, k = sentence
+        return folder / image_name(split, split.items[item], size, firsts[item] + k, how.form)
+    if len({path(sentence, 0) for sentence in sentences}) < len(sentences):
+        raise UserError(f"{split.path} lists an image in several items, and the features hold more sentences of one "
+                        "than it says; extract them again from this split file")
     missing = {sentence for sentence in sentences if not path(sentence, generator.sizes[-1]).is_file()}
     if how.compiled:
         generator.compile()
@@ -181,6 +170,8 @@ def _prepare_folder(generator, split, rows, folder: Path, how: Sampling) -> int:
     """Write samples.json beside `folder`, after removing images that it says to be of something else; → batch size."""
     made_with = {"generator": checkpoint.digest(generator.state_dict()), "seed": how.seed, "order": split.digest(),
                  "speech": checkpoint.digest({str(i): torch.from_numpy(row) for i, row in enumerate(rows)})}
+    if any(first_sentences(split)):
+        made_with["sentences"] = "numbered by image"
     note, kept_batch = folder.parent / "samples.json", None
     files = [path for path in folder.rglob("*") if not path.is_dir()]
     if files and not note.exists():

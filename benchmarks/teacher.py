@@ -13,9 +13,9 @@ def random_teacher(device, precision):
     """A GoogLeNetTeacher with random weights instead of a file's."""
     import torch
 
-    from Audio_to_Image.teachers import GoogLeNetTeacher, googlenet
+    from Audio_to_Image.teachers import googlenet
 
-    class Random(GoogLeNetTeacher):
+    class Random(googlenet.GoogLeNetTeacher):
         def _load(self):
             torch.manual_seed(0)
             self.network = googlenet.GoogLeNet().to(self.device)

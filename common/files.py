@@ -213,9 +213,16 @@ def claim_folder(folder, note: str, names, option: str) -> None:
 # ---- names and paths -------------------------------------------------------------------------------------------------
 
 def shortened(text: str, most: int) -> str:
-    """`text`, cut to at most `most` bytes of UTF-8 between two characters."""
-    data = text.encode(errors="surrogatepass")
-    return text if len(data) <= most else data[:most].decode(errors="ignore")
+    """The beginning of `text` that takes at most `most` bytes in the name of a file."""
+    size = 0
+    for position, letter in enumerate(text):
+        try:
+            size += len(os.fsencode(letter))
+        except UnicodeEncodeError:                 # half of a character, which no name can hold
+            size += 3
+        if size > most:
+            return text[:position]
+    return text
 
 
 def fitting_name(stem: str, suffix: str = "") -> str:
@@ -272,6 +279,16 @@ def npy_header(descr: str, shape: tuple[int, ...]) -> bytes:
     np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": shape})
     assert len(buffer.getvalue()) == 128, shape
     return buffer.getvalue()
+
+
+def npy_or_none(path, dtype, mmap_mode: str | None = None):
+    """The array in the .npy file at `path`; None if it is missing, damaged or of another dtype: then it is made again."""
+    import numpy as np
+    try:
+        array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    except Exception:                              # a damaged header can raise anything at all
+        return None
+    return array if isinstance(array, np.ndarray) and array.dtype == dtype else None
 
 
 # ---- small changes ---------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a data set; `labels` are class numbers from 0, or the items' own numbers if there are no classes."""
+    """One split of a data set; `labels` are class numbers from 0, or the images' own numbers if there are no classes."""
     name: str
     path: Path
     items: tuple[Item, ...]
@@ -53,6 +53,11 @@ class Split:
     @property
     def labels(self) -> list[int]:
         return [item.label for item in self.items]
+
+    @property
+    def image_numbers(self) -> list[int]:
+        """For each item the number of its image, counted from 0: items that list the same image share one."""
+        return _numbered(item.image for item in self.items)
 
     def digest(self) -> str:
         """Hash of the order of items and captions: what row i of a feature file means."""
@@ -101,7 +106,7 @@ def load_split(folder, name: str) -> Split:
             raise UserError(f"{path}: item {number} is not of a known form: {reason}") from None
     classes = [item.class_name for item in items]
     _check_classes(items, path)
-    labels = _labels(classes, path) if any(classes) else range(len(items))
+    labels = _labels(classes, path) if any(classes) else _numbered(item.image for item in items)
     items = [Item(i.key, i.image, label, i.class_name, i.texts, i.audio) for i, label in zip(items, labels)]
     return Split(name, path, tuple(items), image_root, audio_root, any(classes))
 
@@ -237,6 +242,12 @@ def _check_classes(items: list[Item], path: Path) -> None:
         raise UserError(f"{path}: '{without[0].key}' (item {without[0].label}) has no class, but '{example.key}' has "
                         f"'{example.class_name}' ({len(without)} of {len(items)} items have none); give every item a "
                         f"class, or none")
+
+
+def _numbered(values) -> list[int]:
+    """Equal values → equal numbers, from 0 in the order of their first appearance."""
+    numbers: dict = {}
+    return [numbers.setdefault(value, len(numbers)) for value in values]
 
 
 def _labels(names: list[str], path: Path) -> list[int]:

@@ -2,6 +2,7 @@
 # names choices of its own in own_choices, after giving them values.
 program="$(basename -- "$0")"
 scripts="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
+stands="$PWD"                # where the user is: --data_root ./x and ../x count from there
 cd -- "$scripts/.."
 fail() { echo "$program: error: $1" >&2; exit 2; }
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$scripts/$program"; echo "Choices and their values here:"
@@ -64,6 +65,8 @@ while [ $# -gt 0 ]; do
     case " $(echo $choices) " in *" $name "*) ;; *) fail "unknown option $1 (see $program --help)" ;; esac
     [ "$1" != "$name" ] && [ $# -ge 2 ] || fail "$1 needs a value (see $program --help)"
     [ "$name" = dataset ] || printf -v "$name" '%s' "$2"       # a file of choices may name the folder otherwise
+    case "$name:$2" in data_root:./* | data_root:../* | output_root:./* | output_root:../*)
+        printf -v "$name" '%s' "$(realpath -ms -- "$stands/$2" 2> /dev/null || echo "$stands/$2")" ;; esac
     [ "$name" != stage ] || stage_given=1
     shift 2
 done

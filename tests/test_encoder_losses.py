@@ -8,7 +8,7 @@ import torch
 from golden_recipe import array
 
 from Audio_to_Image.losses import distillation_loss, joint_embedding_loss, l1_loss
-from Audio_to_Image.metrics import both_ways, class_chance, class_retrieval, highest_ap, retrieval, speech_metrics
+from Audio_to_Image.metrics import both_ways, class_chance, class_retrieval, highest_ap, speech_metrics
 
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7])
 
@@ -97,16 +97,6 @@ def test_equal_scores_are_no_success():
     same = torch.ones(6, 4)
     labels = torch.arange(6) // 2
     assert class_retrieval(same, same, labels, topk=2) == (0, 0)
-    assert retrieval(same, same, torch.arange(6), torch.arange(6))["r5"] == 0
-
-
-def test_retrieval_by_hand():
-    queries, gallery = torch.tensor([[1.0], [-1.0]]), torch.tensor([[4.0], [3.0], [2.0], [1.0]])
-    # query 0 ranks 0 1 2 3, right 1 and 3: precision (1/2 + 2/4) / 2; query 1 ranks 3 2 1 0, right 0: 1/4
-    found = retrieval(queries, gallery, torch.tensor([1, 0]), torch.tensor([0, 1, 2, 1]), ranks=(1, 2, 4), chunk=1)
-    assert found == pytest.approx({"map": 100 * (0.5 + 0.25) / 2, "r1": 0, "r2": 50, "r4": 100})
-    with pytest.raises(ValueError):
-        retrieval(queries, gallery, torch.tensor([8, 8]), torch.tensor([0, 1, 2, 1]))
 
 
 def test_both_ways_and_what_is_reported_without_classes():

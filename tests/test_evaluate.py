@@ -14,9 +14,9 @@ from common import ROOT, splits
 from common.cli import UserError
 from common.files import write_json
 from StackGAN_v2 import evaluate
-from StackGAN_v2.evaluation import attribute_probe, evaluator, feature_extractors, image_sets, records
-from StackGAN_v2.evaluation.image_sets import FeatureFile, RealImages
-from StackGAN_v2.sampler import image_name
+from StackGAN_v2.data.image_names import first_sentences, image_name
+from StackGAN_v2.evaluation import attribute_probe, evaluator, feature_extractors, records
+from StackGAN_v2.evaluation.image_sets import RealImages
 
 SIZE, CLASSES, IMAGES, SENTENCES = 16, 4, 3, 2
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 210), "white": (240, 240, 240)}
@@ -82,12 +82,12 @@ def images(data, tmp_path):
 
 def generate(data, folder, order=None, size=SIZE):
     split = splits.load_split(data, "test")
-    real = RealImages(split, size)
+    real, firsts = RealImages(split, size), first_sentences(split)
     for i, item in enumerate(split.items):
-        for k in range(SENTENCES):
-            path = folder / image_name(split, item, size, k)
+        for k in range(len(item.texts)):
+            path = folder / image_name(split, item, size, firsts[i] + k)
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(real.load(i if order is None else order[i])).save(path)
+            Image.fromarray(real.load(real.number[i] if order is None else order[i])).save(path)
     return folder
 
 
@@ -125,6 +125,55 @@ def test_perfect_images(data, images, stub, capsys):
     assert any("subsets of 12 images" in warning for warning in record["warnings"])
     out = capsys.readouterr().out
     assert "lite0 stands in for the FID Inception" in out and "fid_" + stem in out
+
+
+def test_one_row_a_caption_gives_the_same_numbers(data, images, stub, tmp_path):
+    """A set may list an image in several items, one for each sentence: the same images, names and numbers."""
+    before = run(data, images)
+    names = {path.relative_to(images) for path in images.rglob("*.png")}
+    for split in ("train", "test"):
+        content = json.loads((data / f"{split}.json").read_text())
+        content["data"] = [{**item, "text": ["a bird"]} for item in content["data"] for _ in range(SENTENCES)]
+        write_json(data / f"{split}.json", content)
+    again = generate(data, tmp_path / "run/iteration9/again/single_samples/valid")
+    assert {path.relative_to(again) for path in again.rglob("*.png")} == names
+    found = run(data, again)
+    assert found.keys() == before.keys()
+    for name, record in found.items():
+        assert [record.get(key) for key in ("value", "std", "ceiling", "chance")] == [
+            before[name].get(key) for key in ("value", "std", "ceiling", "chance")], name
+        assert record["protocol"]["sentences"] == 24 and record["protocol"]["sentences_without_image"] == 0
+    some = sorted(again.rglob("*.png"))[1]
+    some.rename(some.with_name(some.name.replace("sentence1", "sentence2")))
+    with pytest.raises(UserError, match="is for sentence 2, but .* gives its image 2 sentences"):
+        run(data, again, "--metrics", "fid")
+
+
+@pytest.mark.parametrize("classes", [True, False])
+def test_s2igans_retrieval(data, images, stub, tmp_path, monkeypatch, classes):
+    class Torchvision(StubExtractor):
+        name = "torchvision"
+
+        def __init__(self, path, device):
+            super().__init__()
+
+        @staticmethod
+        def cached_weights():
+            return None
+    monkeypatch.setattr(feature_extractors, "TorchvisionInception", Torchvision)
+    with pytest.raises(UserError, match="--metrics s2igan: torchvision's Inception-v3 is not in its cache"):
+        run(data, images, "--metrics", "s2igan")
+    if not classes:
+        content = json.loads((data / "test.json").read_text())
+        write_json(data / "test.json", {**content, "data": [{**item, "class": ""} for item in content["data"]]})
+    (tmp_path / "weights.pth").touch()
+    found = run(data, images, "--metrics", "s2igan", "--torchvision_weights", str(tmp_path / "weights.pth"))
+    stem = "torchvision_16px_box_test8_gen24" if classes else "torchvision_16px_box_test12_gen24"
+    assert set(found) == {f"s2igan_{name}_{stem}" for name in ("map", "r1", "r5", "r10", *([] if classes else ["r50"]))}
+    record = found[f"s2igan_r1_{stem}"]
+    assert record["value"] == 100 and record["chance"] == pytest.approx(25 if classes else 100 / 12)
+    assert any("fewer than 2 real or 20 generated" in warning for warning in record["warnings"]) == classes
+    assert record["protocol"]["gallery"] == "24 generated images"
 
 
 def test_wrong_images_are_worse(data, tmp_path, stub):
@@ -192,16 +241,49 @@ def test_faults_are_one_sentence(data, images, stub, tmp_path):
 
     assert "holds no images" in fault("--image_size", "99")
     assert "at least 10 generated images, and there is 1" in fault("--metrics", "is", "--max_images", "1")
-    assert "at least 2 generated images, and there is 1" in fault("--metrics", "fid", "--max_images", "1")
+    assert "at least 2 generated images, and there is 1" in fault("--metrics", "fid,kid", "--max_images", "1")
     some = sorted(images.rglob("*.png"))[5]
-    stranger = some.rename(some.with_name("stranger.jpg_16_sentence0_0.png"))
+    other = some.rename(some.with_name("other.jpg_16_sentence0_0.png"))
     assert "is not of an image in" in fault("--metrics", "fid")
-    stranger.unlink()
+    other.unlink()
     (data / "attributes.json").unlink()
     assert "has no attributes.json" in fault("--metrics", "attributes")
     (tmp_path / "fake.pth").write_bytes(b"no weights")
     weights = str(tmp_path / "fake.pth")
     assert "is not that of the FID Inception" in fault("--metrics", "fid", "--inception_weights", weights)
+
+
+def test_few_images_give_what_can_be_given(data, images, stub, capsys):
+    """All metrics that so few images allow, and a reason for each of the others."""
+    found = {name.partition("_lite0")[0]: record for name, record in run(data, images, "--max_images", "1").items()}
+    assert {"retrieval_map", "retrieval_image_r1", "class_accuracy"} <= found.keys()
+    assert not {"fid", "is", "kid", "precision", "recall"} & found.keys()
+    out = capsys.readouterr().out
+    for name, fewest in (("fid", 2), ("is", 10), ("kid", 2), ("pr", 4)):
+        assert f"without {name}: it needs at least {fewest} generated images, and there is 1" in out
+    attributes = json.loads((data / "attributes.json").read_text())
+    attributes["captions"] = {image: [[]] * SENTENCES for image in attributes["captions"]}
+    write_json(data / "attributes.json", attributes)
+    assert run(data, images, "--metrics", "attributes,is").keys()
+    assert "without attributes: no sentence of these images names one" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("metric", ["fid", "is", "kid", "pr", "retrieval", "class"])
+@pytest.mark.parametrize("side", ["generated", "real"])
+def test_features_that_are_not_finite_are_refused(data, images, stub, tmp_path, monkeypatch, metric, side):
+    """Comparisons with NaN are false, so that precision would be 0.0000 without a word."""
+    plain = StubExtractor._forward
+
+    def forward(self, batch):
+        features, logits = plain(self, batch)
+        bad = len(batch) == (24 if side == "generated" else 12)
+        return torch.where(torch.tensor(bad), torch.nan, features), torch.where(torch.tensor(bad), torch.inf, logits)
+    monkeypatch.setattr(StubExtractor, "_forward", forward)
+    if (metric, side) == ("is", "real"):
+        return                                     # it sees no real images
+    with pytest.raises(UserError, match="is not a finite number; are its weights damaged"):
+        run(data, images, "--metrics", metric)
+    assert not (tmp_path / "run/iteration9/metrics.json").exists()
 
 
 def records_of(data, images, *options):
@@ -260,7 +342,7 @@ def test_grey_and_transparent_images_are_warned_of(data, images, stub, capsys):
     assert "warning: fid, is: 2 images are RGBA, not RGB" in capsys.readouterr().out
 
 
-def test_sentences_without_a_image_are_warned_of(data, images, stub, capsys):
+def test_sentences_without_an_image_are_warned_of(data, images, stub, capsys):
     for path in sorted(images.rglob("*.png"))[4:7]:
         path.unlink()
     record, = records_of(data, images, "--metrics", "fid")
@@ -308,16 +390,9 @@ def test_a_set_without_classes_is_asked_by_image(data, images, stub, capsys):
     assert found["retrieval_image_r50"]["chance"] == pytest.approx(100)      # more than there are
 
 
-def test_numbers_that_are_none_are_refused(data, images, stub, monkeypatch):
-    monkeypatch.setattr(StubExtractor, "_forward",
-                        lambda self, x: (torch.full((len(x), 12), torch.nan), torch.zeros(len(x), 3)))
-    with pytest.raises(UserError, match="is not a finite number"):
-        run(data, images, "--metrics", "kid")
-
-
 def test_extractors_are_chosen_and_found(data, images, stub, tmp_path, monkeypatch):
     class Named(StubExtractor):
-        name, stranger = "inception", ""
+        name, incomparable = "inception", ""
 
         def __init__(self, path, device, any_weights):
             super().__init__()
@@ -338,25 +413,6 @@ def test_the_registry_and_the_command_mean_the_same_file():
     from scripts.data.download import registry
     entry = registry.load()["fid_inception"]
     assert entry.goal == f"pretrained/{evaluate.WEIGHTS_NAME}" and entry.sum == ("sha256", feature_extractors.INCEPTION_SHA256)
-
-
-def test_feature_file(tmp_path):
-    values = torch.arange(12.0).view(6, 2)
-    (tmp_path / "a").write_bytes(values.numpy().tobytes())
-    file = FeatureFile(tmp_path / "a", 2)
-    assert len(file) == 6 and torch.equal(file[1:3], values[1:3]) and torch.equal(file[:], values)
-    assert torch.equal(file[np.array([4, 0])], values[[4, 0]])
-
-
-def test_batches_keep_the_order_and_stop_at_a_fault():
-    def load(i):
-        if i == 7:
-            raise UserError("seven")
-        return np.full((2, 2, 3), i, np.uint8)
-    found = [batch[:, 0, 0, 0].tolist() for batch in image_sets.batches(load, 7, 3, 2)]
-    assert found == [[0, 1, 2], [3, 4, 5], [6]]
-    with pytest.raises(UserError, match="seven"):
-        list(image_sets.batches(load, 9, 3, 2))
 
 
 def test_metric_names_agree():
@@ -380,3 +436,24 @@ def test_the_command_itself(data, tmp_path):
     answer = command("--images", tmp_path / "empty", "--data_dir", data)
     assert answer.returncode == 2 and "holds no images" in answer.stderr and "Traceback" not in answer.stderr
     assert answer.stderr.count("\n") == 1 and Path(tmp_path / "empty").is_dir()
+
+
+def test_the_inception_score_of_a_tensorflow_checkpoint(data, images, stub, tmp_path, monkeypatch):
+    """It needs as many images as fill a batch of the authors' script; the file is known by its content."""
+    from tf_checkpoint_writer import write_v1
+
+    from StackGAN_v2.evaluation import stackgan_inception
+
+    class FineTuned(StubExtractor):
+        name, batch, fine_tuned = "stackgan3_0", 16, True
+
+        def __init__(self, path, device):
+            super().__init__()
+    monkeypatch.setattr(stackgan_inception, "StackGANInception", FineTuned)
+    write_v1(tmp_path / "model.ckpt-5000", {"a": np.zeros(3)})
+    words = ("--metrics", "is", "--is_weights", str(tmp_path / "model.ckpt-5000"))
+    with pytest.raises(UserError, match="at least 64 generated images, and there are 24"):
+        run(data, images, *words)
+    monkeypatch.setattr(stackgan_inception, "BATCH", 16)
+    record, = records_of(data, images, *words)
+    assert record["metric"] == "is_stackgan3_0_16px_gen24" and record["protocol"]["batch"] == 16

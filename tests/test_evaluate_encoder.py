@@ -6,8 +6,10 @@ import pytest
 import torch
 from test_encoder_training import META, call, make_set, make_trainer, parts, stats
 
-from Audio_to_Image import datasets, evaluate
+from Audio_to_Image import datasets, evaluate, trainer
 from Audio_to_Image.speech_encoder import load_encoder
+from common import splits
+from common.features import feature_path, load_features
 
 NAMES = {f"{way}_{name}" for way in ("speech_to_image", "image_to_speech") for name in ("map", "r1", "r5", "r10")}
 
@@ -59,3 +61,23 @@ def test_the_command_counts_every_caption(trained, monkeypatch, capsys):
     assert "speech_to_image_map" in capsys.readouterr().out and "accuracy" not in line
     last = [entry for entry in stats(run) if "eval_speech_to_image_map" in entry][-1]
     assert {name: last[f"eval_{name}"] for name in NAMES} == pytest.approx({name: line[name] for name in NAMES})
+
+
+def test_an_image_in_several_items_is_one(trained):
+    """One row a caption or all captions of an image in one item: the same numbers."""
+    folder, run = trained
+    encoder, meta = load_encoder(run / "latest.pth")
+    meta = {**META, **meta}
+    split = splits.load_split(folder, "test")
+    rows = load_features(feature_path(folder, "test", "image", "stub"), split, "")
+    content = json.loads(split.path.read_text())
+    numbers = [i for i, item in enumerate(content["data"]) for _ in item["audio"]]
+    content["data"] = [{**item, "text": [text], "audio": [wav]} for item in content["data"]
+                       for text, wav in zip(item["text"], item["audio"])]
+    (folder / "rows.json").write_text(json.dumps(content))
+    other = splits.load_split(folder, "rows")
+    assert other.image_numbers == other.labels == numbers              # without classes an image is its own
+    found = [trainer.evaluate(encoder, meta, datasets.open_clips(one, meta["max_frames"], torch.device("cpu"), jobs=1),
+                              trainer.mean_views([rows[i] for i in images]), 64)
+             for one, images in ((split, range(len(rows))), (other, numbers))]
+    assert found[1] == pytest.approx(found[0])

@@ -26,3 +26,28 @@ def test_lite0_logits_are_the_networks_own():
     features, logits = extractor(torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8))
     assert extractor.name == "lite0at64" and features.shape == (2, 1280) and logits.shape == (2, 1000)
     torch.testing.assert_close(logits, features @ extractor.weight.T + extractor.bias)
+
+
+def test_torchvisions_inception_as_s2igan_uses_it(tmp_path, monkeypatch):
+    """Random He-initialised weights: mean-pooled features of images in [0, 1], without ImageNet's mean and deviation."""
+    from torchvision.models import Inception3
+    torch.manual_seed(0)
+    network = Inception3(transform_input=False, init_weights=False).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
+    folder = tmp_path / "hub/checkpoints"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(folder.parent))
+    assert feature_extractors.TorchvisionInception.cached_weights() is None
+    path = folder / "inception_v3_google-0cc3c7bd.pth"
+    torch.save(network.state_dict(), path)
+    assert feature_extractors.TorchvisionInception.cached_weights() == path
+    extractor = feature_extractors.TorchvisionInception(path)
+    assert extractor.name.startswith("torchvision_") and "not torchvision's" in extractor.incomparable
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    pooled = []
+    network.avgpool.register_forward_pre_hook(lambda layer, inputs: pooled.append(inputs[0].mean((2, 3))))
+    with torch.inference_mode():
+        network(torch.nn.functional.interpolate(images / 255, size=(299, 299), mode="bilinear", align_corners=False))
+    torch.testing.assert_close(extractor(images)[0], pooled[0], rtol=1e-3, atol=1e-4)

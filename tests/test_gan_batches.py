@@ -1,4 +1,5 @@
 """Batches of the generator: their order, wrong pairs and captions, published crops, and the cache that they are cut from."""
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from common.cli import UserError
 from common.splits import load_split
 from StackGAN_v2.data import image_cache
+from StackGAN_v2.data.bounding_boxes import bounding_boxes
 from StackGAN_v2.data.datasets import Order, OtherClass, SpeechFeatures
 
 
@@ -158,3 +160,83 @@ def test_the_cache_is_rebuilt_when_a_image_changes(folder):
     (folder / "test" / "images_64.npy").write_bytes(b"cut")
     (folder / "test" / "images_64.json").unlink()
     assert len(build()) == len(split.items)
+
+
+# ---- bounding boxes --------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def boxed(tmp_path):
+    """(split of two images of 200 × 100 whose names hold spaces, a function that writes their boxes)."""
+    root = tmp_path / "CUB/images"
+    names = ["001.kind/my bird 0.png", "002.kind/my bird 1.png"]
+    for name in names:
+        (root / name).parent.mkdir(parents=True)
+        Image.new("RGB", (200, 100), "blue").save(root / name)
+    (root.parent / "images.txt").write_text("".join(f"{i + 1} {name}\n" for i, name in enumerate(names)))
+    data = [{"image": name, "class": name.split("/")[0]} for name in names]
+    (tmp_path / "train.json").write_text(json.dumps({"image_base_path": str(root), "data": data}))
+
+    def write(first: str, second: str = "90 40 20 20"):
+        (root.parent / "bounding_boxes.txt").write_text(f"1 {first}\n2 {second}\n")
+    return load_split(tmp_path, "train"), write
+
+
+def build(split):
+    return image_cache.build(split, split.path.parent / "train", 64, jobs=1, progress=False)
+
+
+def test_boxes_of_names_with_spaces_are_used(boxed):
+    split, write = boxed
+    write("90 40 20 20")
+    assert bounding_boxes(split) == {item.key: (90, 40, 20, 20) for item in split.items}
+    assert build(split).width.tolist() == [76, 76]                     # a square around the box, not the image of 2 : 1
+
+
+@pytest.mark.parametrize("box, reason", [
+    ("nan nan nan nan", "four finite"), ("95 45 20", "four finite"), ("90 40 20 inf", "four finite"),
+    ("90 40 20 20 1", "four finite"), ("a b c d", "four finite"), ("100 50 0 0", "no extent"),
+    ("0.45 0.4 0.1 0.2", "fractions"), ("0 0 1 1", "fractions"), ("90 40 -20 20", "no extent"),
+    ("1e308 1 1e308 9", "no extent"), ("700 500 40 30", "outside its image, which has 200 × 100"),
+    ("-40 10 40 30", "outside"), ("10 100 40 30", "outside")])
+def test_what_is_no_box_is_named_by_file_and_line(boxed, box, reason):
+    split, write = boxed
+    write("90 40 20 20", box)
+    with pytest.raises(UserError, match=rf"bounding_boxes.txt, line 2: .*{reason}"):
+        build(split)
+
+
+def test_boxes_and_names_that_do_not_belong_together(boxed):
+    split, write = boxed
+    write("90 40 20 20")
+    names = split.image_root.parent / "images.txt"
+    names.write_text(names.read_text().replace("2 002", "7 002"))
+    with pytest.raises(UserError, match="images.txt, line 2: the image of number 7 has no box"):
+        bounding_boxes(split)
+    names.write_text("1 a.png\n\n2\n")
+    with pytest.raises(UserError, match="images.txt, line 3"):
+        bounding_boxes(split)
+    names.write_bytes(b"\xff\xfe\xd8")
+    with pytest.raises(UserError, match="images.txt"):
+        bounding_boxes(split)
+
+
+def test_boxes_of_any_unicode_text_are_read(boxed):
+    split, write = boxed
+    write("90 40 20 20")
+    for name in ("images.txt", "bounding_boxes.txt"):
+        path = split.image_root.parent / name
+        path.write_bytes(path.read_text().replace("\n", "\r\n").encode("utf-16"))
+    assert bounding_boxes(split) == {item.key: (90, 40, 20, 20) for item in split.items}
+
+
+def test_a_box_partly_outside_is_clipped():
+    assert image_cache.crop_box((200, 100), (-10, 90, 40, 30)) == (0, 75, 40, 100)
+    assert image_cache.crop_box((200, 100), (199.9, 50, 0.5, 2)) == (199, 50, 200, 52)
+
+
+def test_thin_images_are_named_before_they_are_scaled(boxed):
+    split, _ = boxed
+    for item, size in zip(split.items, ((1, 100_000), (1, 900))):      # 76 × 68,400: few pixels, but too long a side
+        Image.new("RGB", size).save(item.image)
+    with pytest.raises(UserError, match=r"my bird 0.png is too thin an image .1 × 100000.* \(and 1 more images\)$"):
+        build(split)

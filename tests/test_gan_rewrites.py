@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from benchmarks.plain_gan import PlainGenerator, PlainNetworks, plain_generate, plain_step
+from common import cache_place
 from common.cli import UserError
 from common.devices import pick_precision, set_up_arithmetic
 from StackGAN_v2 import sampler
@@ -156,10 +157,10 @@ def test_a_generator_equals_the_plain_one(no_rewrites):
     ("auto", "cuda", 100, 100, "a memory-mapped file (0.0 GiB, and memory", False)])
 def test_images_live_where_there_is_room(wanted, device, gpu_free, ram_free, words, copied, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (gpu_free, gpu_free))
-    monkeypatch.setattr(image_cache, "free_memory", lambda: ram_free)
+    monkeypatch.setattr(cache_place, "free_memory", lambda: ram_free)
     pixels = torch.zeros(100, 3, dtype=torch.uint8)
     cache = types.SimpleNamespace(pixels=pixels, to=None)
-    assert image_cache.settle(cache, wanted, torch.device(device)).startswith(words)
+    assert image_cache.place_cache(cache, wanted, torch.device(device)).startswith(words)
     assert (cache.pixels.data_ptr() != pixels.data_ptr()) == copied
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from common import files
 from common.cli import UserError
 from common.splits import load_split
 from StackGAN_v2 import interpolation, sampler
@@ -54,7 +55,7 @@ def test_a_line_has_any_number_of_steps(generator, tmp_path, steps):
 
 @pytest.mark.parametrize("name", ["a" * 250, "鳥" * 84, "x\udcff" * 100])
 def test_long_names_are_cut_by_bytes(generator, tmp_path, name):
-    name = interpolation._cut(name, interpolation.NAME_BYTES)
+    name = files.shortened(name, interpolation.NAME_BYTES)
     assert 170 < len(os.fsencode(name)) <= 180
     paths = [*interpolation._infer(options(tmp_path, [12345678], True), generator, inputs(name)),
              *interpolation._interpolate(options(tmp_path, [12345678], True), generator, inputs(name, name + "_"))]
@@ -70,7 +71,7 @@ def test_files_of_others_are_never_replaced(generator, tmp_path):
         before = {path: path.read_bytes() for path in tmp_path.iterdir()}
         for command, names in ((interpolation._infer, "a"), (interpolation._interpolate, "ab")):
             if ("_to_" in name) == (names == "ab"):
-                with pytest.raises(UserError, match=f"{name} is there, and this project did not write it"):
+                with pytest.raises(UserError, match=f"{name} is there and was not written by this project"):
                     list(command(options(tmp_path, [1, 2], True), generator, inputs(*names)))
         assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
         (tmp_path / name).unlink()

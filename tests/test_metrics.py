@@ -1,12 +1,12 @@
 """StackGAN_v2.evaluation.metrics and attribute_probe: answers worked out by hand, and torch-fidelity's on the same features."""
 import functools
-import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
 
+from common import retrieval
 from common.cli import UserError
 from common.files import write_json
 from StackGAN_v2.evaluation import attribute_probe, metrics
@@ -129,52 +129,11 @@ def test_precision_recall_by_hand():
 
 def test_precision_recall_in_blocks_equals_torch_fidelity(tmp_path, monkeypatch):
     from torch_fidelity.metric_prc import calculate_precision_recall_full
-    monkeypatch.setattr(metrics, "BLOCK", 7)
+    monkeypatch.setattr(retrieval, "BLOCK", 7)
     x, y = rows(60, 3).float(), rows(45, 3, 1, 0.7).float()
     expected = calculate_precision_recall_full(x, y)
     assert 0 < min(expected) and max(expected) < 1
     assert metrics.precision_recall(feature_file(tmp_path, x), feature_file(tmp_path, y)) == pytest.approx(expected)
-
-
-def test_ranking_by_hand():
-    scores = torch.tensor([[.9, .8, .7, .6], [.9, .8, .7, .6], [1, 1, 1, 1]])
-    right = torch.tensor([[1, 0, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0]], dtype=torch.bool)
-    precision, hits = metrics.ranking(scores, right, (1, 3))
-    # (1/1 + 2/3) / 2; 1/4; among equals the right one comes last: 1/4
-    assert precision.tolist() == pytest.approx([5 / 6, 1 / 4, 1 / 4])
-    assert hits.tolist() == [[True, True], [False, False], [False, False]]
-
-
-def test_retrieval_by_hand(tmp_path, monkeypatch):
-    gallery = torch.tensor([[1, 0], [1, .2], [0, 3.0], [-1, 0]])
-    queries, labels = torch.tensor([[5.0, 0], [0, 1], [1, 1]]), torch.tensor([0, 1, 7])
-    gallery_labels = torch.tensor([1, 0, 1, 0])
-    # query 0 (class 0): order 0 1 2 3, right at 2 and 4: (1/2 + 2/4) / 2; query 1: order 2 1 then 0 and 3 (equal, the
-    # wrong one first), right at 1 and 4: (1 + 2/4) / 2; query 2 has nothing to find
-    expected = {"map": 100 * (1 / 2 + 3 / 4) / 2, "r1": 50, "r5": 100}
-    assert metrics.retrieval(queries, gallery, labels, gallery_labels, (1, 5)) == pytest.approx(expected)
-    monkeypatch.setattr(metrics, "BLOCK", 2)
-    assert metrics.retrieval(feature_file(tmp_path, queries), feature_file(tmp_path, gallery), labels, gallery_labels,
-                             (1, 5)) == pytest.approx(expected)
-    with pytest.raises(ValueError, match="no query has a right entry"):
-        metrics.retrieval(queries[2:], gallery, labels[2:], gallery_labels)
-
-
-def test_retrieval_by_chance_is_the_mean_over_all_orders():
-    queries, gallery = torch.tensor([3, 3, 8, 5]), torch.tensor([3, 8, 3, 9, 9])       # 5 has nothing to find
-    expected = {"map": 0, "r1": 0, "r2": 0, "r4": 0}
-    orders = list(itertools.permutations(range(5)))
-    for order in orders:
-        scores = torch.tensor(order, dtype=torch.float64).expand(3, 5)
-        precision, hits = metrics.ranking(scores, queries[:3, None] == gallery, (1, 2, 4))
-        for name, value in zip(expected, (precision, *hits.double().T)):
-            expected[name] += 100 * value.mean().item() / len(orders)
-    assert metrics.retrieval_by_chance(queries, gallery, (1, 2, 4)) == pytest.approx(expected)
-
-
-def test_retrieval_without_self():
-    points, labels = torch.tensor([[1, 0], [1, .1], [0, 1], [.1, 1]]), torch.tensor([0, 0, 1, 1])
-    assert metrics.retrieval(points, points, labels, labels, (1,), without_self=True) == {"map": 100, "r1": 100}
 
 
 def test_centroid_accuracy_by_hand():

@@ -1,15 +1,17 @@
 """Teachers: ten views on a known grid, Caffe's resizing, the .caffemodel reader, agreement with others."""
 import sys
-import types
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy_caffemodel import blob, caffemodel, field, random_weights, varint
+from toy_caffemodel import blob, caffemodel, deploy_prototxt, field, random_weights, varint
 
 from Audio_to_Image import teachers
 from Audio_to_Image.teachers import googlenet
+from Audio_to_Image.teachers.caffemodel import read_caffemodel
+from Audio_to_Image.teachers.views import caffe_resize, ten_views
 from common import efficientnet_lite0
 from common.cli import UserError
 
@@ -24,7 +26,7 @@ def model_files(weights, tmp_path_factory):
     folder = tmp_path_factory.mktemp("caffe")
     for encoding in ("new", "V1"):
         (folder / f"{encoding}.caffemodel").write_bytes(caffemodel(weights, encoding))
-    (folder / "deploy.prototxt").write_text(googlenet.deploy_prototxt(2))
+    (folder / "deploy.prototxt").write_text(deploy_prototxt(2))
     return folder
 
 
@@ -81,7 +83,7 @@ def test_unpublished_file_is_a_warning(model_files):
 def test_blob_encodings(shape, numbers):
     values = np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2) - 7.5
     data = field(100, field(1, b"a") + field(7, blob(values, shape, numbers)))
-    [read] = googlenet.read_caffemodel(data, "x")["a"]
+    [read] = read_caffemodel(data, "x")["a"]
     assert read.dtype == np.float32
     np.testing.assert_array_equal(read, values)
 
@@ -90,7 +92,7 @@ def test_data_in_several_pieces_and_unknown_fields():
     values = np.arange(4, dtype="<f4")
     pieces = (field(7, field(1, 4)) + field(5, values[:3].tobytes()) + field(99, b"new")
               + field(5, values[3:].tobytes()) + varint(98 << 3 | 1) + bytes(8))
-    [read] = googlenet.read_caffemodel(field(100, field(1, b"a") + field(7, pieces)), "x")["a"]
+    [read] = read_caffemodel(field(100, field(1, b"a") + field(7, pieces)), "x")["a"]
     np.testing.assert_array_equal(read, values)
 
 
@@ -110,7 +112,7 @@ DAMAGED = {
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED.keys())
 def test_damage_is_named(data):
     with pytest.raises(UserError, match="some.caffemodel is damaged"):
-        googlenet.read_caffemodel(data, "some.caffemodel")
+        read_caffemodel(data, "some.caffemodel")
 
 
 def test_every_truncation_is_refused(weights, tmp_path):
@@ -142,11 +144,11 @@ def test_other_networks_and_missing_files_are_named(weights, tmp_path):
 def test_ten_views_on_a_known_grid():
     """Pixel (x, y) of a 5 × 5 image is 10·y + x, so a view of 2 × 2 is known by its upper left number."""
     grid = torch.tensor([[10 * y + x for x in range(5)] for y in range(5)])[None, None]
-    mirrored = teachers.ten_views(grid)[0, :, 0]
+    mirrored = ten_views(grid)[0, :, 0]
     assert mirrored.shape == (10, 2, 2)
     assert mirrored[:, 0, 0].tolist() == [0, 3, 11, 30, 33, 4, 1, 13, 34, 31]
     assert mirrored[5].tolist() == [[4, 3], [14, 13]]
-    upside_down = teachers.ten_views(grid, "vertical")[0, :, 0]
+    upside_down = ten_views(grid, "vertical")[0, :, 0]
     assert upside_down[:, 0, 0].tolist() == [0, 3, 11, 30, 33, 40, 43, 31, 10, 13]
     assert upside_down[5].tolist() == [[40, 41], [30, 31]]
 
@@ -159,7 +161,7 @@ def test_caffe_resize_is_skimages(height, width):
     low, high = float(image.min()), float(image.max())
     scaled = (image - low) / (high - low)
     theirs = ndimage.zoom(scaled, (227 / height, 227 / width, 1), order=1, mode="grid-constant", grid_mode=True)
-    ours = teachers.caffe_resize(image, 227)
+    ours = caffe_resize(image, 227)
     assert ours.dtype == np.float32 and ours.shape == (227, 227, 3)
     assert np.abs(ours - (theirs * (high - low) + low)).max() < 1e-3
 
@@ -168,14 +170,27 @@ def test_caffe_resize_is_opencvs_when_it_shrinks():
     cv2 = pytest.importorskip("cv2")
     image = np.random.default_rng(3).integers(0, 256, (400, 310, 3), np.uint8)
     theirs = cv2.resize(image.astype(np.float32), (227, 227), interpolation=cv2.INTER_LINEAR)
-    assert np.abs(teachers.caffe_resize(image, 227) - theirs).max() < 1e-2
+    assert np.abs(caffe_resize(image, 227) - theirs).max() < 1e-2
 
 
 def test_caffe_resize_by_hand():
-    row = teachers.caffe_resize(np.array([[[0], [100]]], np.uint8).repeat(1, 0), 1)[0, 0, 0]
+    row = caffe_resize(np.array([[[0], [100]]], np.uint8).repeat(1, 0), 1)[0, 0, 0]
     assert row == 50                                                   # the middle of two pixels
-    constant = teachers.caffe_resize(np.full((3, 3, 3), 77, np.uint8), 227)
+    constant = caffe_resize(np.full((3, 3, 3), 77, np.uint8), 227)
     assert (constant == 77).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 200_000), (200_000, 1), (3, 60_000)])
+def test_thin_images_are_resized_in_the_memory_of_others(shape):
+    image = np.zeros((*shape, 3), np.uint8)
+    image[:, :, 1] = 200
+    tracemalloc.start()
+    try:
+        found = caffe_resize(image, 227)
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    finally:
+        tracemalloc.stop()
+    assert found.shape == (227, 227, 3) and found[113, 113].tolist() == [0, 200, 0]
 
 
 class FirstView(torch.nn.Module):
@@ -204,47 +219,6 @@ def test_googlenet_teacher_end_to_end(googlenet_teacher):
     features = teacher.image_features([teacher.prepare(image)])[0]
     np.testing.assert_allclose(features, teacher.features(views), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(features[:5], features[5:], rtol=1e-3, atol=1e-3)
-
-
-def fake_pycaffe(monkeypatch, cv2):
-    """A module that answers as pycaffe does where the teacher calls it, with OpenCV's reading of the same files."""
-    class Blob:
-        def reshape(self, *shape):
-            self.data = np.zeros(shape, np.float32)
-
-    class Net:
-        def __init__(self, description, weights, phase):
-            self.network = cv2.dnn.readNetFromCaffe(description, weights)
-            self.blobs = {"data": Blob(), "pool5/7x7_s1": Blob()}
-
-        def forward(self):
-            self.network.setInput(self.blobs["data"].data)
-            self.blobs["pool5/7x7_s1"].data = self.network.forward("pool5/7x7_s1")
-
-    def resize_image(image, size):
-        return teachers.caffe_resize(image.astype(np.uint8), size[0])
-
-    caffe = types.SimpleNamespace(Net=Net, TEST=1, set_mode_cpu=lambda: None, io=types.SimpleNamespace(
-        resize_image=resize_image))
-    monkeypatch.setitem(sys.modules, "caffe", caffe)
-
-
-def test_caffe_backend_gives_the_same(model_files, googlenet_teacher, monkeypatch):
-    cv2 = pytest.importorskip("cv2")
-    fake_pycaffe(monkeypatch, cv2)
-    image = Image.fromarray(np.random.default_rng(5).integers(0, 256, (50, 70, 3), np.uint8))
-    caffe_teacher = teachers.make_teacher("googlenet_caffe", model_files / "new.caffemodel", backend="caffe")
-    theirs, ours = (teacher.image_features([teacher.prepare(image)])
-                    for teacher in (caffe_teacher, googlenet_teacher))
-    assert np.abs(ours - theirs).max() / np.abs(theirs).max() < 1e-5
-
-
-def test_caffe_backend_without_caffe(model_files, monkeypatch):
-    monkeypatch.setitem(sys.modules, "caffe", None)
-    with pytest.raises(UserError, match="pycaffe cannot be imported"):
-        teachers.make_teacher("googlenet_caffe", model_files / "new.caffemodel", backend="caffe")
-    with pytest.raises(UserError, match="only googlenet_caffe"):
-        teachers.make_teacher("efficientnet_lite0", backend="caffe")
 
 
 @pytest.mark.parametrize("name, weights, words", [

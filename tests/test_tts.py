@@ -271,6 +271,16 @@ def test_plan(tmp_path):
     assert clips.plan(flowers, tmp_path, ["0"], (1, 1), 0)[1][0].name == "0/class_00002/test_1_0.wav"
 
 
+def test_plan_of_one_row_a_caption(tmp_path):
+    """An image in several items: its captions are numbered through, so that none shares a file with another."""
+    folder = data_set(tmp_path / "birds", 1, 2)
+    content = json.loads((folder / "train.json").read_text())
+    content["data"] *= 3
+    (folder / "train.json").write_text(json.dumps(content))
+    plans = clips.plan(load_split(folder, "train"), tmp_path, ["0"], (1, 1), 0)
+    assert [clip.name for item in plans for clip in item] == [f"0/001.Gull/train_0_{k}.wav" for k in range(6)]
+
+
 def test_plan_keeps_inside_its_folder(tmp_path):
     path = data_set(tmp_path / "flowers", flowers=True) / "train.json"
     path.write_text(path.read_text().replace('"class": 1', '"class": "../../.."'))

@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from Audio_to_Image.teachers import TEACHERS, VIEWS, Teacher
+from Audio_to_Image.teachers import teacher_class
+from Audio_to_Image.teachers.teacher import Teacher
+from Audio_to_Image.teachers.views import VIEWS
 from common import files
 from common.cli import UserError, first_few
 from common.features import UNFINISHED, feature_path, load_features, save_features
@@ -35,7 +37,7 @@ def describe(split: Split, teacher: str, weights, flip: str, view_size: int, pre
     `weights` is None if the teacher's weight file is not there: features that others made can be used without it.
     """
     try:
-        weights = files.sha256(TEACHERS[teacher].weights_file(weights))
+        weights = files.sha256(teacher_class(teacher).weights_file(weights))
     except UserError:
         if weights is not None:                    # the user named a file
             raise
@@ -120,7 +122,7 @@ def report(failed: list[UserError]) -> None:
     for line in first_few(failed):
         print(f"  {line}", file=sys.stderr)
     if failed:
-        raise UserError(f"{len(failed)} images could not be read and no features were written for their splits; mend "
+        raise UserError(f"{len(failed)} images could not be read and no features were written for their splits; repair "
                         "or replace them and run this again (finished work is kept)")
 
 
@@ -208,9 +210,5 @@ class _Shards:
         return self.folder / f"{number:05d}.npy"
 
     def _load(self, number: int) -> np.ndarray | None:
-        try:
-            rows = np.load(self._path(number), allow_pickle=False)
-        except Exception:                          # missing; or damaged, which can raise anything at all
-            return None
-        span = self.span(number)
-        return rows if rows.shape == (span.stop - span.start, *self.row_shape) else None
+        rows, span = files.npy_or_none(self._path(number), np.float32), self.span(number)
+        return rows if rows is not None and rows.shape == (span.stop - span.start, *self.row_shape) else None

@@ -1,11 +1,10 @@
 """BVLC GoogLeNet in torch up to `pool5/7x7_s1`, with weights read straight from the original `.caffemodel`.
 
-Network: Szegedy et al., "Going Deeper with Convolutions" (CVPR 2015, arXiv 1409.4842), as trained by BVLC in Caffe. A
-`.caffemodel` is a protobuf message `NetParameter`; the few fields needed are decoded here, so that neither Caffe nor
-protobuf has to be installed. Lengths in the file are claims of a stranger: each is checked against the bytes there.
+Network: Szegedy et al., "Going Deeper with Convolutions" (CVPR 2015, arXiv 1409.4842), as trained by BVLC in Caffe. It
+is the published teacher, and sees images as Caffe shows them.
 """
 import hashlib
-import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import checkpoint
+from Audio_to_Image.teachers.caffemodel import read_caffemodel
+from Audio_to_Image.teachers.teacher import Teacher
+from Audio_to_Image.teachers.views import MARGIN, caffe_resize
+from common import ROOT, checkpoint
 from common.cli import UserError
 
 WIDTH = 1024
 MEAN_BGR = (104.00699, 116.66877, 122.67892)       # spatial mean of ilsvrc_2012_mean.npy
 PUBLISHED_SHA1 = "405fc5acd08a3bb12de8ee5e23a96bec22f08204"
 MAX_FILE_BYTES = 1 << 28                           # the published file has 53 MB
-MAX_BLOBS = 16                                     # of one layer: a convolution has 2
+DEFAULT_WEIGHTS = ROOT / "data" / "pretrained" / "bvlc_googlenet.caffemodel"
 
 # inception block: channels of 1x1, 3x3_reduce, 3x3, 5x5_reduce, 5x5, pool_proj
 INCEPTION = {
@@ -128,153 +130,30 @@ def _read(path: Path) -> bytes:
                         f"scripts/download.py, or name your copy with --weights") from None
 
 
-# ---- protobuf wire format: https://protobuf.dev/programming-guides/encoding; field numbers from caffe.proto ----------
+class GoogLeNetTeacher(Teacher):
+    """The published teacher: BVLC GoogLeNet, `pool5/7x7_s1`, images resized as Caffe does."""
+    name, width = "googlenet_caffe", WIDTH
 
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+    def __init__(self, weights, flip, device, precision, view_size=224):
+        super().__init__(weights, flip, device, precision, view_size)
+        if view_size != 224:
+            raise UserError("--view_size: googlenet_caffe takes views of 224 pixels")
+        self._load()
 
+    def _load(self):
+        self.network = load_googlenet(self.weights, lambda line: print(line, file=sys.stderr)).to(self.device)
+        self.mean = torch.tensor(MEAN_BGR, device=self.device).reshape(3, 1, 1)
 
-def read_caffemodel(data: bytes, path, wanted=None) -> dict[str, list[np.ndarray]]:
-    """Layer name → its float32 blobs, from a serialised `NetParameter`; layers without blobs are left out.
+    @classmethod
+    def weights_file(cls, weights=None):
+        path = Path(weights) if weights else DEFAULT_WEIGHTS
+        if not path.is_file():
+            raise UserError(f"{path} does not exist; get it with scripts/download.py googlenet, name your copy of "
+                            f"bvlc_googlenet.caffemodel with --weights, or use --teacher efficientnet_lite0")
+        return path
 
-    Reads the `layers` of before 2014 (V1LayerParameter, field 2) and the newer `layer` (LayerParameter, field 100).
-    `wanted` limits the layers decoded. `path` names the file in a UserError, raised for anything malformed.
-    """
-    blobs = {}
-    try:
-        for number, value in _messages(memoryview(data)):
-            if number in (2, 100):
-                name, found = _layer(value, *((4, 6) if number == 2 else (1, 7)))
-                if found and (wanted is None or name in wanted):
-                    blobs[name] = [_blob(blob) for blob in found]
-    except ValueError as error:
-        raise UserError(f"{path} is damaged or no .caffemodel ({error}); download it again") from None
-    return blobs
+    def prepare(self, image):
+        return caffe_resize(np.asarray(image), self.view_size + MARGIN).transpose(2, 0, 1)
 
-
-def _layer(view: memoryview, name_field: int, blob_field: int) -> tuple[str, list[memoryview]]:
-    """(name, undecoded blobs) of a layer."""
-    name, blobs = "", []
-    for number, value in _messages(view):
-        if number == name_field:
-            name = str(value, "utf-8", "replace")
-        elif number == blob_field:
-            blobs.append(value)
-            if len(blobs) > MAX_BLOBS:
-                raise ValueError(f"a layer of more than {MAX_BLOBS} blobs")
-    return name, blobs
-
-
-def _blob(view: memoryview) -> np.ndarray:
-    """BlobProto → float32 array of its shape: legacy num, channels, height, width (1–4) or `shape` (7)."""
-    legacy, shape, data, kind = {}, None, bytearray(), np.dtype("<f4")
-    for number, wire, value in _fields(view):
-        if 1 <= number <= 4 and wire == VARINT:
-            legacy[number] = value
-        elif number == 7 and wire == BYTES:
-            shape = _blob_shape(value)
-        elif number == 5 and wire in (BYTES, FIXED32):         # `data`, packed or one by one
-            data += value
-        elif number == 8 and wire in (BYTES, FIXED64):         # `double_data`
-            kind = np.dtype("<f8")
-            data += value
-    shape = shape if shape is not None else [legacy.get(number, 1) for number in (1, 2, 3, 4)]
-    if len(shape) > 8 or math.prod(shape) * kind.itemsize != len(data):
-        raise ValueError(f"a blob of shape {shape[:8]} with {len(data)} bytes of numbers")
-    return np.frombuffer(data, kind).reshape(shape).astype(np.float32, copy=False)
-
-
-def _blob_shape(view: memoryview) -> list[int]:
-    """BlobShape: the field `dim` (1), packed or one by one. More than 32 axes are not looked at (Caffe allows 32)."""
-    dims = []
-    for number, wire, value in _fields(view):
-        if number == 1 and wire == VARINT:
-            dims.append(value)
-        elif number == 1 and wire == BYTES:
-            position = 0
-            while position < len(value) and len(dims) <= 32:
-                dim, position = _varint(value, position)
-                dims.append(dim)
-        if len(dims) > 32:
-            break
-    return dims
-
-
-def _messages(view: memoryview):
-    """(field number, content) of the fields with a length: strings and nested messages."""
-    return ((number, value) for number, wire, value in _fields(view) if wire == BYTES)
-
-
-def _fields(view: memoryview):
-    """(field number, wire type, value) one by one. Values are slices of `view`, so nothing is allocated on a claim."""
-    position = 0
-    while position < len(view):
-        tag, position = _varint(view, position)
-        number, wire = tag >> 3, tag & 7
-        if number == 0:
-            raise ValueError("a field with number 0")
-        if wire == VARINT:
-            value, position = _varint(view, position)
-        else:
-            if wire == BYTES:
-                length, position = _varint(view, position)
-            elif wire in (FIXED32, FIXED64):
-                length = 4 if wire == FIXED32 else 8
-            else:
-                raise ValueError(f"wire type {wire}")
-            if length > len(view) - position:
-                raise ValueError(f"a field of {length} bytes where {len(view) - position} are left")
-            value, position = view[position:position + length], position + length
-        yield number, wire, value
-
-
-def _varint(view: memoryview, position: int) -> tuple[int, int]:
-    """(unsigned integer of at most 64 bits, position behind it)."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= len(view):
-            raise ValueError("it ends within a number")
-        byte = view[position]
-        position += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, position
-    raise ValueError("a number of more than 10 bytes")
-
-
-# ---- the same network as Caffe's own description --------------------------------------------------------------------
-
-def deploy_prototxt(views: int = 10) -> str:
-    """The network as a Caffe `deploy.prototxt` for `views` images: for pycaffe, and for OpenCV as a cross-check."""
-    text = [f'name: "GoogleNet" input: "data" input_shape {{ dim: {views} dim: 3 dim: 224 dim: 224 }}']
-    convs = {name: (width, kernel, stride) for name, _, width, kernel, stride in convolutions()}
-
-    def layer(kind, name, bottoms, parameters="", top=None):
-        bottom = " ".join(f'bottom: "{b}"' for b in bottoms)
-        text.append(f'layer {{ name: "{name}" type: "{kind}" {bottom} top: "{top or name}" {parameters} }}')
-        return top or name
-
-    def conv(name, bottom):
-        width, kernel, stride = convs[name]
-        layer("Convolution", name, [bottom], f"convolution_param {{ num_output: {width} pad: {kernel // 2} "
-                                             f"kernel_size: {kernel} stride: {stride} }}")
-        return layer("ReLU", name.replace("/", "/relu_", 1), [name], top=name)
-
-    def pool(name, bottom, kind="MAX", kernel=3, stride=2, pad=0):
-        return layer("Pooling", name, [bottom], f"pooling_param {{ pool: {kind} kernel_size: {kernel} "
-                                                f"stride: {stride} pad: {pad} }}")
-
-    def lrn(name, bottom):
-        return layer("LRN", name, [bottom], "lrn_param { local_size: 5 alpha: 0.0001 beta: 0.75 }")
-
-    x = lrn("pool1/norm1", pool("pool1/3x3_s2", conv("conv1/7x7_s2", "data")))
-    x = pool("pool2/3x3_s2", lrn("conv2/norm2", conv("conv2/3x3", conv("conv2/3x3_reduce", x))))
-    for block in INCEPTION:
-        name = f"inception_{block}"
-        pooled = pool(f"{name}/pool", x, stride=1, pad=1)
-        x = layer("Concat", f"{name}/output", [
-            conv(f"{name}/1x1", x), conv(f"{name}/3x3", conv(f"{name}/3x3_reduce", x)),
-            conv(f"{name}/5x5", conv(f"{name}/5x5_reduce", x)), conv(f"{name}/pool_proj", pooled)])
-        if block in POOL_AFTER:
-            x = pool(f"pool{block[0]}/3x3_s2", x)
-    pool("pool5/7x7_s1", x, "AVE", 7, 1)
-    return "\n".join(text) + "\n"
+    def forward(self, views):
+        return self.network(views.float().flip(1) - self.mean)         # RGB → BGR, as MEAN_BGR

@@ -2,6 +2,7 @@
 import functools
 import hashlib
 import struct
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,16 +39,15 @@ class Clip:
 
 def plan(split: Split, folder: Path, voices: list[str], speeds: tuple[float, float], seed: int) -> list[list[Clip]]:
     """The clips of every item of a split, in caption order. Voice, speed and seed of a caption are drawn by a hash of
-    its name, so that they are the same in every run. UserError if an item has no captions or two share a name."""
-    plans, taken = [], set()
+    its name, so that they are the same in every run. UserError if an item has no captions."""
+    plans, captions = [], Counter()
     for item in split.items:
         if not item.texts:
             raise UserError(f"{split.path}: {item.key} has no captions to speak")
         stem = _stem(item)
-        if stem in taken:
-            raise UserError(f"{split.path}: two items are called {stem}; their speech would share one file")
-        taken.add(stem)
-        plans.append([_clip(text, f"{stem}_{k}", folder, voices, speeds, seed) for k, text in enumerate(item.texts)])
+        first = captions[stem]                     # an image in several items: its captions are numbered through
+        captions[stem] += len(item.texts)
+        plans.append([_clip(text, f"{stem}_{first + k}", folder, voices, speeds, seed) for k, text in enumerate(item.texts)])
     return plans
 
 

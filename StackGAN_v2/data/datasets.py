@@ -1,7 +1,7 @@
 """Training batches: real images with a caption's embedding, wrong images of another class, and noise.
 
-Everything random is a pure function of (seed, iteration): a resumed run draws what an uninterrupted one would have drawn,
-and any number of ranks shares one global batch.
+Everything random is a pure function of (seed, iteration): a resumed run draws what an uninterrupted one would have
+drawn, and any number of ranks shares one global batch.
 """
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

@@ -12,56 +12,29 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from tqdm import tqdm
 
+from common.cache_place import choose_place
 from common.cli import UserError
 from common.devices import send
-from common.distributed import ranks
-from common.files import atomic_path, file_state, npy_header, read_note, write_json
-from common.parallel import free_memory, in_chunks, one_torch_thread, parallel_map
-from common.untrusted.images import open_rgb
+from common.files import atomic_path, file_state, npy_header, npy_or_none, read_note, write_json
+from common.parallel import in_chunks, one_torch_thread, parallel_map
+from common.untrusted.images import LONGEST_SIDE, open_rgb, scale_shorter_side
+from StackGAN_v2.data.bounding_boxes import bounding_boxes, crop_box
 
 _FORMAT = 2                                        # raise it when the stored pixels change
 _MARGIN = 76 / 64                                  # the random crop has this much room
 
 
-def bounding_boxes(split) -> dict[str, tuple[float, float, float, float]]:
-    """Image's path below the image folder, without suffix → (x, y, width, height), from CUB's two text files.
-
-    Empty if the folder above the images has no `bounding_boxes.txt`.
-    """
-    for folder in (split.image_root.parent, split.image_root):
-        boxes, names = folder / "bounding_boxes.txt", folder / "images.txt"
-        if boxes.is_file() and names.is_file():
-            try:
-                by_id = {line.split()[0]: tuple(map(float, line.split()[1:5]))
-                         for line in boxes.read_text().splitlines() if line.strip()}
-                keys = {line.split()[1]: line.split()[0] for line in names.read_text().splitlines() if line.strip()}
-                return {str(Path(name).with_suffix("")): by_id[number] for name, number in keys.items()}
-            except (ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
-                raise UserError(f"{boxes} and {names} do not belong together or are damaged ({error}); "
-                                "unpack the data set again") from None
-    return {}
-
-
-def crop_box(size: tuple[int, int], box) -> tuple[int, int, int, int]:
-    """The square of half-side 0.75·max(w, h) around a bounding box, clipped to the image: (left, top, right, bottom)."""
-    (width, height), (x, y, w, h) = size, box
-    half = int(max(w, h) * 0.75)
-    centre_x, centre_y = int((2 * x + w) / 2), int((2 * y + h) / 2)
-    left, top = max(0, centre_x - half), max(0, centre_y - half)
-    return left, top, max(left + 1, min(width, centre_x + half)), max(top + 1, min(height, centre_y + half))
-
-
 def prepare(path, box, side: int) -> np.ndarray:
-    """Decode one image, crop it to `box` (or not, if None), scale its shorter side to `side`: uint8 `[H, W, 3]`."""
+    """Decode one image, crop it around `box` (if not None), scale its shorter side to `side`: uint8 `[H, W, 3]`.
+
+    UserError for an image that cannot be used: damaged, too large, too thin, or with its box outside it.
+    """
     image = open_rgb(path)
     if box is not None:
         image = image.crop(crop_box(image.size, box))
-    scale = side / min(image.size)
-    size = tuple(max(side, round(length * scale)) for length in image.size)
-    return np.asarray(image.resize(size, Image.BILINEAR))
+    return np.asarray(scale_shorter_side(image, side, path))
 
 
 def _prepare_chunk(numbered) -> tuple[int, list]:
@@ -177,29 +150,22 @@ def _scale(pixels: torch.Tensor, results: torch.Tensor) -> None:
         to *= np.float32(1 / 127.5)
 
 
-def settle(cache: ImageCache, wanted: str, device) -> str:
+def place_cache(cache: ImageCache, wanted: str, device) -> str:
     """Bring the images to the GPU ('gpu'), into memory ('ram') or leave them on disk; → where they are, in words.
 
-    'auto' asks for the first of these. What takes more than half of what is free goes to the next one, and the words say so.
+    'auto' asks for the nearest place that has room (`common.cache_place`).
     """
-    size, why = cache.pixels.numel(), ""
-    for place in ("gpu", "ram")[wanted == "ram":] if wanted != "disk" else ():
-        if place == "gpu" and device.type != "cuda":
-            why = "no GPU" if wanted == "gpu" else ""
-            continue
-        free = torch.cuda.mem_get_info(device)[0] if place == "gpu" else free_memory() // ranks.ranks_here()
-        if size < free / 2:
-            if place == "gpu":
-                cache.to(device)
-            else:
-                cache.pixels = cache.pixels.clone()
-            return {"gpu": "GPU memory", "ram": "memory"}[place] + (f" ({why})" if why else "")
-        why = f"{size / 2 ** 30:.1f} GiB, and {'the GPU' if place == 'gpu' else 'memory'} has {free / 2 ** 30:.1f} GiB free"
-    return "a memory-mapped file" + (f" ({why})" if why else "")
+    place, words = choose_place(cache.pixels.numel(), wanted, device)
+    if place == "gpu":
+        cache.to(device)
+    elif place == "ram":
+        cache.pixels = cache.pixels.clone()
+    return words
 
 
 def build(split, folder, size: int, jobs: int | None = None, progress: bool = True) -> ImageCache:
-    """The cache of `split` for training images of `size` pixels, made in `folder` or read from there if it is still true.
+    """The cache of `split` for training images of `size` pixels, made in `folder` or read from there if it is still
+    true.
 
     Keyed by every image's path, length and time, its box and the settings. UserError lists images that cannot be read.
     """
@@ -218,13 +184,14 @@ def build(split, folder, size: int, jobs: int | None = None, progress: bool = Tr
 
 def _held(stem: Path, note: dict, key: str, images: int, side: int):
     """(pixels, shapes) of the cache that `note` describes; None if it is another one, or they do not fit each other."""
+    pixels = npy_or_none(stem.with_suffix(".npy"), np.uint8, mmap_mode="c")   # copy-on-write, which torch wants
     try:
         shapes = np.array(note["shapes"], np.int64)
-        pixels = np.load(stem.with_suffix(".npy"), mmap_mode="c")      # copy-on-write: torch wants writable memory
-    except Exception:                              # a damaged header can raise anything at all
+    except Exception:                              # a damaged note can hold anything at all
         return None
-    fit = (note.get("key") == key and shapes.shape == (images, 2) and (shapes >= side).all() and (shapes < 1 << 16).all()
-           and pixels.dtype == np.uint8 and pixels.shape == (shapes.prod(1).sum(), 3))
+    fit = (note.get("key") == key and shapes.shape == (images, 2)
+           and (shapes >= side).all() and (shapes <= LONGEST_SIDE).all()
+           and pixels is not None and pixels.shape == (shapes.prod(1).sum(), 3))
     return (torch.from_numpy(pixels), shapes) if fit else None
 
 

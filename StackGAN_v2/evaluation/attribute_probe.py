@@ -37,12 +37,14 @@ class Attributes:
     def counts(self) -> list[int]:
         return [len(values) for values in self.values]
 
-    def of_items(self, split) -> torch.Tensor:
-        """The true value numbers of every item of `split`: int64 `[items, A]`."""
-        return torch.tensor([self._class(item.class_name) for item in split.items])
+    def of_items(self, items) -> torch.Tensor:
+        """The true value numbers of each of `items` of a split: int64 `[items, A]`."""
+        return torch.tensor([self._class(item.class_name) for item in items])
 
     def named(self, split, item: int, sentence: int) -> torch.Tensor:
-        """The value numbers that a sentence says, int64 `[A]`; −1 where it does not name the attribute."""
+        """The value numbers that a sentence says, int64 `[A]`; −1 where it does not name the attribute.
+
+        sentence: its number among all sentences of the item's image."""
         one = split.items[item]
         image = one.image.relative_to(split.image_root).as_posix()
         try:

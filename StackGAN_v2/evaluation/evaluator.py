@@ -25,7 +25,7 @@ from StackGAN_v2.evaluation.image_sets import (
     survey,
 )
 
-METRICS = ("fid", "is", "kid", "pr", "retrieval", "class", "attributes")
+METRICS = ("fid", "is", "kid", "pr", "retrieval", "s2igan", "class", "attributes")
 NEEDS_FEATURES = {"kid", "pr"}                     # of the main extractor, kept on disk for comparing pairs
 BY_CLASS = {"retrieval", "class"}                  # always through lite0, so that they compare with or without weights
 FEWEST = {"fid": 2, "is": 10, "kid": 2, "pr": 4}   # images, below which the metric does not exist
@@ -34,8 +34,8 @@ FEWEST = {"fid": 2, "is": 10, "kid": 2, "pr": 4}   # images, below which the met
 @dataclass
 class Job:
     """What is compared with what. main: extractor of FID, KID, precision and recall; lite0: of the class metrics (None
-    if not needed); judge: of the inception score. size: pixels at which both sides are compared; scratch: a folder on a
-    disk with room for the features of all images."""
+    if not needed); classifier: of the inception score. size: pixels at which both sides are compared; scratch: a folder
+    on a disk with room for the features of all images."""
     wanted: list[str]
     data_dir: Path
     scratch: Path
@@ -45,12 +45,14 @@ class Job:
     real: RealImages
     main: Extractor | None
     lite0: Extractor | None
-    judge: Extractor | None
+    classifier: Extractor | None
+    torchvision: Extractor | None                  # of S2IGAN's retrieval protocol
     device: torch.device
     batch_size: int
     jobs: int
     bars: bool = True                              # show how far it is
     protocol: dict = field(default_factory=dict)   # what the command knows besides, for every record
+    left_out: list[str] = field(default_factory=list)          # "metric: reason" of what is not measured
 
     def progress(self, batches_, images: int, description: str):
         """Pass batches on, with a progress bar over `images`."""
@@ -70,24 +72,30 @@ class Job:
 
     @property
     def real_labels(self) -> torch.Tensor:
-        return torch.tensor(self.split.labels)
+        """Classes of the real images, int64 `[M]`."""
+        return torch.tensor([item.label for item in self.real.items])
 
 
-def check(job: Job) -> None:
-    """UserError if a metric cannot exist for so few images, before anything is computed."""
-    for name in job.wanted:
-        fewest, sides = FEWEST.get(name, 1), {"generated": len(job.images)}
-        if name != "is":
-            sides["real"] = len(job.real)
-        for side, count in sides.items():
-            if count < fewest:
-                raise UserError(f"--metrics {name}: it needs at least {fewest} {side} images, and there "
-                                f"{'is' if count == 1 else 'are'} {count}")
+def feasible(wanted: list[str], generated: int, real: int, batch: int = 1) -> tuple[list[str], list[str]]:
+    """(the metrics of `wanted` that exist for so many images, one reason for each of the others).
+
+    batch: of images that the inception score's network counts at a time.
+    """
+    possible, reasons = [], []
+    for name in wanted:
+        sides = {"generated": generated} if name == "is" else {"generated": generated, "real": real}
+        fewest = max(FEWEST[name], batch) if name == "is" else FEWEST.get(name, 1)
+        short = [f"it needs at least {fewest} {side} images, and there {'is' if count == 1 else 'are'} {count}"
+                 for side, count in sides.items() if count < fewest]
+        if short:
+            reasons.append(f"{name}: {short[0]}")
+        else:
+            possible.append(name)
+    return possible, reasons
 
 
 def measure(job: Job) -> list[dict]:
-    """All records of `job`, in the order of `METRICS`."""
-    check(job)
+    """All records of `job`, in the order of `METRICS`; what cannot be measured is added to `job.left_out`."""
     odd = survey(job.images, job.found.size)
     with ExitStack() as stack:
         kept = job.data_dir / job.split.name
@@ -106,7 +114,7 @@ def _real_sides(job: Job) -> list[Extractor]:
     sides = [job.main] if {"fid", "kid", "pr"} & set(job.wanted) else []
     if BY_CLASS & set(job.wanted) and job.lite0 not in sides:
         sides.append(job.lite0)
-    return sides
+    return sides + [job.torchvision] * ("s2igan" in job.wanted)
 
 
 class _Pass:
@@ -117,17 +125,19 @@ class _Pass:
         wanted = set(job.wanted)
         self.job, self.reader = job, reader
         self.moments = metrics.Moments(job.main.width, job.device) if "fid" in wanted else None
-        self.score = metrics.InceptionScore(len(job.images), job.judge.classes, records.IS_SPLITS) \
-            if "is" in wanted else None
+        self.score = metrics.InceptionScore(len(job.images), job.classifier.classes, records.IS_SPLITS,
+                                            batch=job.classifier.batch) if "is" in wanted else None
         self.kept = [job.main] if NEEDS_FEATURES & wanted else []
         if BY_CLASS & wanted and job.lite0 not in self.kept:
             self.kept.append(job.lite0)
+        if "s2igan" in wanted:
+            self.kept.append(job.torchvision)
         self.files: dict[str, FeatureFile] = {}
         self.read: list[torch.Tensor] = []
 
     def run(self) -> None:
         job = self.job
-        used = [job.main] * bool(self.moments) + self.kept + [job.judge] * bool(self.score)
+        used = [job.main] * bool(self.moments) + self.kept + [job.classifier] * bool(self.score)
         used = list(dict.fromkeys(used))           # each once
 
         def load(index):
@@ -143,7 +153,7 @@ class _Pass:
                         files[extractor].write(features.cpu().numpy().tobytes())
                     if self.moments and extractor is job.main:
                         self.moments.update(features)
-                    if self.score and extractor is job.judge:
+                    if self.score and extractor is job.classifier:
                         self.score.update(logits)
                 if self.reader:
                     self.read.append(self.reader.read(images))
@@ -169,15 +179,16 @@ class _AttributeReader:
         self.probe = self._load_or_train(job, train)
         # the generator's images are always of this crop, whatever --crop compares them with
         real = RealImages(job.split, job.size)
-        needed = sorted({image.item for image in job.images})
+        needed = sorted({real.number[image.item] for image in job.images})
         rows = [self.read(images) for images in job.progress(
             batches(lambda i: real.load(needed[i]), len(needed), job.batch_size, job.jobs), len(needed),
             "real images (probe)")]
-        self.real = dict(zip(needed, torch.cat(rows)))
+        rows = dict(zip(needed, torch.cat(rows)))
+        self.real = torch.stack([rows[real.number[image.item]] for image in job.images])
 
     def _load_or_train(self, job, train) -> attribute_probe.Probe:
         path = train.split.path.parent / "train" / "attribute_probe.pth"
-        truth = self.attributes.of_items(train.split)
+        truth = self.attributes.of_items(train.items)
         key = train.key(attribute_probe.VERSION, self.attributes.values, truth.tolist())
         if path.is_file():
             content = checkpoint.load(path)

@@ -20,23 +20,31 @@ INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb91
 class Extractor:
     """name: goes into metric names; identity: changes with the weights; what: one line for the protocol.
 
-    width: length of the features; classes: of the logits; stranger: why no published number went through this network,
-    empty if some did.
+    width: length of the features; classes: of the logits; incomparable: why no published number went through this
+    network, empty if some did.
     """
     name: str
     identity: str
     what: str
-    stranger: str = ""
+    incomparable: str = ""
+    batch: int = 1                                 # the inception score counts what fills batches of so many images
+    fine_tuned: bool = False                       # whether its classes are those of the data set
     width: int
     classes: int
 
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """uint8 `[N, 3, s, s]` → (features `[N, width]`, logits `[N, classes]`), float32, on the extractor's device."""
+        """uint8 `[N, 3, s, s]` → (features `[N, width]`, logits `[N, classes]`), float32, on the extractor's device.
+
+        UserError where one is not a finite number: distances and comparisons would hide it.
+        """
         assert images.dtype == torch.uint8 and images.shape[1] == 3, (images.dtype, images.shape)
         features, logits = self._forward(images.to(self.device))
         assert features.shape == (len(images), self.width) and logits.shape == (len(images), self.classes)
-        return features.float(), logits.float()
+        features, logits = features.float(), logits.float()
+        if not (features.isfinite().all() and logits.isfinite().all()):
+            raise UserError(f"what {self.name} makes of an image is not a finite number; are its weights damaged?")
+        return features, logits
 
     def _forward(self, images):
         raise NotImplementedError
@@ -45,7 +53,7 @@ class Extractor:
 class Lite0Extractor(Extractor):
     """EfficientNet-lite0 on ImageNet, whose weights come in a package: for machines without the Inception's weights."""
     width, classes = efficientnet_lite0.WIDTH, 1000
-    stranger = "measured through EfficientNet-lite0, which no paper of this field uses"
+    incomparable = "measured through EfficientNet-lite0, which no paper of this field uses"
 
     def __init__(self, device="cpu", view: int = 224):
         path = efficientnet_lite0.weights_path()
@@ -91,7 +99,7 @@ class InceptionExtractor(Extractor):
         self.what = f"TensorFlow's FID Inception (2015-12-05) ported to torch, pool3; images {self.view}"
         if digest != INCEPTION_SHA256:
             self.what = f"Inception with weights of another file, SHA-256 {digest}, pool3; images {self.view}"
-            self.stranger = f"the weights are not the FID Inception's, but of a file with SHA-256 {digest[:8]}…"
+            self.incomparable = f"the weights are not the FID Inception's, but of a file with SHA-256 {digest[:8]}…"
 
     def _forward(self, images):
         return self.network(images)
@@ -126,26 +134,59 @@ class FinetunedInception(Extractor):
     Images are resized to 299 px (bilinear, antialiased) and scaled to [−1, 1]. UserError for another architecture.
     """
     width = 2048
-    stranger = ("published scores on birds and flowers go through StackGAN's own TensorFlow Inception; another "
-                "fine-tuned network gives another scale")
+    option, fine_tuned = "--is_weights", True
+    incomparable = ("published scores on birds and flowers go through StackGAN's own TensorFlow Inception; another "
+                    "fine-tuned network gives another scale")
 
     def __init__(self, path, device="cpu"):
         from torchvision.models import Inception3
         state = checkpoint.state_dict_of(checkpoint.load(path), path)
         state = {key: value for key, value in state.items() if not key.startswith("AuxLogits.")}
         if "fc.weight" not in state or state["fc.weight"].dim() != 2:
-            raise UserError(f"--is_weights {path} is no torchvision Inception-v3: it lacks 'fc.weight'")
+            raise UserError(f"{self.option} {path} is no torchvision Inception-v3: it lacks 'fc.weight'")
         self.classes = len(state["fc.weight"])
         network = Inception3(self.classes, aux_logits=False, transform_input=False, init_weights=False)
         checkpoint.load_into(network, state, path)
         self.head, network.fc = network.fc.to(device), nn.Identity()
         self.network = network.to(device).eval().requires_grad_(False)
-        self.device, digest = torch.device(device), sha256(path)
-        self.name = f"finetuned{self.classes}_{digest[:8]}"
-        self.identity = digest
+        self.device, self.digest = torch.device(device), sha256(path)
+        self.name = f"finetuned{self.classes}_{self.digest[:8]}"
+        self.identity = self.digest
         self.what = f"torchvision Inception-v3 of {self.classes} classes from {Path(path).name}, 299 px, [-1, 1]"
 
     def _forward(self, images):
-        views = F.interpolate(images.float(), size=(299, 299), mode="bilinear", antialias=True)
-        features = self.network(views / 127.5 - 1)
+        features = self.network(self._view(images.float()))
         return features, self.head(features)
+
+    def _view(self, images):
+        return F.interpolate(images, size=(299, 299), mode="bilinear", antialias=True) / 127.5 - 1
+
+
+class TorchvisionInception(FinetunedInception):
+    """Torchvision's ImageNet Inception-v3 as S2IGAN's retrieval sees through it (its features are mean-pooled, 2048).
+
+    Images are resized to 299 px (bilinear, not antialiased) and scaled to [0, 1], without ImageNet's mean and
+    deviation.
+    """
+    option, fine_tuned = "--torchvision_weights", False
+    incomparable = ""
+    # torchvision's, and its older one
+    FILES = ("inception_v3_google-0cc3c7bd.pth", "inception_v3_google-1a9a5a14.pth")
+
+    def __init__(self, path, device="cpu"):
+        super().__init__(path, device)
+        published = any(self.digest.startswith(Path(name).stem.rpartition("-")[2]) for name in self.FILES)
+        self.name = "torchvision" if published else f"torchvision_{self.digest[:8]}"
+        self.identity = f"torchvision {self.digest}"
+        self.what = f"torchvision's Inception-v3 from {Path(path).name}, mean-pooled; 299 px, [0, 1], as S2IGAN"
+        if not published:
+            self.incomparable = f"the weights are not torchvision's, but of a file with SHA-256 {self.digest[:8]}…"
+
+    def _view(self, images):
+        return F.interpolate(images / 255, size=(299, 299), mode="bilinear")
+
+    @classmethod
+    def cached_weights(cls) -> Path | None:
+        """Where torchvision keeps its file after a download, if it is there."""
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        return next((folder / name for name in cls.FILES if (folder / name).is_file()), None)

@@ -3,7 +3,6 @@ import concurrent.futures
 import hashlib
 import json
 import os
-import re
 from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,10 @@ from PIL import Image
 from common.cli import UserError
 from common.files import atomic_path, file_state, read_note, write_json
 from common.untrusted.images import FORMATS, open_rgb
-from StackGAN_v2.data.image_cache import bounding_boxes, prepare
+from StackGAN_v2.data.bounding_boxes import bounding_boxes
+from StackGAN_v2.data.image_cache import prepare
+from StackGAN_v2.data.image_names import NAME, first_sentences, sentence_counts
 
-# the names of sampler.image_name
-_NAME = re.compile(r"(?P<image>.+)_(?P<size>\d+)_sentence(?P<sentence>\d+)_(?P<copy>\d+)\.(png|jpg)")
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _VERSION = 1                                       # raise when equal images would be prepared otherwise
 SHOWN = 5                                          # faults that a message tells one by one
@@ -26,7 +25,8 @@ SHOWN = 5                                          # faults that a message tells
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A generated image: the item of the split and the number of the sentence that it was made for."""
+    """A generated image: the item of the split and the sentence that it was made for, numbered as `image_names`
+    does."""
     path: str
     item: int
     sentence: int
@@ -36,7 +36,7 @@ class Generated:
 class Found:
     """The generated images of one size, one a sentence, by item and sentence.
 
-    size: in pixels, by their names; sentences: of the whole split; missing: sentences without an image; warnings: what
+    size: in pixels, by their names; sentences: of the split; missing: sentences without an image; warnings: what
     is not as papers have it.
     """
     images: list[Generated]
@@ -51,21 +51,20 @@ def find_generated(folder, split, size: int = 0, limit: int = 0, seed: int = 0) 
 
     limit: take this many at random (0: all). UserError if there is none, or one that is not of `split`.
     """
-    folder, strangers, sizes, kept, found = Path(folder), [], set(), size, []
-    item_of = {item.image.relative_to(split.image_root).as_posix(): i for i, item in enumerate(split.items)}
-    captions = [max(len(item.texts), len(item.audio)) for item in split.items]
+    folder, others, sizes, kept, found = Path(folder), [], set(), size, []
+    sentences_of = _Sentences(split)
     for path in _images_below(folder):
-        match = _NAME.fullmatch(Path(path).relative_to(folder).as_posix())
+        match = NAME.fullmatch(Path(path).relative_to(folder).as_posix())
         if not match:
-            strangers.append(path)
+            others.append(path)
             continue
         here = int(match["size"])
         sizes.add(here)
         if not size and here > kept:               # only the largest size is kept, so that names of others take no room
             kept, found = here, []
         if here == kept:
-            place = _place(match, path, item_of, captions, split)
-            found.append((*place, int(match["copy"]), path))
+            sentence = int(match["sentence"])
+            found.append((sentences_of.item(match["image"], sentence, path), sentence, int(match["copy"]), path))
     if not found:
         have = f"only of {', '.join(map(str, sorted(sizes)))} pixels" if sizes else "at all"
         raise UserError(f"--images {folder} holds no images <class>/<image>_<size>_sentence<k>_0.png {have}"
@@ -73,13 +72,13 @@ def find_generated(folder, split, size: int = 0, limit: int = 0, seed: int = 0) 
     first: dict[tuple[int, int], str] = {}
     for item, sentence, _, path in sorted(found):
         first.setdefault((item, sentence), path)
-    sentences = max(sum(captions), len(first))
+    sentences = max(sentences_of.total, len(first))
     missing, again = sentences - len(first), len(found) - len(first)
     images = [Generated(path, *place) for place, path in first.items()]
     if limit and limit < len(images):
         chosen = np.sort(np.random.default_rng(seed).choice(len(images), limit, replace=False))
         images = [images[i] for i in chosen]
-    return Found(images, kept, sentences, missing, _not_one_a_sentence(sentences, missing, again, strangers))
+    return Found(images, kept, sentences, missing, _not_one_a_sentence(sentences, missing, again, others))
 
 
 def _images_below(folder: Path):
@@ -89,26 +88,36 @@ def _images_below(folder: Path):
                 yield os.path.join(parent, name)
 
 
-def _place(match, path, item_of: dict, captions: list[int], split) -> tuple[int, int]:
-    """The item and the sentence that an image's name means."""
-    item, sentence = item_of.get(match["image"]), int(match["sentence"])
-    if item is None:
-        raise UserError(f"{path} is not of an image in {split.path}; was it made for another split or set?")
-    if captions[item] and sentence >= captions[item]:
-        raise UserError(f"{path} is for sentence {sentence}, but {split.path} gives its image {captions[item]} "
-                        "sentences, counted from 0; was it made for another version of the set?")
-    return item, sentence
+class _Sentences:
+    """Which item a sentence of an image belongs to. total: sentences of the split."""
+
+    def __init__(self, split):
+        self.split, self._items = split, {}
+        for number, item in enumerate(split.items):
+            self._items.setdefault(item.image.relative_to(split.image_root).as_posix(), []).append(number)
+        self._counts, self._firsts = sentence_counts(split), first_sentences(split)
+        self.total = sum(self._counts)
+
+    def item(self, image: str, sentence: int, path) -> int:
+        """UserError, naming the generated image at `path`, where the split has no such image or sentence."""
+        if image not in self._items:
+            raise UserError(f"{path} is not of an image in {self.split.path}; was it made for another split or set?")
+        item = [number for number in self._items[image] if self._firsts[number] <= sentence][-1]
+        end = self._firsts[item] + self._counts[item]
+        if self._counts[item] and sentence >= end:
+            raise UserError(f"{path} is for sentence {sentence}, but {self.split.path} gives its image {end} "
+                            "sentences, counted from 0; was it made for another version of the set?")
+        return item
 
 
-def _not_one_a_sentence(sentences, missing, again, strangers) -> list[str]:
+def _not_one_a_sentence(sentences, missing, again, others) -> list[str]:
     warnings = []
     if missing:
         warnings.append(f"{missing} of the {sentences} sentences have no image; papers take one for every sentence")
     if again:
         warnings.append(f"{again} further images of sentences that have one are left out: one a sentence is taken")
-    if strangers:
-        warnings.append(f"{len(strangers)} images not named as main.py names them are left out, such as "
-                        f"{strangers[0]}")
+    if others:
+        warnings.append(f"{len(others)} images not named as main.py names them are left out, such as {others[0]}")
     return warnings
 
 
@@ -119,13 +128,13 @@ def survey(images: list[Generated], size: int) -> list[str]:
         try:
             with Image.open(generated.path, formats=FORMATS) as image:
                 if image.size != (size, size):
-                    faults.append(f"{generated.path} is {image.width} × {image.height} pixels, but its name says {size}; "
-                                  "sizes may not be mixed: make the images again")
+                    faults.append(f"{generated.path} is {image.width} × {image.height} pixels, but its name says "
+                                  f"{size}; sizes may not be mixed: make the images again")
                 kind = f"{image.mode} with transparency" if "transparency" in image.info else image.mode
                 if kind != "RGB":
                     kinds[kind] += 1
                     example.setdefault(kind, generated.path)
-        except Exception:                          # whatever is wrong: reading it whole words it
+        except Exception:                          # whatever is wrong: reading all of it says what
             try:
                 open_rgb(generated.path)
             except UserError as error:
@@ -155,6 +164,8 @@ def load_generated(path, size: int) -> np.ndarray:
 class RealImages:
     """The real images of a split, each cut to a square: `load(i)` gives uint8 `[size, size, 3]`.
 
+    An image that several items share is one. items: the first item of each image; number: of each item's image.
+
     crop 'box': what the generator is trained on, without its randomness: around the bounding box where the set has
     them, shorter side `margin` times `size`, the square in the middle. 'whole': shorter side `size`, the square in
     the middle.
@@ -164,7 +175,10 @@ class RealImages:
         assert crop in ("box", "whole"), crop
         boxes = bounding_boxes(split) if crop == "box" else {}
         self.split, self.size = split, size
-        self.boxes = [boxes.get(item.key) for item in split.items]
+        self.number = split.image_numbers
+        first = {image: item for image, item in zip(reversed(self.number), reversed(split.items))}
+        self.items = [first[image] for image in range(len(first))]
+        self.boxes = [boxes.get(item.key) for item in self.items]
         self.side = int(size * margin) if crop == "box" else size
         self.crop = "whole" if crop == "whole" else "box" if boxes else "centre"
 
@@ -172,14 +186,14 @@ class RealImages:
         return len(self.boxes)
 
     def load(self, index: int) -> np.ndarray:
-        pixels = prepare(self.split.items[index].image, self.boxes[index], self.side)
+        pixels = prepare(self.items[index].image, self.boxes[index], self.side)
         top, left = ((length - self.size) // 2 for length in pixels.shape[:2])
         return pixels[top:top + self.size, left:left + self.size]
 
     def key(self, *settings) -> str:
         """Changes with any image's path, length or time, with its box, with the crop and with `settings`."""
         digest = hashlib.sha256(json.dumps([_VERSION, self.size, self.side, self.crop, *map(str, settings)]).encode())
-        for item, box in zip(self.split.items, self.boxes):
+        for item, box in zip(self.items, self.boxes):
             state = file_state(item.image)
             if state is None:
                 raise UserError(f"{item.image} does not exist, but {self.split.path} names it; unpack the images "

@@ -1,12 +1,13 @@
 """How good a set of images is: pure functions of features, probabilities and labels, apart from reading and networks.
 
 Sets may be too large for memory. What is summed (moments, inception score) takes batch after batch; what compares pairs
-takes `Rows`: a tensor `[N, d]`, or anything with `len()` that gives tensors for slices and for index arrays.
+takes rows as a tensor `[N, d]`, or as anything with `len()` that gives tensors for slices and for index arrays.
 """
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
-BLOCK = 2048                                       # rows compared at a time
+from common.retrieval import blocks
 
 
 class Moments:
@@ -65,22 +66,24 @@ def _factor(matrix: torch.Tensor) -> torch.Tensor:
 class InceptionScore:
     """exp of the mean KL(p(y|x) ‖ p(y)), over `splits` parts of the images (Salimans et al., NeurIPS 2016, sec. 4).
 
-    The parts are those of torch-fidelity: the images shuffled with `seed`, then cut. Logits may arrive in any
-    batches; memory is that of one distribution a part.
+    The parts are those of torch-fidelity: the images shuffled with `seed`, then cut. batch: count only as many as fill
+    batches of this size, as the StackGAN authors' script does. Logits may arrive in any batches; memory is that of one
+    distribution a part.
     """
 
-    def __init__(self, images: int, classes: int, splits: int = 10, seed: int = 2020):
-        if images < splits:
-            raise ValueError(f"the inception score over {splits} parts needs at least {splits} images, "
+    def __init__(self, images: int, classes: int, splits: int = 10, seed: int = 2020, batch: int = 1):
+        counted = images // batch * batch
+        if counted < splits:
+            raise ValueError(f"the inception score over {splits} parts needs at least {max(splits, batch)} images, "
                              f"not {images}")
         place = np.empty(images, np.int64)
         place[np.random.RandomState(seed).permutation(images)] = np.arange(images)
-        ends = [(part + 1) * images // splits for part in range(splits)]
-        self._part = torch.from_numpy(np.searchsorted(ends, place, side="right"))
-        self._seen = 0
-        self._counts = self._part.bincount(minlength=splits)
-        self._p = torch.zeros(splits, classes, dtype=torch.float64)
-        self._negentropy = torch.zeros(splits, dtype=torch.float64)
+        ends = [(part + 1) * counted // splits for part in range(splits)]
+        self._part = torch.from_numpy(np.searchsorted(ends, place, side="right"))      # `splits` for what is left out
+        self._seen, self._splits = 0, splits
+        self._counts = self._part.bincount(minlength=splits)[:splits]
+        self._p = torch.zeros(splits + 1, classes, dtype=torch.float64)
+        self._negentropy = torch.zeros(splits + 1, dtype=torch.float64)
 
     def update(self, logits: torch.Tensor) -> None:
         """Take in the logits `[N, classes]` of the next N images."""
@@ -95,8 +98,8 @@ class InceptionScore:
     def value(self) -> tuple[float, float]:
         """Mean and standard deviation over the parts."""
         assert self._seen == len(self._part), f"{self._seen} of {len(self._part)} images seen"
-        p = self._p / self._counts[:, None]
-        scores = (self._negentropy / self._counts - torch.special.xlogy(p, p).sum(1)).exp()
+        p = self._p[:self._splits] / self._counts[:, None]
+        scores = (self._negentropy[:self._splits] / self._counts - torch.special.xlogy(p, p).sum(1)).exp()
         return scores.mean().item(), scores.std(correction=0).item()
 
 
@@ -144,9 +147,10 @@ def _share_inside(queries, centres, neighbours: int) -> float:
     radii = torch.cat([_radii(rows, centres, neighbours) for rows in blocks(centres)])
     inside = 0
     for rows in blocks(queries):
-        hit = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
-        for start, others in zip(range(0, len(centres), BLOCK), blocks(centres)):
-            hit |= (torch.cdist(rows, others) <= radii[start:start + BLOCK]).any(1)
+        hit, start = torch.zeros(len(rows), dtype=torch.bool, device=rows.device), 0
+        for others in blocks(centres):
+            hit |= (torch.cdist(rows, others) <= radii[start:start + len(others)]).any(1)
+            start += len(others)
         inside += int(hit.sum())
     return inside / len(queries)
 
@@ -160,78 +164,6 @@ def _radii(rows, everyone, neighbours: int) -> torch.Tensor:
     return nearest[:, -1]
 
 
-def blocks(rows):
-    """`Rows` in tensors of at most `BLOCK` rows, in order."""
-    return (rows[start:start + BLOCK] for start in range(0, len(rows), BLOCK))
-
-
-def retrieval(queries, gallery, query_labels, gallery_labels, ranks=(1, 5, 10), without_self: bool = False) -> dict:
-    """Class retrieval: mean average precision and recall at `ranks`, by cosine, in percent: {"map", "r1", "r5", "r10"}.
-
-    queries `[Q, d]`, gallery `[G, d]`, labels `[Q]` and `[G]`; an entry is right where the labels are equal. S2IGAN
-    (Wang et al., INTERSPEECH 2020, arXiv 2005.06968, section 3) asks with real images in a gallery of generated ones.
-    R@k: share of queries with a right entry among the k best. Queries with no right entry are left out; ValueError if
-    all are. `without_self`: query i is not compared with entry i. Among equal scores the wrong ones count as better.
-    """
-    width = max(1, BLOCK * BLOCK // len(gallery))  # queries at a time, so that scores take the same room in any gallery
-    precisions, found, count = 0.0, np.zeros(len(ranks)), 0
-    for start in range(0, len(queries), width):
-        rows = unit(queries[start:start + width])
-        scores = torch.cat([rows @ unit(others).T for others in blocks(gallery)], 1)
-        right = query_labels[start:start + len(rows), None] == gallery_labels
-        if without_self:
-            own = torch.arange(len(rows))
-            scores[own, start + own], right[own, start + own] = -torch.inf, False
-        precision, hits = ranking(scores.cpu(), right, ranks)
-        possible = right.any(1)
-        precisions += precision[possible].sum().item()
-        found += hits[possible].sum(0).numpy()
-        count += int(possible.sum())
-    if not count:
-        raise ValueError("no query has a right entry in the gallery")
-    return {"map": 100 * precisions / count, **{f"r{k}": 100 * float(f) / count for k, f in zip(ranks, found)}}
-
-
-def ranking(scores: torch.Tensor, right: torch.Tensor, ranks=(1, 5, 10)) -> tuple[torch.Tensor, torch.Tensor]:
-    """Average precision `[Q]` (float64, 0..1) and whether one of the k best is right `[Q, ranks]`, for scores `[Q, G]`.
-
-    right: bool `[Q, G]`. AP is the mean, over right entries, of the share of right ones down to that entry.
-    """
-    wrong_first = right.to(torch.uint8).argsort(dim=1, stable=True)
-    order = scores.gather(1, wrong_first).argsort(dim=1, descending=True, stable=True)
-    hits = right.gather(1, wrong_first).gather(1, order)
-    places = torch.arange(1, scores.shape[1] + 1)
-    average = (hits * hits.cumsum(1) / places.double()).sum(1) / hits.sum(1).clamp(min=1)
-    return average, torch.stack([hits[:, :k].any(1) for k in ranks], 1)
-
-
-def retrieval_by_chance(query_labels, gallery_labels, ranks=(1, 5, 10)) -> dict:
-    """What `retrieval` gives on average over all orders of the gallery, in percent.
-
-    With m right ones among G, one of the first k is right with 1 − C(G − m, k) / C(G, k); the mean average precision is
-    (m − 1) / (G − 1) + H(G) (G − m) / (G (G − 1)), H(G) being the harmonic number (all right if G is 1).
-    """
-    labels, counts = gallery_labels.unique(return_counts=True)
-    place = torch.searchsorted(labels, query_labels).clamp(max=len(labels) - 1)
-    right, total = counts[place][labels[place] == query_labels].double(), len(gallery_labels)
-
-    def log_choose(n, k):
-        return torch.lgamma(n + 1) - torch.lgamma(n - k + 1)       # of C(n, k), up to a factor of k! that cancels
-
-    harmonic = (1 / torch.arange(1, total + 1, dtype=torch.float64)).sum()
-    average = (right - 1 + harmonic * (total - right) / total) / (total - 1) if total > 1 else right
-    hits = {}
-    for k in ranks:
-        missed = (log_choose(total - right, k) - log_choose(torch.tensor(total).double(), k)).exp()
-        hits[f"r{k}"] = 100 * torch.where(total - right < k, 1, 1 - missed).mean().item()
-    return {"map": 100 * average.mean().item(), **hits}
-
-
-def unit(rows: torch.Tensor) -> torch.Tensor:
-    """Rows `[N, d]` scaled to length 1."""
-    return torch.nn.functional.normalize(rows, dim=1)
-
-
 def centroid_accuracy(generated, labels, real, real_labels) -> dict[str, float]:
     """How often the nearest class centroid of the real set is the right one, by cosine, in percent.
 
@@ -240,15 +172,15 @@ def centroid_accuracy(generated, labels, real, real_labels) -> dict[str, float]:
     it; a class of one row has no such centroid and gives no query there (None if all are). Chance: one class in C.
     """
     classes, own = real_labels.unique(return_inverse=True)
-    real = unit(real[:]).double()
+    real = normalize(real[:]).double()
     sums = torch.zeros(len(classes), real.shape[1], dtype=torch.float64, device=real.device)
     sums.index_add_(0, own.to(real.device), real)
-    centroids = unit(sums)
-    right = sum(int((classes[(unit(rows).double() @ centroids.T).argmax(1).cpu()] == labels[start:start + BLOCK]).sum())
-                for start, rows in zip(range(0, len(generated), BLOCK), blocks(generated)))
+    centroids = normalize(sums)
+    nearest = torch.cat([(normalize(rows).double() @ centroids.T).argmax(1).cpu() for rows in blocks(generated)])
+    right = int((classes[nearest] == labels).sum())
     scores = real @ centroids.T
-    without = unit(sums[own] - real)               # each row's own centroid, had the row not been there
+    without = normalize(sums[own] - real)               # each row's own centroid, had the row not been there
     scores[torch.arange(len(real)), own] = (real * without).sum(1)
-    judged = own.bincount()[own] > 1
-    ceiling = 100 * (scores.argmax(1).cpu() == own)[judged].double().mean().item() if judged.any() else None
+    asked = own.bincount()[own] > 1
+    ceiling = 100 * (scores.argmax(1).cpu() == own)[asked].double().mean().item() if asked.any() else None
     return {"accuracy": 100 * right / len(generated), "ceiling": ceiling, "chance": 100 / len(classes)}

@@ -9,11 +9,13 @@ import math
 import torch
 
 from common.cli import UserError
+from common.retrieval import blocks, cosine, retrieval, retrieval_by_chance
 from StackGAN_v2.evaluation import attribute_probe, metrics
-from StackGAN_v2.evaluation.feature_extractors import Extractor, FinetunedInception
+from StackGAN_v2.evaluation.feature_extractors import Extractor
 from StackGAN_v2.evaluation.published_results import Setting, comparable_with
 
 IS_SPLITS, KID_SUBSETS, KID_SUBSET_SIZE, PR_NEIGHBOURS = 10, 100, 1000, 3
+S2IGAN_QUERIES, S2IGAN_GALLERY = 2, 20             # of each class: 100 among 1,000 on CUB, 40 among 400 on Oxford-102
 RANKS, IMAGE_RANKS = (1, 5, 10), (1, 5, 10, 50)  # of the same class; of the very image
 
 
@@ -26,14 +28,15 @@ def of(job, seen, real: dict, warnings: list[str]) -> list[dict]:
 
 
 def _record(job, extractor: Extractor | None, name: str, value, unit: str, warnings=(), protocol=None, **more) -> dict:
-    if not math.isfinite(value):
-        raise UserError(f"{name} is not a finite number; are the weights of the network damaged?")
-    kind = name.split("_")[0]
+    for number in (value, *more.values()):
+        if isinstance(number, float) and not math.isfinite(number):
+            raise UserError(f"{name} or what belongs to it is not a finite number; are the network's weights damaged?")
+    kind = "r50" if name.startswith("s2igan_r50") else name.split("_")[0]
     text, published = comparable_with(kind, Setting(
-        stranger=extractor.stranger if extractor else "", real_images=len(job.real),
+        incomparable=extractor.incomparable if extractor else "", real_images=len(job.real),
         classes=len(set(job.split.labels)) if job.split.has_classes else 0, generated=len(job.images),
         size=job.size, generated_size=job.found.size, crop=job.real.crop,
-        judged=extractor.classes if isinstance(extractor, FinetunedInception) else 0))
+        classifier_classes=extractor.classes if extractor and extractor.fine_tuned else 0))
     shared = {"generated_images": len(job.images), "sentences": job.found.sentences,
               "sentences_without_image": job.found.missing, "size_px": job.size, "image_size_px": job.found.size,
               **job.protocol}
@@ -52,7 +55,7 @@ def _against_real(job, extractor: Extractor) -> tuple[str, dict]:
 def _fid(job, seen, real):
     stem, protocol = _against_real(job, job.main)
     moments = metrics.Moments(job.main.width, job.device)
-    for rows in metrics.blocks(real[job.main.name]):
+    for rows in blocks(real[job.main.name]):
         moments.update(rows)
     value = metrics.frechet_distance(seen.moments.mean, seen.moments.covariance, moments.mean, moments.covariance)
     few = [f"{count} {side} images for {job.main.width} features: their covariance is singular and the distance "
@@ -75,8 +78,8 @@ def _is(job, seen, real):
     value, std = seen.score.value()
     few = [f"{len(job.images)} images: the score of fewer than 5000 is biased downwards"] \
         if len(job.images) < 5000 else []
-    return [_record(job, job.judge, f"is_{job.judge.name}_{job.size}px_gen{len(job.images)}", value, "", few,
-                    {"extractor": job.judge.what, "splits": IS_SPLITS}, std=std)]
+    return [_record(job, job.classifier, f"is_{job.classifier.name}_{job.size}px_gen{len(job.images)}", value, "", few,
+                    {"extractor": job.classifier.what, "splits": IS_SPLITS, "batch": job.classifier.batch}, std=std)]
 
 
 def _pr(job, seen, real):
@@ -94,23 +97,56 @@ def _retrieval(job, seen, real):
     found = []
     if job.split.has_classes:
         labels, shown = job.labels, job.real_labels
-        values = metrics.retrieval(true, generated, shown, labels, RANKS)
+        values = retrieval(true, generated, shown, labels, RANKS, cosine)
         try:
-            ceiling = metrics.retrieval(true, true, shown, shown, RANKS, without_self=True)
+            ceiling = retrieval(true, true, shown, shown, RANKS, cosine, without_self=True)
         except ValueError:                         # classes of one image: nothing to find but the query
             ceiling = dict.fromkeys(values)
-        chance = metrics.retrieval_by_chance(shown, labels, RANKS)
+        chance = retrieval_by_chance(shown, labels, RANKS)
         how = {**protocol, "right": "of the same class", "ceiling": "real images in the gallery, without the query"}
         found += [_record(job, job.lite0, f"retrieval_{name}_{stem}", value, "%", (), how, ceiling=ceiling[name],
                           chance=chance[name]) for name, value in values.items()]
-    own, images = torch.tensor([image.item for image in job.images]), torch.arange(len(job.real))
-    values = metrics.retrieval(true, generated, images, own, IMAGE_RANKS)
-    chance = metrics.retrieval_by_chance(images, own, IMAGE_RANKS)
+    own, images = torch.tensor([job.real.number[image.item] for image in job.images]), torch.arange(len(job.real))
+    values = retrieval(true, generated, images, own, IMAGE_RANKS, cosine)
+    chance = retrieval_by_chance(images, own, IMAGE_RANKS)
     how = {**protocol, "right": "generated for a sentence of the very image"}
     if job.split.has_classes:                      # its mean average precision is S2IGAN's, by class
         del values["map"]
     return found + [_record(job, job.lite0, f"retrieval_image_{name}_{stem}", value, "%", (), how,
                             chance=chance[name]) for name, value in values.items()]
+
+
+def _s2igan(job, seen, real):
+    """S2IGAN's retrieval (mAP_evaluate.py and Recall_evaluate.py of its repository): with classes some images of each,
+    without classes all of them, the right ones being those of the very image."""
+    extractor = job.torchvision
+    true, generated = real[extractor.name], seen.files[extractor.name]
+    own = torch.tensor([job.real.number[image.item] for image in job.images])
+    queries, gallery = torch.arange(len(job.real)), torch.arange(len(job.images))
+    query_ids, gallery_ids, ranks, warnings = queries, own, IMAGE_RANKS, []
+    if job.split.has_classes:
+        query_ids, gallery_ids, ranks = job.real_labels, job.labels, RANKS
+        queries, gallery = _some_of_each(query_ids, S2IGAN_QUERIES), _some_of_each(gallery_ids, S2IGAN_GALLERY)
+        classes = len(query_ids.unique())
+        if (len(queries), len(gallery)) != (S2IGAN_QUERIES * classes, S2IGAN_GALLERY * classes):
+            warnings.append(f"some class has fewer than {S2IGAN_QUERIES} real or {S2IGAN_GALLERY} generated images, so "
+                            f"that {len(queries)} ask among {len(gallery)}")
+    query_ids, gallery_ids = query_ids[queries], gallery_ids[gallery]
+    values = retrieval(true[queries], generated[gallery], query_ids, gallery_ids, ranks, cosine)
+    chance = retrieval_by_chance(query_ids, gallery_ids, ranks)
+    stem = f"{extractor.name}_{job.size}px_{job.real.crop}_{job.split.name}{len(queries)}_gen{len(gallery)}"
+    how = {"extractor": extractor.what, "crop": job.real.crop, "real_split": str(job.split.path),
+           "similarity": "cosine", "queries": f"{len(queries)} real images",
+           "gallery": f"{len(gallery)} generated images",
+           "right": "of the same class" if job.split.has_classes else "generated for a sentence of the very image"}
+    return [_record(job, extractor, f"s2igan_{name}_{stem}", value, "%", warnings, how, chance=chance[name])
+            for name, value in values.items()]
+
+
+def _some_of_each(labels: torch.Tensor, count: int, seed: int = 0) -> torch.Tensor:
+    """The places of at most `count` entries of each label, drawn at random, in order."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    return torch.cat([order[labels[order] == label][:count] for label in labels.unique()]).sort().values
 
 
 def _class(job, seen, real):
@@ -126,8 +162,10 @@ def _class(job, seen, real):
 def _attributes(job, seen, real):
     reader = seen.reader
     wanted = torch.stack([reader.attributes.named(job.split, p.item, p.sentence) for p in job.images])
-    real_read = torch.stack([reader.real[image.item] for image in job.images])
-    report = attribute_probe.agreement_report(torch.cat(seen.read), real_read, wanted, job.labels, reader.attributes)
+    report = attribute_probe.agreement_report(torch.cat(seen.read), reader.real, wanted, job.labels, reader.attributes)
+    if report["agreement"] is None:
+        job.left_out.append("attributes: no sentence of these images names one")
+        return []
     few = [] if report["normalised"] is not None else [
         "the probe reads real images no better than chance, or nothing can be shuffled: there is no normalised score"]
     protocol = {"probe": f"convolutional, {attribute_probe.SIZE} px, trained on the real training images",
@@ -137,5 +175,5 @@ def _attributes(job, seen, real):
                     report.pop("agreement"), "%", few, protocol, **report)]
 
 
-RECORDS = {"fid": _fid, "is": _is, "kid": _kid, "pr": _pr, "retrieval": _retrieval, "class": _class,
-            "attributes": _attributes}
+RECORDS = {"fid": _fid, "is": _is, "kid": _kid, "pr": _pr, "retrieval": _retrieval, "s2igan": _s2igan,
+           "class": _class, "attributes": _attributes}

@@ -95,7 +95,7 @@ def train(options: GeneratorOptions, cfg: Config, name: str) -> int:
 def make_batches(cfg: Config, data: DataSettings, split, speech: SpeechFeatures, sizes, seed: int, device):
     """→ the batches of this rank, and where the prepared images are."""
     cache = _open_cache(split, data.data_dir, sizes[-1])
-    where = image_cache.settle(cache, data.cache, device)
+    where = image_cache.place_cache(cache, data.cache, device)
     batches = Batches(cache, speech, split.labels, sizes, cfg.TRAIN.BATCH_SIZE, cfg.GAN.Z_DIM, cfg.GAN.EMBEDDING_DIM,
                       seed, device, ranks.rank(), ranks.world_size(), wrong_images=cfg.TRAIN.WRONG == "image")
     ahead = device.type == "cuda" and cache.pixels.device.type == "cpu"

@@ -73,13 +73,14 @@ def _number_row(name: str, columns, shared: list[str]) -> dict:
 
 def published(dataset: str) -> list[tuple[str, str, str]]:
     """(method, inception score, FID) as later authors quote them for a set; [] of other sets."""
-    from StackGAN_v2.evaluation.published_results import SETS
-    one = dict(zip(("birds", "flowers"), SETS)).get(dataset.lower())
-    if one is None:
-        return []
-    scores = dict(one.inception_score)
-    rows = [(method, scores.get(method, "–"), distance) for method, distance in one.fid]
-    return rows + [("Speak-the-Art", "not comparable", "9.76")] * (dataset.lower() == "birds")
+    from StackGAN_v2.evaluation.published_results import RESULTS
+    name = {"birds": "CUB-200-2011", "flowers": "Oxford-102", "flickr8k": "Flickr8k"}.get(dataset.lower())
+    values: dict[str, dict] = {}                   # method → metric → value
+    for row in RESULTS:
+        if row.set == name and row.input == "speech":
+            shown = row.value if row.comparable else f"{row.value} (measured otherwise)"
+            values.setdefault(row.method, {})[row.metric] = shown
+    return [(method, of.get("is", "–"), of.get("fid", "–")) for method, of in values.items()]
 
 
 def attributes(data) -> dict:

@@ -52,3 +52,40 @@ def caffemodel(weights, encoding):
             layer = field(4, name.encode()) + field(5, 4)              # LayerType CONVOLUTION
             message += field(2, layer + b"".join(field(6, blob(array, "legacy")) for array in blobs))
     return message
+
+
+def deploy_prototxt(views: int = 10) -> str:
+    """The network as a Caffe `deploy.prototxt` for `views` images: for OpenCV as a cross-check."""
+    text = [f'name: "GoogleNet" input: "data" input_shape {{ dim: {views} dim: 3 dim: 224 dim: 224 }}']
+    convs = {name: (width, kernel, stride) for name, _, width, kernel, stride in googlenet.convolutions()}
+
+    def layer(kind, name, bottoms, parameters="", top=None):
+        bottom = " ".join(f'bottom: "{b}"' for b in bottoms)
+        text.append(f'layer {{ name: "{name}" type: "{kind}" {bottom} top: "{top or name}" {parameters} }}')
+        return top or name
+
+    def conv(name, bottom):
+        width, kernel, stride = convs[name]
+        layer("Convolution", name, [bottom], f"convolution_param {{ num_output: {width} pad: {kernel // 2} "
+                                             f"kernel_size: {kernel} stride: {stride} }}")
+        return layer("ReLU", name.replace("/", "/relu_", 1), [name], top=name)
+
+    def pool(name, bottom, kind="MAX", kernel=3, stride=2, pad=0):
+        return layer("Pooling", name, [bottom], f"pooling_param {{ pool: {kind} kernel_size: {kernel} "
+                                                f"stride: {stride} pad: {pad} }}")
+
+    def lrn(name, bottom):
+        return layer("LRN", name, [bottom], "lrn_param { local_size: 5 alpha: 0.0001 beta: 0.75 }")
+
+    x = lrn("pool1/norm1", pool("pool1/3x3_s2", conv("conv1/7x7_s2", "data")))
+    x = pool("pool2/3x3_s2", lrn("conv2/norm2", conv("conv2/3x3", conv("conv2/3x3_reduce", x))))
+    for block in googlenet.INCEPTION:
+        name = f"inception_{block}"
+        pooled = pool(f"{name}/pool", x, stride=1, pad=1)
+        x = layer("Concat", f"{name}/output", [
+            conv(f"{name}/1x1", x), conv(f"{name}/3x3", conv(f"{name}/3x3_reduce", x)),
+            conv(f"{name}/5x5", conv(f"{name}/5x5_reduce", x)), conv(f"{name}/pool_proj", pooled)])
+        if block in googlenet.POOL_AFTER:
+            x = pool(f"pool{block[0]}/3x3_s2", x)
+    pool("pool5/7x7_s1", x, "AVE", 7, 1)
+    return "\n".join(text) + "\n"
