@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 from pathlib import Path
+from typing import Literal
 
 from common import ROOT
 from common.cli import UserError
@@ -281,7 +282,7 @@ def npy_header(descr: str, shape: tuple[int, ...]) -> bytes:
     return buffer.getvalue()
 
 
-def npy_or_none(path, dtype, mmap_mode: str | None = None):
+def npy_or_none(path, dtype, mmap_mode: Literal["r", "r+"] | None = None):
     """The array in the .npy file at `path`; None if it is missing, damaged or of another dtype: then it is made again."""
     import numpy as np
     try:

@@ -18,6 +18,11 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 # An image of transparent colours takes 15 bytes a pixel while it is converted: 600 MB at this size, in each worker.
 Image.MAX_IMAGE_PIXELS = 40_000_000
 LONGEST_SIDE = (1 << 16) - 1                       # of a scaled image, in pixels
+
+
+def most_pixels() -> int:
+    assert Image.MAX_IMAGE_PIXELS is not None
+    return Image.MAX_IMAGE_PIXELS
 # Pillow warns from its limit on and raises from twice its limit; `open_rgb` raises from the limit itself.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # Pillow refuses unpacked text and profiles of more than 1 MiB, which editors do write; 64 MiB stay the limit in all.
@@ -78,7 +83,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def resize(image: Image.Image, size: tuple[int, int], resample=Image.Resampling.BILINEAR) -> Image.Image:
     """`image.resize` in the memory of its input and output: Pillow scales the width first, also of very high images."""
-    if size[0] * image.height > Image.MAX_IMAGE_PIXELS:
+    if size[0] * image.height > most_pixels():
         image = image.resize((image.width, size[1]), resample)
     return image.resize(size, resample)
 
@@ -89,8 +94,8 @@ def scale_shorter_side(image: Image.Image, side: int, path) -> Image.Image:
     UserError naming `path` for an image so thin that the result would pass the limits of an image.
     """
     scale = side / min(image.size)
-    size = tuple(max(side, round(length * scale)) for length in image.size)
-    if size[0] * size[1] > Image.MAX_IMAGE_PIXELS or max(size) > LONGEST_SIDE:
+    size = max(side, round(image.width * scale)), max(side, round(image.height * scale))
+    if size[0] * size[1] > most_pixels() or max(size) > LONGEST_SIDE:
         raise UserError(f"{path} is too thin an image ({image.width} × {image.height} pixels, which would become "
                         f"{size[0]} × {size[1]}); crop it or leave it out of the set")
     return resize(image, size)
@@ -111,7 +116,7 @@ def _transparent_pixels(image: Image.Image, raw_mode: str | None, path) -> Image
     Pillow compares that colour with pixels that it has brought to 8 bits: with 16 bits it hides colours that are only
     near, and with fewer than 8 it hides others.
     """
-    scale = {"1": 1, "L;2": 85, "L;4": 17, "I;16B": 1}.get(raw_mode)       # from the file's values to Pillow's
+    scale = {"1": 1, "L;2": 85, "L;4": 17, "I;16B": 1}.get(raw_mode or "")       # from the file's values to Pillow's
     if "transparency" not in image.info or not scale and raw_mode != "RGB;16B":
         return None
     colour = image.info.pop("transparency")

@@ -19,6 +19,7 @@ def fields(view: memoryview):
         number, wire = tag >> 3, tag & 7
         if number == 0:
             raise ValueError("a field with number 0")
+        value: int | memoryview
         if wire == VARINT:
             value, position = varint(view, position)
         else:

@@ -147,7 +147,8 @@ def _snappy(data: memoryview) -> bytearray:
 
 def _slices(entries, wanted: set[str]) -> dict[str, np.ndarray]:
     """V1: an entry with the shapes of all tensors, then one with the numbers of each."""
-    shapes, found = {}, {}
+    shapes: dict[str, list[int]] = {}
+    found: dict[str, np.ndarray] = {}
     for _, value in entries:
         for number, content in messages(value):    # SavedTensorSlices: meta (1), data (2)
             if number == 1:
@@ -175,7 +176,7 @@ def _tensor_bytes(view) -> bytes:
             raise ValueError(f"a tensor of type {value}, not float")
         if number in (4, 5) and wire in (BYTES, FIXED32):
             data += value
-    return data
+    return bytes(data)
 
 
 def _bundle(entries, data: memoryview, wanted: set[str]) -> dict[str, np.ndarray]:
