@@ -8,7 +8,7 @@ _TEXTS = {
     SILENT: "{} silent",
     CANCELLING: "{} in channels that cancel each other, so that nothing is left of them as one channel; export one of "
                 "the channels alone",
-    CUT_OFF: "{} cut off in the middle; what is there is heard"}
+    CUT_OFF: "{} cut off or damaged; what is there is heard"}
 
 
 def remarks(clips, max_frames: int) -> list[str]:

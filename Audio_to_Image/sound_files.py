@@ -1,18 +1,19 @@
 """Sound files of any kind → samples: all of what is there, one channel, or a sentence that says why there is none.
 
-soundfile (libsndfile) decodes; sound_containers.py finds what it would leave out. Files are untrusted: length and memory
-are bounded. soundfile and soxr are imported only where sound is read.
+soundfile (libsndfile) decodes plain files whose headers fit to their sizes, PyAV (FFmpeg) everything else, to the end.
+Files are untrusted: length and memory are bounded, and FFmpeg opens nothing but the file that it is given. soundfile,
+av and soxr are imported only where sound is read.
 """
 import functools
 import io
 import os
-import shlex
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from Audio_to_Image.sound_kinds import Kind, Piece, kind_of, layout_of
 from common.cli import UserError
 
 MAX_SECONDS = 600           # limits against files that unpack to absurd lengths: the method hears the first 20 s
@@ -21,7 +22,9 @@ MAX_LEVEL = 1e6             # full scale is 1; powers of far larger samples over
 SILENCE = 1e-4              # half the range of samples that nobody hears: -80 dB of full scale
 CANCELLED = 1e-3            # share of the channels' power that is left in their mean
 _READ_BLOCK = 1 << 22       # samples read at a time, all channels together
-_FLAC_BLOCK = 1 << 12       # the same where a cut file costs the block in which it ends
+_FRAMES_BLOCK = 1 << 17     # the same for FFmpeg's frames
+_HEAD = 1 << 12             # bytes by which a file's kind is known
+_SAY_THEIR_LENGTH = ("flac", "au", "mov", "matroska")       # in their headers; others are guessed by FFmpeg
 
 # Why a file cannot be used; in this order in lists.
 MISSING, NOT_SOUND, TOO_LONG = "missing", "not sound", "too long"
@@ -56,7 +59,7 @@ class Sound:
 
 
 def read_sound(path) -> Sound:
-    """All sound of a wav, flac, ogg, opus, mp3 file or whatever else soundfile reads; lengths in headers only hint.
+    """All sound of a wav, flac, ogg, opus, mp3, webm, m4a, … file; lengths in headers only hint.
 
     A valid file without samples gives none. SoundError names a file that is missing, empty, not sound, longer than ten
     minutes (at over 55 kHz: than 33 million samples), or holds impossible samples.
@@ -104,22 +107,67 @@ def _opened(path: Path):
 # ---- decoding -------------------------------------------------------------------------------------------------------
 
 def _read(file, size: int, path: Path) -> Sound:
-    from Audio_to_Image.sound_containers import parts_of
-    parts = parts_of(file, size)
-    file.seek(0)
-    decoder = _Decoder(path)
-    for part in parts.files or [file]:
-        decoder.add(part)
-    samples, rate = decoder.samples(), decoder.rate
+    kind = kind_of(file.read(_HEAD))
+    layout = layout_of(file, size, kind.container)
+    mix = _Mix(path)
+    if not (layout.is_plain and _by_soundfile(mix, file) or (kind.container or not kind.name) and _by_ffmpeg(
+            mix, layout.pieces, kind.container or "mp3")):              # mp3 may lie behind anything
+        raise SoundError(_not_sound(path, kind))
+    samples, rate = mix.samples(), mix.rate
     lowest, highest = (samples.min(), samples.max()) if len(samples) else (0, 0)
     if not (lowest > -MAX_LEVEL and highest < MAX_LEVEL):               # so written, NaN fails too
         raise SoundError(f"{path} holds samples that are not numbers or are absurdly large; it cannot be used as sound")
-    cancels = decoder.power > 0 and decoder.power_of_mean < CANCELLED * decoder.power
+    cancels = mix.power > 0 and mix.power_of_mean < CANCELLED * mix.power
     silent = highest - lowest < 2 * SILENCE
     remarks = [CANCELLING] if cancels else [SILENT] if silent else []
-    remarks += [CUT_OFF] if parts.is_cut or decoder.broke else []
-    promised = parts.promised * len(samples) / rate if parts.promised > 1 else 0.0
+    seconds = len(samples) / rate
+    promised = layout.promised * seconds if layout.promised > 1 else 0.0
+    if (layout.is_cut or kind.container in _SAY_THEIR_LENGTH) and mix.announced > seconds + 0.1:
+        promised = mix.announced
+    remarks += [CUT_OFF] if layout.is_cut or mix.broke or promised else []
     return Sound(samples, rate, promised, tuple(remarks))
+
+
+class _Mix:
+    """Samples of one file as they are decoded: the mean of the channels, within the limits."""
+
+    def __init__(self, path: Path):
+        self.path, self.stretches = path, []        # (rate, blocks): files that were joined differ in their rates
+        self.seconds = 0.0
+        self.power = self.power_of_mean = 0.0       # sums of squares; of files with several channels only
+        self.broke = False                          # whether the decoder failed somewhere
+        self.announced = 0.0                        # seconds, by the header
+
+    @property
+    def rate(self) -> int:
+        return self.stretches[0][0]
+
+    def begin(self, rate: int) -> None:
+        """What is added from here on has `rate` Hz."""
+        if not 1000 <= rate <= 768000:
+            raise SoundError(f"{self.path} claims a sampling rate of {rate} Hz; sound from 1 to 768 kHz can be read")
+        if not self.stretches or self.stretches[-1][0] != rate:
+            self.stretches.append((rate, []))
+        if len(self.stretches) > 100:
+            raise SoundError(f"{self.path} changes its sampling rate too often; it cannot be used as sound")
+
+    def add(self, block: np.ndarray) -> None:
+        """float32 [n, channels]"""
+        mean = block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
+        if block.shape[1] > 1:
+            self.power += float(np.square(block, dtype=np.float64).mean(axis=1).sum())
+            self.power_of_mean += float(np.square(mean, dtype=np.float64).sum())
+        rate, blocks = self.stretches[-1]
+        blocks.append(mean)
+        self.seconds += len(mean) / rate
+        limit = min(MAX_SECONDS, MAX_SAMPLES / self.rate)
+        if self.seconds > limit + 1e-6:
+            raise SoundError(f"{self.path} is longer than {limit / 60:.0f} minutes, the limit for one clip", TOO_LONG)
+
+    def samples(self) -> np.ndarray:
+        parts = [resample(blocks[0] if len(blocks) == 1 else np.concatenate(blocks or [np.zeros(0, np.float32)]),
+                          rate, self.rate) for rate, blocks in self.stretches]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 @functools.cache
@@ -133,122 +181,94 @@ def _sequential():
     return Sequential
 
 
-class _Decoder:
-    """Samples of one file's parts; the first part's rate counts."""
-
-    def __init__(self, path: Path):
-        self.path, self.rate, self.blocks = path, 0, []
-        self.total = 0                              # samples, at the rates they came in
-        self.power = self.power_of_mean = 0.0       # sums of squares; of files with several channels only
-        self.broke = False                          # whether the decoder failed after some sound
-
-    def add(self, file) -> None:
-        import soundfile
-        # libsndfile reads a plain file by itself, twice as fast as through Python
-        source = file.fileno() if isinstance(file, io.FileIO) else file
-        try:
-            with _sequential()(source, closefd=False) as opened:
-                if not 1000 <= opened.samplerate <= 768000:
-                    raise SoundError(f"{self.path} claims a sampling rate of {opened.samplerate} Hz; sound from 1 to "
-                                     "768 kHz can be read")
-                self.rate = self.rate or opened.samplerate
-                blocks = list(self._blocks(opened))
-                rate = opened.samplerate
-        except (soundfile.SoundFileError, TypeError, ValueError, OSError) as error:   # TypeError: headerless .raw
-            if self.blocks and isinstance(error, soundfile.SoundFileError):
-                self.broke = True                   # a later part that is damaged: what was heard before counts
-                return
-            raise SoundError(_not_sound(self.path, file, error)) from None
-        samples = blocks[0] if len(blocks) == 1 else np.concatenate(blocks or [np.zeros(0, np.float32)])
-        if sum(map(len, self.blocks)) + len(samples) * self.rate / rate > MAX_SAMPLES:
-            raise self._too_long(MAX_SAMPLES / self.rate)
-        self.blocks.append(resample(samples, rate, self.rate))
-
-    def _blocks(self, opened):
-        import soundfile
-        limit = min(MAX_SECONDS * opened.samplerate, MAX_SAMPLES)
-        most = max(1, (_FLAC_BLOCK if opened.format == "FLAC" else _READ_BLOCK) // opened.channels)
-        if 0 < opened.frames < most:                # no more room than is needed; one more block finds the true end
-            most = opened.frames
-        # The same numbers, but libsndfile takes three times as long to make float32 of them.
-        kind = "int16" if opened.subtype == "PCM_16" else "float32"
-        begun = self.total
-        while True:
-            try:
-                block = opened.read(most, dtype=kind, always_2d=True)
-            except soundfile.SoundFileError:
-                if self.total == begun:
-                    raise
-                self.broke = True
-                return
-            if not len(block):
-                return
-            block = block * np.float32(1 / 32768) if kind == "int16" else block
-            mean = block.mean(axis=1) if opened.channels > 1 else block[:, 0]
-            if opened.channels > 1:
-                self.power += float(np.square(block, dtype=np.float64).mean(axis=1).sum())
-                self.power_of_mean += float(np.square(mean, dtype=np.float64).sum())
-            self.total += len(block)
-            if self.total > limit:
-                raise self._too_long(limit / opened.samplerate)
-            yield mean
-
-    def _too_long(self, seconds: float) -> SoundError:
-        return SoundError(f"{self.path} is longer than {seconds / 60:.0f} minutes, the limit for one clip", TOO_LONG)
-
-    def samples(self) -> np.ndarray:
-        return self.blocks[0] if len(self.blocks) == 1 else np.concatenate(self.blocks)
-
-
-# ---- words ----------------------------------------------------------------------------------------------------------
-
-# What begins at which byte is what; what ffmpeg can convert is told how.
-_CONVERTIBLE = ((4, b"ftypM4A", "an MPEG-4 recording (m4a)"), (4, b"ftypM4B", "an MPEG-4 recording (m4b)"),
-                (4, b"ftypqt", "a QuickTime recording (mov)"), (4, b"ftyp3g", "a 3GPP recording (3gp)"),
-                (4, b"ftyp", "an MPEG-4 recording (mp4)"), (4, b"moov", "a QuickTime recording (mov)"),
-                (0, b"\x1aE\xdf\xa3", "a WebM or Matroska recording (webm)"), (0, b"#!AMR", "an AMR recording (amr)"),
-                (0, bytes.fromhex("3026b2758e66cf11"), "a Windows Media recording (wma)"),
-                (0, b"caff", "an Apple recording (caf) in a coding that cannot be read"),
-                (0, b"ADIF", "an AAC recording (aac)"),
-                (8, b"AVI ", "an AVI video"), (0, b"FLV", "a Flash video"), (0, b".RMF", "a RealMedia recording"),
-                (0, b"MAC ", "a Monkey's Audio recording (ape)"), (0, b"wvpk", "a WavPack recording"))
-_OTHERS = ((0, b"MThd", "a MIDI file: notes, not sound"), (0, b"\x89PNG", "a PNG image"),
-           (0, b"\xff\xd8\xff", "a JPEG image"),
-           (0, b"GIF8", "a GIF image"), (0, b"PK\3\4", "a zip archive"), (0, b"\x1f\x8b", "a gzip archive"),
-           (0, b"%PDF", "a PDF document"), (0, b"version https://git-lfs", "a Git LFS pointer; fetch the file itself"))
-
-
-def kind_of(head: bytes) -> tuple[str, bool]:
-    """(what a file that is not readable sound is, by its first bytes, or "", whether ffmpeg can convert it)."""
-    for known, convertible in ((_CONVERTIBLE, True), (_OTHERS, False)):
-        for start, mark, kind in known:
-            if head[start:].startswith(mark):
-                return kind, convertible
-    if len(head) > 1 and head[0] == 0xff and head[1] & 0xf6 == 0xf0:
-        return "an AAC recording (aac)", True
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if text[:1] == b"<":
-        return ("an HTML page" if b"<html" in text.lower() or b"<!doctype html" in text.lower() else "XML text"), False
-    if text[:1] in (b"{", b"["):
-        return "JSON text, perhaps an error message", False
-    return ("text" if text and all(byte >= 32 or byte in b"\t\r\n\f" for byte in text) else ""), False
-
-
-def _not_sound(path: Path, file, error: Exception) -> str:
+def _by_soundfile(mix: _Mix, file) -> bool:
+    """Whether libsndfile can read the file: twice as fast as FFmpeg where a header is right."""
+    import soundfile
     file.seek(0)
-    kind, convertible = kind_of(file.read(512))
-    if convertible:
-        return f"{path} is {kind}, which has to be converted first: {conversion(path)}"
-    if kind:
-        return f"{path} is not sound but {kind}; make or download it again"
-    reason = (getattr(error, "error_string", None) or str(error)).strip().rstrip(".")
-    return f"{path} is not sound that can be read{f' ({reason})' if reason else ''}; make or download it again"
+    # libsndfile reads a plain file by itself, twice as fast as through Python
+    source = file.fileno() if isinstance(file, io.FileIO) else file
+    try:
+        with _sequential()(source, closefd=False) as opened:
+            mix.begin(opened.samplerate)
+            most = max(1, _READ_BLOCK // opened.channels)
+            if 0 < opened.frames < most:            # no more room than is needed; one more block finds the true end
+                most = opened.frames
+            # The same numbers, but libsndfile takes three times as long to make float32 of them.
+            kind = "int16" if opened.subtype == "PCM_16" else "float32"
+            while len(block := opened.read(most, dtype=kind, always_2d=True)):
+                mix.add(_as_float(block))
+    except (soundfile.SoundFileError, TypeError, ValueError, OSError):      # TypeError: a headerless .raw
+        mix.broke = mix.seconds > 0
+        return mix.broke
+    return True
 
 
-def conversion(path: Path) -> str:
-    """A shell command that makes a wav file of `path` under a name that is free."""
-    ends = ("", "_converted", *(f"_converted{number}" for number in range(2, 99)))
-    names = (path.with_name(f"{path.stem}{end}.wav") for end in ends)
-    target = next((name for name in names if not os.path.lexists(name)), path.with_name("converted.wav"))
-    source, target = (str(name) if name.is_absolute() else f"./{name}" for name in (path, target))
-    return f"ffmpeg -i {shlex.quote(source)} {shlex.quote(target)}"
+def _by_ffmpeg(mix: _Mix, pieces, container: str) -> bool:
+    """Whether FFmpeg can read some of it. It decodes to the end, whatever the header says.
+
+    It gets the name of the container, so that no playlist is followed, and may open nothing by itself.
+    """
+    import av
+    # Video is not decoded, not even to look at it.
+    options = {"protocol_whitelist": "none", "codec_whitelist": "none"}
+    for piece in pieces:
+        if not isinstance(piece, Piece):
+            piece.seek(0)
+        try:
+            with av.open(piece, format=container, options=options, metadata_errors="ignore") as opened:
+                stream = [stream for stream in opened.streams.audio if stream.codec_context][0]
+                stream.codec_context.thread_count = 1
+                length = stream.duration and stream.duration * stream.time_base or (opened.duration or 0) / av.time_base
+                mix.announced += float(length) if stream.duration or len(opened.streams) == 1 else 0
+                if stream.rate:
+                    mix.begin(stream.rate)
+                for rate, block in _in_blocks(_frames(opened, stream, mix)):
+                    mix.begin(rate)
+                    mix.add(block)
+        except (av.FFmpegError, IndexError, ValueError):                # IndexError: no stream of sound that it knows
+            mix.broke = True
+    return mix.seconds > 0 or bool(mix.stretches) and not mix.broke
+
+
+def _frames(opened, stream, mix: _Mix):
+    import av
+    for packet in opened.demux(stream):
+        try:
+            yield from packet.decode()
+        except av.FFmpegError:
+            # Where mp3 files were joined, their tags lie between the frames.
+            mix.broke |= not any(tag in bytes(packet) for tag in (b"TAG", b"ID3"))
+
+
+def _in_blocks(frames):
+    """Frames → (rate, float32 [n, channels]) of a second or two: frames have only a few hundred samples."""
+    pending, kind, total = [], None, 0
+    for frame in frames:
+        values = frame.to_ndarray()
+        channels = frame.layout.nb_channels
+        values = _as_float(values.T if frame.format.is_planar else values.reshape(-1, channels))
+        if pending and (total > _FRAMES_BLOCK or kind != (frame.sample_rate, channels)):
+            yield kind[0], np.concatenate(pending)
+            pending, total = [], 0
+        pending.append(values)
+        kind, total = (frame.sample_rate, channels), total + values.size
+    if pending:
+        yield kind[0], np.concatenate(pending)
+
+
+def _as_float(values: np.ndarray) -> np.ndarray:
+    """Samples of any type → float32 of full scale 1."""
+    if values.dtype == np.uint8:
+        return (values - np.float32(128)) * np.float32(1 / 128)
+    if values.dtype.kind == "i":
+        return values * np.float32(0.5 ** (8 * values.itemsize - 1)) if values.itemsize == 2 else \
+            (values * 0.5 ** (8 * values.itemsize - 1)).astype(np.float32)
+    return values.astype(np.float32, copy=False)
+
+
+def _not_sound(path: Path, kind: Kind) -> str:
+    if kind.container is None:
+        return f"{path} is {kind.name}, which cannot be read; convert it to wav"
+    if kind.container:
+        return f"{path} is {kind.name} with no sound that can be read; make or download it again"
+    return f"{path} is not sound{f' but {kind.name}' if kind.name else ' that can be read'}; make or download it again"

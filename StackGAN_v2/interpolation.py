@@ -18,8 +18,8 @@ def parse():
     add = parser.add_argument
     add("--type", required=True, choices=("inference", "interpolation"),
         help="inference: images of every input; interpolation: images between two inputs, and a strip of them")
-    add("--wav", nargs="+", default=[], metavar="FILE", help="recordings, of any rate, channels and format that "
-        "soundfile reads (wav, flac, ogg, mp3, …)")
+    add("--wav", nargs="+", default=[], metavar="FILE", help="recordings, of any rate, channels and "
+        "format (wav, flac, ogg, mp3, webm, m4a, …)")
     add("--text", nargs="+", default=[], metavar="SENTENCE", help="sentences, spoken by --engine")
     add("--engine", choices=("hibari", "espeak"), default="hibari", help="speech synthesis for --text")
     add("--voice", metavar="NAME", help="voice of --engine (default: its first)")

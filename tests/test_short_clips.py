@@ -161,7 +161,7 @@ def test_remarks_are_one_line_a_kind():
     assert long == ("7 recordings are longer than the 2.56 s that the encoder hears; the rest is not heard: 1.wav (2.56 of 3.00 s), "
                     "2.wav (2.56 of 4.00 s), 3.wav (2.56 of 5.00 s), 4.wav (2.56 of 6.00 s), 5.wav (2.56 of 7.00 s), and 2 more")
     assert silent == "1 recording is silent: silent.wav (1.00 s)" and "cancel each other" in cancelling
-    assert cut == "1 recording is cut off in the middle; what is there is heard: cut.wav (1.00 of 3.00 s)"
+    assert cut == "1 recording is cut off or damaged; what is there is heard: cut.wav (1.00 of 3.00 s)"
     assert recording_remarks.remarks(clips[:1], 256) == []
 
 
