@@ -1,9 +1,12 @@
 """Sound files → log-mel spectrograms, the input of the speech encoder.
 
-The settings are those of Li et al. (arXiv 2004.03413). torch does the transforms, of one clip at a time in each thread:
-a clip's numbers do not depend on what is computed beside it. torch and librosa are imported only where sound is read.
+The settings are those of Li et al. (arXiv 2004.03413). torch does the transforms, of many clips at a time in each thread
+but always in blocks of the same shape, so that a clip's numbers do not depend on what is computed beside it. torch and
+librosa are imported only where sound is read.
 """
 import functools
+import math
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +26,10 @@ TOP_DB = 80.0
 MAX_FRAMES = 2048           # 20.5 s: longer clips are cut, shorter ones padded
 MIN_FRAMES = 64             # 0.64 s: one time step of the encoder
 EMPTY_SAMPLES = 200         # what an empty clip becomes
-_FRAME_BLOCK = 2048         # frames transformed at a time: nearly every clip at once, and bounded memory
+_FRAME_BLOCK = 256          # frames transformed at a time: small enough for a core's cache
+_TOGETHER = 2048            # frames of clips that are computed together
+_MOST_KEPT = 1 << 21        # float32 values of a buffer that is kept for the next clips
+_rooms = threading.local()
 
 SETTINGS = dict(rate=RATE, n_fft=N_FFT, hop=HOP, n_mels=N_MELS, f_min=F_MIN, f_max=F_MAX, preemphasis=PREEMPHASIS,
                 floor=FLOOR, top_db=TOP_DB, max_frames=MAX_FRAMES, empty_samples=EMPTY_SAMPLES)
@@ -58,9 +64,9 @@ def load_log_mel(path) -> tuple[np.ndarray, int]:
 
 
 def read_audio(path, rate: int = RATE) -> np.ndarray:
-    """Mono float32 samples at `rate` Hz from wav, flac, ogg, opus, mp3 or whatever else soundfile reads.
+    """Mono float32 samples at `rate` Hz from wav, flac, ogg, opus, mp3, webm, m4a, …
 
-    Equal to librosa.load(path, sr=rate) where lengths in headers are right. A valid file without samples gives an empty
+    Equal to librosa.load(path, sr=rate) for what is stored without loss and has a right header. A valid file without samples gives an empty
     array. UserError as above.
     """
     sound = read_sound(path)
@@ -72,15 +78,15 @@ def load_clip(path, encode=None) -> Clip:
 
     encode: maps a mel float32 [40, n] to what is handed back.
     """
-    try:
-        sound = read_sound(path)
-    except SoundError as error:
-        return Clip(error=str(error), cause=error.cause)
-    return clip_of(sound, encode)
+    return next(_load_clips([(0, path)], encode))[1]
 
 
 def clip_of(sound: Sound, encode=None) -> Clip:
     mel, _ = log_mel(resample(sound.samples, sound.rate, RATE))
+    return _clip(sound, mel, encode)
+
+
+def _clip(sound: Sound, mel: np.ndarray, encode) -> Clip:
     return Clip(encode(mel) if encode else mel, sound.seconds, sound.promised, sound.remarks)
 
 
@@ -99,39 +105,71 @@ def log_mel(samples: np.ndarray, max_frames: int = MAX_FRAMES) -> tuple[np.ndarr
 
     The mean and the maximum are those of the whole clip, also where it is cut.
     """
+    mel, = _log_mels([samples], max_frames)
+    return mel, mel.shape[1]
+
+
+def _log_mels(clips, max_frames: int = MAX_FRAMES) -> list[np.ndarray]:
+    """log_mel of many clips, each to the bit as by itself: rows of a transform or product do not depend on each other
+    where the shape is the same."""
     import torch
-    assert samples.ndim == 1 and samples.dtype == np.float32, (samples.shape, samples.dtype)
-    if not len(samples):
-        samples = np.zeros(EMPTY_SAMPLES, np.float32)
-    n_frames = 1 + len(samples) // HOP
-    waveform = torch.from_numpy(_emphasized(samples))
-    window, filters = (torch.from_numpy(values) for values in (hamming_window(), mel_filters()))
-    kept, largest = [], FLOOR
+    clips = [samples if len(samples) else np.zeros(EMPTY_SAMPLES, np.float32) for samples in clips]
+    # One clip lies behind the other, each from a multiple of HOP on: their frames are rows of one view, with a few rows
+    # between two clips that nobody uses.
+    places = np.cumsum([0] + [-(-(len(samples) + WINDOW) // HOP) for samples in clips])
+    rows = -(-int(places[-1]) // _FRAME_BLOCK) * _FRAME_BLOCK
     with one_torch_thread(), torch.inference_mode():        # sums come out the same whatever torch's number of threads
-        for start in range(0, n_frames, _FRAME_BLOCK):
-            stretch = waveform[start * HOP:(min(start + _FRAME_BLOCK, n_frames) - 1) * HOP + WINDOW]
-            spectrum = torch.stft(stretch, N_FFT, HOP, WINDOW, window, center=False, return_complex=True)   # [201, n]
-            power = filters @ spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
-            largest = max(largest, power.max().item())
-            if start < max_frames:
-                kept.append(power[:, :max_frames - start])
-        decibels = torch.cat(kept, 1).clamp_(min=FLOOR).log10_().mul_(10).sub_(10 * float(np.log10(largest)))
-        return decibels.clamp_(-TOP_DB, 0).numpy(), decibels.shape[1]
+        signal = _room("signal", rows * HOP + WINDOW).zero_()
+        for samples, place in zip(clips, places):
+            assert samples.ndim == 1 and samples.dtype == np.float32, (samples.shape, samples.dtype)
+            _emphasize(samples, signal[place * HOP:place * HOP + len(samples) + WINDOW].numpy())
+        power = _mel_power(signal.as_strided((rows, WINDOW), (HOP, 1))).clamp_(min=FLOOR)
+        parts = [power[place:place + 1 + len(samples) // HOP] for samples, place in zip(clips, places)]
+        loudest = [10 * float(np.log10(part.max().item())) for part in parts]
+        power.log10_().mul_(10)
+        return [part[:max_frames].T.contiguous().sub_(decibels).clamp_(-TOP_DB, 0).numpy()
+                for part, decibels in zip(parts, loudest)]
 
 
-def _emphasized(samples: np.ndarray) -> np.ndarray:
-    """[n] → [n + 400]: the mean taken off, high frequencies raised, 200 samples mirrored at both ends."""
+def _mel_power(frames):
+    """Tensor [rows, 400], rows a multiple of _FRAME_BLOCK → [rows, 40], which the next call writes over."""
+    import torch
+    window, filters = torch.from_numpy(hamming_window()), torch.from_numpy(mel_filters()).T
+    result = _room("result", len(frames), N_MELS)
+    windowed, power = _room("windowed", _FRAME_BLOCK, N_FFT), _room("power", _FRAME_BLOCK, N_FFT // 2 + 1)
+    for start in range(0, len(frames), _FRAME_BLOCK):
+        torch.mul(frames[start:start + _FRAME_BLOCK], window, out=windowed)
+        parts = torch.view_as_real(torch.fft.rfft(windowed))
+        parts.mul_(parts)                                   # stft() takes twice as long for this much
+        torch.add(parts[..., 0], parts[..., 1], out=power)
+        torch.mm(power, filters, out=result[start:start + _FRAME_BLOCK])
+    return result
+
+
+def _room(name: str, *shape: int):
+    """Uninitialized float32 tensor, the same memory for the same name in a thread: fresh pages take as long as sums."""
+    import torch
+    size = math.prod(shape)
+    held = getattr(_rooms, name, None)
+    if held is None or len(held) < size:
+        held = torch.empty(size)
+        if size <= _MOST_KEPT:
+            setattr(_rooms, name, held)
+    return held[:size].view(shape)
+
+
+def _emphasize(samples: np.ndarray, result: np.ndarray) -> None:
+    """[n] → `result` [n + 400]: the mean taken off, high frequencies raised, 200 samples mirrored at both ends."""
     margin, mean = WINDOW // 2, samples.mean()
-    result = np.empty(len(samples) + 2 * margin, np.float32)
     inside = result[margin:-margin]
     inside[0] = samples[0] - mean
     np.multiply(samples[:-1], np.float32(-PREEMPHASIS), out=inside[1:])
     inside[1:] += samples[1:]
     inside[1:] -= np.float32(1 - PREEMPHASIS) * mean                # what pre-emphasis leaves of the mean
     if len(samples) <= margin:                                      # mirrored more than once
-        return np.pad(inside, margin, mode="reflect")
-    result[:margin], result[-margin:] = inside[margin:0:-1], inside[-2:-margin - 2:-1]
-    return result
+        result[:] = np.pad(inside, margin, mode="reflect")
+    else:
+        result[:margin], result[-margin:] = inside[margin:0:-1], inside[-2:-margin - 2:-1]
 
 
 def pad(mel: np.ndarray, width: int) -> np.ndarray:
@@ -170,7 +208,31 @@ def iter_clips(paths, jobs: int | None = None, progress: bool = False, encode=No
 
 def _clips_of_chunk(chunk, encode):
     with one_torch_thread():
-        return [(index, load_clip(path, encode)) for index, path in chunk]
+        return list(_load_clips(chunk, encode))
+
+
+def _load_clips(numbered, encode):
+    """(number, path) → (number, Clip), computing as many together as have some 2,000 frames."""
+    waiting, frames = [], 0
+
+    def computed():
+        mels = _log_mels([samples for _, _, samples in waiting])
+        return [(number, _clip(sound, mel, encode)) for (number, sound, _), mel in zip(waiting, mels)]
+
+    for number, path in numbered:
+        try:
+            sound = read_sound(path)
+        except SoundError as error:
+            yield number, Clip(error=str(error), cause=error.cause)
+            continue
+        samples = resample(sound.samples, sound.rate, RATE)
+        waiting.append((number, sound, samples))
+        frames += len(samples) // HOP
+        if frames >= _TOGETHER:
+            yield from computed()
+            waiting, frames = [], 0
+    if waiting:
+        yield from computed()
 
 
 def log_mels(paths, jobs: int | None = None, progress: bool = False, max_frames: int = MAX_FRAMES):
