@@ -1,7 +1,7 @@
 """Sound files → log-mel spectrograms, the input of the speech encoder.
 
-The settings are those of Li et al. (arXiv 2004.03413). torch does the transforms, of many clips at a time in each thread
-but always in blocks of the same shape, so that a clip's numbers do not depend on what is computed beside it. torch and
+The settings are those of Li et al. (arXiv 2004.03413). torch does the transforms, of many clips at a time in each
+thread but always in blocks of the same shape, so that a clip's numbers do not depend on what is computed beside it. torch and
 librosa are imported only where sound is read.
 """
 import functools
@@ -66,8 +66,8 @@ def load_log_mel(path) -> tuple[np.ndarray, int]:
 def read_audio(path, rate: int = RATE) -> np.ndarray:
     """Mono float32 samples at `rate` Hz from wav, flac, ogg, opus, mp3, webm, m4a, …
 
-    Equal to librosa.load(path, sr=rate) for what is stored without loss and has a right header. A valid file without samples gives an empty
-    array. UserError as above.
+    Equal to librosa.load(path, sr=rate) for what is stored without loss and has a right header. A valid file without
+    samples gives an empty array. UserError as above.
     """
     sound = read_sound(path)
     return resample(sound.samples, sound.rate, rate)

@@ -15,8 +15,8 @@ _RIFF = (b"RIFF", b"RIFX", b"RF64", b"BW64")
 
 
 class Kind(NamedTuple):
-    """name: for sentences, "" for an unknown file; container: FFmpeg's name of the format, "" where it is no sound, None
-    where FFmpeg could read it, but would reserve whatever memory a damaged file asks for."""
+    """name: for sentences, "" for an unknown file; container: FFmpeg's name of the format, "" where it is no sound,
+    None where FFmpeg could read it, but would reserve whatever memory a damaged file asks for."""
     name: str = ""
     container: str | None = ""
 
@@ -33,7 +33,8 @@ _KINDS = ((0, b"fLaC", "a FLAC file", "flac"), (0, b"OggS", "an Ogg file", "ogg"
           (0, b"FLV", "a Flash video", None), (0, b".RMF", "a RealMedia recording", None),
           (0, b"MAC ", "a Monkey's Audio recording (ape)", None), (0, b"wvpk", "a WavPack recording", None),
           (0, b"MThd", "a MIDI file: notes, not sound", ""), (0, b"\x89PNG", "a PNG image", ""),
-          (0, b"\xff\xd8\xff", "a JPEG image", ""), (0, b"GIF8", "a GIF image", ""), (0, b"PK\3\4", "a zip archive", ""),
+          (0, b"\xff\xd8\xff", "a JPEG image", ""), (0, b"GIF8", "a GIF image", ""),
+          (0, b"PK\3\4", "a zip archive", ""),
           (0, b"\x1f\x8b", "a gzip archive", ""), (0, b"%PDF", "a PDF document", ""),
           (0, b"version https://git-lfs", "a Git LFS pointer; fetch the file itself", ""))
 
