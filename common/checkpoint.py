@@ -68,7 +68,7 @@ def load(path, device="cpu"):
     newest = path.parent / os.readlink(path)
     content, found = load_first_whole([newest, *snapshots.before(newest)], device)
     if found != newest:
-        snapshots.mend(path, found)
+        snapshots.repair_link(path, found)
     return content
 
 

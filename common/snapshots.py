@@ -39,7 +39,7 @@ def thin_out(newest, keep: int, every: int) -> None:
             path.unlink(missing_ok=True)
 
 
-def mend(name, target) -> None:
+def repair_link(name, target) -> None:
     """Let the link `name` stand for `target`, if its folder can be written."""
     try:
         link(target, name)

@@ -6,7 +6,7 @@
 #   bash scripts/ablate.sh --dataset birds --seeds "0 1 2"              each with three seeds: mean and deviation
 #
 # The data are made first, by the recipe's stages 0 to 2, unless they are there (--stage 3: take them as they are). A row that
-# is done is skipped, and an interrupted one goes on. The table, output/<tag>_ablation/table.md and table.csv, is written anew
+# is done is skipped, and an interrupted one goes on. The table, output/<tag>_ablation/table.md and table.csv, is written again
 # after every row, with the rows of this call. Choices are those of run.sh; of --encoder_options, the three flags are set here.
 set -euo pipefail
 rows="jel l1 distill jel+l1 jel+distill l1+distill jel+l1+distill"

@@ -289,7 +289,7 @@ def test_what_the_ends_of_the_processes_mean(exits, status, told):
 
 def test_going_on_after_a_restart_is_from_the_file_of_this_training(tmp_path, monkeypatch):
     """Also with --resume none or another file, which are for the first start alone."""
-    resume.keep(tmp_path, {"step": 1}, anew=True)
+    resume.keep(tmp_path, {"step": 1}, first=True)
     (tmp_path / "other.pth").write_bytes((tmp_path / "resume.pth").read_bytes())
     monkeypatch.setenv(rendezvous.BEGAN, str(time.time() + 5))
     assert resume.find("none", tmp_path) is None

@@ -20,7 +20,7 @@ class DiscriminatorMonitor:
     """Follows the discriminators' mean losses from tick to tick and warns once an episode.
 
     An episode lasts until the mean of a tick is at the bound or above. A run that goes on from a resume file counts
-    anew.
+    from zero.
     """
 
     def __init__(self, adversarial: str, uncond_weight: float):

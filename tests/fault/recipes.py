@@ -39,7 +39,7 @@ class Recipe:
         choices = {"data_root": self.place / "data", "output_root": self.place / "output", "tag": "trial",
                    "prepare": stages.MAKE, "engine": "espeak", "speech_options": stages.SPEECH, "device": "cpu",
                    "teacher": stages.SWITCH, "teacher_options": stages.TEACHER, "encoder_options": stages.ENCODER,
-                   "extract_options": "--jobs 1", "gan_options": stages.GENERATOR, "sample_options": stages.PAINT,
+                   "extract_options": "--jobs 1", "gan_options": stages.GENERATOR, "sample_options": stages.SAMPLING,
                    "evaluate_options": stages.NUMBERS, "stop_stage": last}
         words = [str(word) for name, value in (choices | self.changes).items() for word in (f"--{name}", value)]
         variables = {"OMP_NUM_THREADS": "1", "DIE_BEFORE": die_before, "PATH": f"{self.tools}:{os.environ['PATH']}"}

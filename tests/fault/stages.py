@@ -14,7 +14,7 @@ ENCODER = ("--jel_flag --l1_flag --distill_flag --bidirectional --max_frames 192
            "--eval_every 1 --save_every 1 --log_every 1 --keep 1 --jobs 1")
 GENERATOR = ("--max_steps 4 --tick 1 --set TRAIN.BATCH_SIZE=2 --set TRAIN.SNAPSHOT_INTERVAL=2 --set GAN.GF_DIM=4 "
              "--set GAN.DF_DIM=4 --set GAN.EMBEDDING_DIM=8 --set GAN.Z_DIM=4 --set TRAIN.MATCHER_STEPS=2 --keep 1")
-PAINT = "--all_sizes --limit 12 --batch_size 5"
+SAMPLING = "--all_sizes --limit 12 --batch_size 5"
 NUMBERS = "--metrics kid,class --lite0_size 32 --quiet"
 CFG = "StackGAN_v2/cfg/toybirds_3stages.yml"
 
@@ -46,7 +46,7 @@ def stages(place: Path) -> list[Stage]:
                                   "--audio_switch", SWITCH, *common, *cpu, "--jobs", "1"]),
         Stage("generator", [*gan, "--output_dir", generator, *gan_data, "--manualSeed", "0", *GENERATOR.split()]),
         Stage("images", [*gan, "--set", "TRAIN.FLAG=False", "--eval_net_g", generator / "Model/latest.pth", *gan_data,
-                           *PAINT.split()]),
+                           *SAMPLING.split()]),
         Stage("speech numbers", ["Audio_to_Image/evaluate.py", "--model", encoder / "latest.pth", *common, "--teacher",
                                  SWITCH, *cpu]),
         Stage("image numbers", ["StackGAN_v2/evaluate.py", "--images",

@@ -58,7 +58,7 @@ def test_checkpoints_run_nothing(tmp_path, worker, count):
 
 
 def test_arrays_beside_a_data_set_run_nothing(tmp_path, worker, count):
-    """Caches are .npy files, which can hold pickles: those in a stranger's data set are a stranger's, too."""
+    """Caches are .npy files, which can hold pickles: those in an untrusted data set are untrusted, too."""
     canary = tmp_path / "canary"
     array = np.empty(4, object)
     array[:] = [hostile.Reduced(str(canary))] * 4

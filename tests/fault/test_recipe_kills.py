@@ -24,7 +24,7 @@ def test_a_recipe_killed_in_every_stage_ends_as_if_left_alone(trial, first_recip
         assert [name for name in found if found[name] != expected[name]] == []
         assert not compare.temporaries(recipe.place)
         assert recipe.finish().count("done before") == 9
-        # killed between two stages, a recipe still knows that what follows is to be made anew
+        # killed between two stages, a recipe still knows that what follows is to be done again
         recipe.changes = {"sample_options": "--limit 6"}
         assert recipe.kill(7, ".begun_7")
         assert recipe.begins(7).count("done before") == 7
