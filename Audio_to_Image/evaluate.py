@@ -52,7 +52,7 @@ def main() -> int:
     teacher = options.teacher or meta["teacher"]
     if not teacher:
         raise cli.UserError(f"{options.model} does not say which teacher it was trained with; give --teacher")
-    image = features.load_features(features.feature_path(folder, split.name, "image", teacher), split,
+    image = features.load_features(features.find_features(split, "image", teacher), split,
                                    f"prepare_image_feature.py --dataset {options.dataset} --teacher {teacher}")
     if image[0].shape[1] != encoder.nhidden:
         raise cli.UserError(f"{options.model} gives {encoder.nhidden} numbers, but the features of teacher {teacher} "

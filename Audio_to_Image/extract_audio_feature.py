@@ -7,9 +7,12 @@ the encoder was trained without such) is reported and gets the mean of its image
 that can be used is reported and gets no embedding, [0, width]: the generator leaves it out; with --strict it is an
 error. The encoder's kind, width, map length and what it does with short clips are read from its file.
 """
+import argparse
 import sys
 
 from common import cli
+from common.options import add_published
+from common.settings import tell_ignored
 
 
 def parse(argv=None):
@@ -17,15 +20,20 @@ def parse(argv=None):
     add = parser.add_argument
     add("--model", required=True, type=cli.existing_file, metavar="FILE",
         help="the encoder: an epoch_<n>.pth, latest.pth, …")
-    add("--dataset", required=True, metavar="NAME", help="the folder under --data_root with the split files")
+    add("--dataset", metavar="NAME", help="the folder under --data_root with the split files (not needed with "
+        "--train_json and --val_json); places means Places_subset")
     add("--data_root", metavar="DIR", help="folder of the data sets (default: data/ of the project)")
     add("--audio_switch", default="googlenet_caffe", metavar="NAME",
         help="name of the features; the generator asks for it")
+    add("--train_json", type=cli.existing_file, metavar="FILE", help="split file to embed in place of the set's train")
+    add("--val_json", type=cli.existing_file, metavar="FILE", help="split file to embed in place of the set's test")
     add("--splits", nargs="+", default=["train", "test"], metavar="NAME", help="the splits to embed")
     add("--bidirectional", action="store_true",
         help="published option, no longer needed: an error if the encoder is not so")
     add("--rnn_layers", type=cli.positive_int, metavar="N",
         help="published option, no longer needed: an error if the encoder has another number of LSTM layers")
+    add("--feature_len", type=cli.positive_int, metavar="N",
+        help="published option, no longer needed: an error if the encoder has another width")
     add("--short_clips", choices=("pad", "skip"),
         help="recordings under 0.64 s: pad hears them, skip leaves them out (default: as the encoder was trained)")
     add("--strict", action="store_true", help="end with an error if an image has no recording that can be used")
@@ -36,11 +44,30 @@ def parse(argv=None):
         help="auto, cpu, cuda or cuda:<number>; auto takes a GPU if there is one")
     add("--precision", choices=("auto", "fp32", "tf32", "bf16"), default="fp32",
         help="auto: bf16 where the device multiplies it")
-    return parser.parse_args(argv)
+    add("--no_cuda", dest="device", action="store_const", const="cpu", default=argparse.SUPPRESS,
+        help="the same as --device cpu")
+    add_published(parser, valued=("--dropout",))   # published; nothing is dropped when embedding
+    options = parser.parse_args(argv)
+    if not (options.dataset or options.train_json and options.val_json):
+        parser.error("the following arguments are required: --dataset")
+    tell_ignored(parser.prog, options.ignored)
+    return options
+
+
+def load_splits(options) -> list:
+    """The splits to embed: those of the set, or split files given one by one in place of them."""
+    from common import splits
+    given = {"train": options.train_json, "test": options.val_json}
+    folder = splits.data_dir(options.dataset, options.data_root) if options.dataset else None
+    return [splits.load_split_file(given[name]) if given.get(name) else splits.load_split(folder, name)
+            for name in options.splits if folder or given.get(name)]
 
 
 def check_claims(options, meta: dict) -> None:
-    """UserError if --bidirectional or --rnn_layers contradict the checkpoint."""
+    """UserError if --bidirectional, --rnn_layers or --feature_len contradict the checkpoint."""
+    if options.feature_len and options.feature_len != meta["nhidden"]:
+        raise cli.UserError(f"--feature_len {options.feature_len} contradicts {options.model}, whose embeddings have "
+                            f"{meta['nhidden']} numbers; leave it away")
     if options.bidirectional and not meta["bidirectional"]:
         raise cli.UserError(f"--bidirectional contradicts {options.model}, whose LSTM runs one way; leave it away")
     if options.rnn_layers and options.rnn_layers != meta["rnn_layers"]:
@@ -76,12 +103,11 @@ def main() -> int:
     from Audio_to_Image.datasets import embed_clips, open_clips
     from Audio_to_Image.recording_remarks import first
     from Audio_to_Image.speech_encoder import load_encoder
-    from common import devices, features, splits
-    folder = splits.data_dir(options.dataset, options.data_root)
-    loaded = [splits.load_split(folder, name) for name in options.splits]
+    from common import devices, features
+    loaded = load_splits(options)
     for split in loaded:
         for switch in (options.audio_switch, f"lens_{options.audio_switch}"):
-            features.require_replaceable(features.feature_path(folder, split.name, "audio", switch))
+            features.require_replaceable(features.feature_path(split.folder, split.name, "audio", switch))
     device = devices.pick_device(options.device)
     precision = devices.pick_precision(options.precision, device)
     devices.set_up_arithmetic(device, precision)
@@ -97,11 +123,11 @@ def main() -> int:
     for split, clips in zip(loaded, opened):
         embeddings = embed_clips(encoder, meta, clips, options.batch_size, precision, progress=True).cpu().numpy()
         rows, lens = per_image(clips, embeddings)
-        path = features.feature_path(folder, split.name, "audio", options.audio_switch)
+        path = features.feature_path(split.folder, split.name, "audio", options.audio_switch)
         source = dict(encoder=meta["digest"], model=str(options.model), teacher=meta["teacher"],
                       max_frames=meta["max_frames"], short_clips=meta["short_clips"], precision=precision)
         features.save_features(path, rows, split, **source)
-        features.save_features(features.feature_path(folder, split.name, "audio", f"lens_{options.audio_switch}"),
+        features.save_features(features.feature_path(split.folder, split.name, "audio", f"lens_{options.audio_switch}"),
                                lens, split, unit="frames of 10 ms", **source)
         print(f"{path}: {len(rows)} images, {len(clips.items)} captions, {rows[0].shape[1]} numbers each")
         report(clips)

@@ -7,7 +7,12 @@ import os
 from pathlib import Path
 
 from Audio_to_Image.teachers import TEACHERS
-from common.cli import Parser, positive_int, run
+from common.cli import Parser, UserError, existing_dir, existing_file, positive_int, run
+from common.options import add_published
+from common.settings import tell_ignored
+
+IN_CAFFE = "models/bvlc_googlenet/bvlc_googlenet.caffemodel"       # where a tree of Caffe has what is needed of it
+MEAN_IN_CAFFE = "python/caffe/imagenet/ilsvrc_2012_mean.npy"
 
 
 def parse(argv=None):
@@ -35,7 +40,38 @@ def parse(argv=None):
                         help="arithmetic of the network; auto is bf16 where the device multiplies it natively")
     parser.add_argument("--overwrite", action="store_true",
                         help="make features again that are there, published ones included")
-    return parser.parse_args(argv)
+    caffe = parser.add_argument_group("published options", "for those who have Caffe's folder; it is not needed")
+    caffe.add_argument("--caffe_root", type=existing_dir, metavar="DIR",
+                       help=f"take {IN_CAFFE} below it, and {MEAN_IN_CAFFE} if that is there")
+    caffe.add_argument("--mean_file", type=existing_file, metavar="FILE",
+                       help=".npy [3, H, W] (BGR) whose channel means GoogLeNet subtracts (default: the published means)")
+    add_published(parser, valued=("--task",))      # published, but read by nothing
+    options = parser.parse_args(argv)
+    tell_ignored(parser.prog, options.ignored)
+    return options
+
+
+def weights_of(options) -> Path | None:
+    """The weight file that the options name, or None: the teacher's own default."""
+    if options.weights or not options.caffe_root:
+        return options.weights or downloaded_weights(options.teacher, options.data_root)
+    path = options.caffe_root / IN_CAFFE
+    if not path.is_file():
+        raise UserError(f"--caffe_root {options.caffe_root}: there is no {IN_CAFFE} below it; name your copy with "
+                        "--weights, or get it with scripts/download.py googlenet")
+    return path
+
+
+def mean_of(options):
+    """GoogLeNet's channel means, BGR, by --mean_file or a tree of Caffe; None: the published ones."""
+    if options.teacher != "googlenet_caffe" and (options.mean_file or options.caffe_root):
+        raise UserError(f"--{'mean_file' if options.mean_file else 'caffe_root'} is for --teacher googlenet_caffe, not "
+                        f"{options.teacher}; leave it out")
+    path = options.mean_file or options.caffe_root and options.caffe_root / MEAN_IN_CAFFE
+    if not path or not path.is_file():
+        return None
+    from Audio_to_Image.teachers.googlenet import read_mean
+    return read_mean(path)
 
 
 def downloaded_weights(teacher: str, data_root) -> Path | None:
@@ -51,6 +87,7 @@ def main(argv=None) -> int:
 
     from Audio_to_Image.teachers import extraction, make_teacher
     from common import devices
+    from common.features import find_features
     from common.splits import data_dir, load_split
 
     device = devices.pick_device(options.device)
@@ -60,16 +97,20 @@ def main(argv=None) -> int:
     splits = [load_split(folder, name.strip()) for name in options.splits.split(",")]
     whole_images = device.type == "cpu"
 
-    weights = options.weights or downloaded_weights(options.teacher, options.data_root)
+    mean, weights = mean_of(options), weights_of(options)
     teacher, failed = None, []
     for split in splits:
-        path = extraction.path_of(folder, split, options.teacher)
+        path = extraction.path_of(split.folder, split, options.teacher)
         wanted = extraction.describe(split, options.teacher, weights, options.flip, options.view_size, precision)
-        if not options.overwrite and extraction.usable(path, split, wanted):
+        if mean:
+            wanted["mean"] = list(mean)
+        if not options.overwrite and extraction.usable(find_features(split, "image", options.teacher), split, wanted):
             continue
         if teacher is None:
             teacher = make_teacher(options.teacher, weights, options.flip, device, precision,
                                    options.view_size)
+            if mean:
+                teacher.set_mean(mean)
         failed += extraction.make(path, split, teacher, wanted, options.jobs, options.batch_size, whole_images,
                                   device=str(device))
     extraction.report(failed)

@@ -4,14 +4,20 @@
     python ./Audio_to_Image/text_to_speech.py --dataset birds --output_dir ./data/birds/CUB_200_2011_audio \\
         --APP_ID … --API_KEY … --SECRET_KEY …
 
+    python ./Audio_to_Image/text_to_speech.py --text "a red bird" --save_path red.wav --engine hibari
+
 Complete files that already say the right thing are kept, so that an interrupted run goes on where it stopped. Files
-that this command did not write are never overwritten: they are taken as recordings of their captions.
+that this command did not write are never overwritten: they are taken as recordings of their captions. So are those
+that a split file names, one a caption; then only what is missing of them is spoken, and nothing else is needed if none
+is.
 """
 import os
 import sys
 from pathlib import Path
 
 from common.cli import Parser, UserError, natural, positive_float, positive_int, run
+from common.options import add_published
+from common.settings import tell_ignored
 
 BIRDS_AUDIO = "CUB_200_2011_audio"       # the published name, for sets in the layout of birds
 BAIDU_THREADS = 4
@@ -21,7 +27,7 @@ CHUNK_CLIPS = 8                          # half a second of hibari: Ctrl-C waits
 def parse_options():
     parser = Parser("Speak the captions of a data set (baidu: over the network; hibari, espeak: without).")
     add = parser.add_argument
-    add("--dataset", required=True, help="name of a folder under --data_root: birds, flowers, toybirds, …")
+    add("--dataset", help="name of a folder under --data_root: birds, flowers, toybirds, …; places means Places_subset")
     add("--data_root", type=Path, help="folder of the data sets (default: data/ of the project)")
     add("--splits", default="train,test", help="split files to speak, without .json, separated by commas")
     add("--output_dir", type=Path, help=f"folder for audio/<person>/<class>/<image>_<k>.wav (default: {BIRDS_AUDIO} "
@@ -35,6 +41,8 @@ def parse_options():
     add("--jobs", type=positive_int, help=f"processes (default: the cores); baidu: requests under way at the same time "
         f"(default: {BAIDU_THREADS})")
     add("--limit", type=positive_int, help="speak the first LIMIT captions only, for trials (default: all)")
+    add("--text", metavar="SENTENCE", help="speak this sentence alone, into --save_path")
+    add("--save_path", type=Path, metavar="FILE", help="the .wav for --text")
     baidu = parser.add_argument_group("baidu", "Credentials are better kept in the environment (BAIDU_APP_ID, "
                                       "BAIDU_API_KEY, BAIDU_SECRET_KEY), out of shell histories.")
     for name in ("APP_ID", "API_KEY", "SECRET_KEY"):
@@ -42,7 +50,14 @@ def parse_options():
     baidu.add_argument("--qps", type=positive_float, default=5.0, help="requests a second at most")
     baidu.add_argument("--retries", type=natural, default=5, help="tries after the first, with growing pauses")
     baidu.add_argument("--timeout", type=positive_float, default=20.0, help="seconds to wait for an answer")
-    return parser.parse_args()
+    add_published(parser, flags=("--one_by_one",))         # published: skip what is there, which is always done
+    options = parser.parse_args()
+    if (options.text is None) != (options.save_path is None):
+        parser.error("--text SENTENCE and --save_path FILE go together")
+    if options.text is None and options.dataset is None:
+        parser.error("the following arguments are required: --dataset")
+    tell_ignored(parser.prog, options.ignored)
+    return options
 
 
 def speed_range(text: str) -> tuple[float, float]:
@@ -59,30 +74,53 @@ def speed_range(text: str) -> tuple[float, float]:
 
 def main() -> int:
     options = parse_options()
+    if options.text is not None:
+        return speak_one(options)
+    from Audio_to_Image import tts
     from Audio_to_Image.tts import clips
     from common.splits import data_dir, load_split
     folder = data_dir(options.dataset, options.data_root)
     splits = [load_split(folder, name) for name in split_names(options.splits)]
     output = options.output_dir or folder / default_output(options.dataset)
-    engine = make_engine(options)
-    voices = chosen_voices(options.voices, engine)
+    engine = None if options.engine == "baidu" else make_engine(options)       # its keys are asked for where needed
+    voices = chosen_voices(options.voices, engine or tts.kind("baidu"))
+    recorded = {split for split in splits if clips.has_recordings(split)}
     plans = {split: clips.plan(split, output / "audio", voices, options.speed, options.seed) for split in splits}
     check_shared_names(plans)
     wanted = [clip for items in plans.values() for item in items for clip in item][:options.limit]
-    state = {clip: clips.state_of(clip.path, clip.comment(engine.name)) for clip in wanted}
+    state = {clip: clips.state_of(clip.path, clip.comment(options.engine)) for clip in wanted}
     for split, items in plans.items():
         check_own_names(split, items, output / "audio")
     todo = [clip for clip in wanted if state[clip] in (clips.MISSING, clips.OURS)]
     foreign = [clip for clip in wanted if state[clip] == clips.FOREIGN]
+    if todo:
+        engine = checked_engine(options, engine, voices)
     print(f"{len(wanted)} captions, {len(wanted) - len(todo)} of them spoken before; {len(todo)} to speak with "
-          f"{engine.name} ({', '.join(voices[:5])}{', …' if len(voices) > 5 else ''}) into {output}", flush=True)
+          f"{options.engine} ({', '.join(voices[:5])}{', …' if len(voices) > 5 else ''}) into {output}", flush=True)
     if foreign:
         print(f"{len(foreign)} of the files there are not from this command; they are kept as recordings of their "
               "captions")
     failures = unusable(foreign) + speak(todo, engine, options.jobs)
     missing = {clip for clip, _ in failures}
     for split, items in plans.items():
-        finish_split(split, items, output / "audio", missing, set(wanted) if options.limit else None)
+        finish_split(split, items, output / "audio", missing, set(wanted) if options.limit else None, split in recorded)
+    return report(failures)
+
+
+def speak_one(options) -> int:
+    """One sentence into one file."""
+    from Audio_to_Image.tts import clips
+    path = options.save_path
+    if path.suffix.lower() != ".wav":
+        raise UserError(f"--save_path {path}: speech is written as .wav; end the name so")
+    if clips.state_of(path, "") == clips.FOREIGN:
+        raise UserError(f"--save_path {path} is there, and this command did not write it; move it, or give another name")
+    engine = make_engine(options)
+    voice = chosen_voices(options.voices, engine)[0]
+    clip = clips.Clip(options.text, path, path.name, voice, options.speed[0], options.seed)
+    failures = speak([clip], engine, 1)
+    if not failures:
+        print(path)
     return report(failures)
 
 
@@ -106,8 +144,20 @@ def make_engine(options):
     return tts.make("baidu", **keys, qps=options.qps, retries=options.retries, timeout=options.timeout)
 
 
+def checked_engine(options, engine, voices):
+    """The engine, which can speak with `voices`. Baidu's alone is not made and asked before there is work for it."""
+    if engine is None:
+        engine = make_engine(options)
+        for voice in voices:
+            engine.check(voice)
+    return engine
+
+
 def chosen_voices(text: str | None, engine) -> list[str]:
-    """'all', a number of voices, or their names. Baidu's names are numbers: there a number is a name."""
+    """'all', a number of voices, or their names. Baidu's names are numbers: there a number is a name.
+
+    engine: one that can be asked whether it has them, or the class Baidu, which cannot be yet.
+    """
     if text is None:
         voices = [engine.default_voice]
     elif text == "all":
@@ -120,18 +170,18 @@ def chosen_voices(text: str | None, engine) -> list[str]:
         voices = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
         if not voices:
             raise UserError(f"--voices '{text}' names no voice")
-    for voice in voices:
+    for voice in voices if not isinstance(engine, type) else ():
         engine.check(voice)
     return voices
 
 
 def check_shared_names(plans) -> None:
-    """An image may be in both splits, but not under one name with two texts."""
+    """An image may be in both splits, but not under one file's name with two texts."""
     said = {}
     for items in plans.values():
         for item in items:
             for clip in item:
-                if said.setdefault(clip.name, clip.text) != clip.text:
+                if said.setdefault(clip.path, clip.text) != clip.text:
                     raise UserError(f"two splits have different captions for {clip.name}; speak them into different "
                                     f"folders, with --splits and --output_dir")
 
@@ -181,16 +231,19 @@ def speak(todo, engine, jobs) -> list:
     return failures
 
 
-def finish_split(split, items, audio_root: Path, missing: set, wanted: set | None) -> None:
-    """Name the sound in the split file, once all of it is there."""
+def finish_split(split, items, audio_root: Path, missing: set, wanted: set | None, recorded: bool) -> None:
+    """Name the sound in the split file, once all of it is there; one that is `recorded` names it already."""
     from common.files import read_json, write_json
     from common.splits import project_path
     clips = [clip for item in items for clip in item]
     if any(clip in missing or wanted is not None and clip not in wanted for clip in clips):
         print(f"{split.path} is left as it is: not all of its captions have sound")
         return
+    if recorded:
+        return
     content = read_json(split.path)
     before = dict(content), [dict(raw) for raw in content["data"]]
+    content.pop("a_audio_base_path", None)
     content["audio_base_path"] = project_path(audio_root)
     for raw, item in zip(content["data"], items):
         set_audio(raw, [clip.name for clip in item])

@@ -55,7 +55,7 @@ def load_splits(data) -> dict:
     from common import splits
     given = {"train": data.train_json, "test": data.val_json}
     folder = splits.data_dir(data.dataset, data.data_root) if None in given.values() else None
-    return {role: splits.load_split(path.parent, path.stem) if path else splits.load_split(folder, role)
+    return {role: splits.load_split_file(path) if path else splits.load_split(folder, role)
             for role, path in given.items()}
 
 
@@ -64,7 +64,7 @@ def load_teacher_features(options, split: dict) -> dict:
     from common import features
     teacher = options.data.teacher
     made_by = f"prepare_image_feature.py --dataset {options.data.dataset} --teacher {teacher}"
-    path = {role: features.feature_path(one.path.parent, one.name, "image", teacher) for role, one in split.items()}
+    path = {role: features.find_features(one, "image", teacher) for role, one in split.items()}
     image = {role: features.load_features(path[role], one, made_by) for role, one in split.items()}
     widths = {role: rows[0].shape[1] for role, rows in image.items()}
     if widths["train"] != widths["test"]:

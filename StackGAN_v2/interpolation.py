@@ -5,9 +5,12 @@ from pathlib import Path
 
 from common import ROOT, cli
 from common.files import require_ours, shortened
+from common.options import add_published
+from common.settings import tell_ignored
 
 STEPS = 11                                         # images on the line, both ends included
 NAME_BYTES = 180                                   # of an input's name in names of images, which have at most 255
+BASE_BYTES = 40                                    # of --img_filename_base before it
 
 
 def parse():
@@ -16,26 +19,45 @@ def parse():
                         "  python ./StackGAN_v2/interpolation.py --type interpolation --text 'a small red bird with a "
                         "white belly' 'a large blue bird'")
     add = parser.add_argument
-    add("--type", required=True, choices=("inference", "interpolation"),
-        help="inference: images of every input; interpolation: images between two inputs, and a strip of them")
+    add("--type", default="inference", choices=("inference", "interpolation"),
+        help="inference: images of every input; interpolation: images between two inputs, and a strip of them "
+        "(default: inference)")
     add("--wav", nargs="+", default=[], metavar="FILE", help="recordings, of any rate, channels and "
         "format (wav, flac, ogg, mp3, webm, m4a, …)")
     add("--text", nargs="+", default=[], metavar="SENTENCE", help="sentences, spoken by --engine")
+    add("--input_text", metavar="SENTENCE", help="published spelling of a --text")
+    add("--input_text_other", metavar="SENTENCE", help="the second sentence of --type interpolation")
     add("--engine", choices=("hibari", "espeak"), default="hibari", help="speech synthesis for --text")
     add("--voice", metavar="NAME", help="voice of --engine (default: its first)")
-    add("--encoder", metavar="FILE", help="speech encoder .pth (default: of the latest.pth and best.pth below "
+    add("--encoder", "--audio_encoder_path", metavar="FILE", help="speech encoder .pth (default: of the latest.pth and best.pth below "
         "output/Audio_to_Image/log, the newest one that the generator was trained with)")
-    add("--generator", metavar="FILE", help="generator netG_<n>.pth (default: the newest latest.pth below "
+    add("--generator", "--gan_path", metavar="FILE", help="generator netG_<n>.pth (default: the newest latest.pth below "
         "output/StackGAN_v2)")
     add("--seeds", type=cli.number_list, default="0", metavar="LIST", help="seeds of the noise: with 0-7, inference "
         "generates each input eight times and interpolation makes eight lines")
     add("--interpolation_num", type=cli.positive_int, default=STEPS - 1, metavar="N",
         help="interpolation: parts that the line is cut into, so N + 1 images; 1000 at the most")
+    add("--img_filename_base", metavar="NAME", type=file_name_base, help="begin the images' names with this (default: "
+        "the recording's name or the words of the sentence)")
     add("--output_dir", type=Path, default=ROOT / "output/interpolation", metavar="DIR", help="folder of the images; "
         "files in it that this project did not write are never replaced")
     add("--all_sizes", action="store_true", help="also write the images of the earlier, smaller branches")
     add("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="where to compute")
-    return parser.parse_args()
+    # published; what they say about the networks is read from the networks' files
+    add_published(parser, flags=("--out_rnn_layer", "--out_attn_layer"), valued=("--gan_cfg",))
+    args = parser.parse_args()
+    tell_ignored(parser.prog, args.ignored)
+    others = [args.input_text_other] if args.type == "interpolation" else []
+    args.text = [*args.text, *(text for text in (args.input_text, *others) if text)]
+    return args
+
+
+def file_name_base(text: str) -> str:
+    import argparse
+    if not text or "/" in text or text.startswith(".") or not text.isprintable() or len(os.fsencode(text)) > BASE_BYTES:
+        raise argparse.ArgumentTypeError(f"'{text[:BASE_BYTES]}' is not the beginning of a file's name, of at most "
+                                         f"{BASE_BYTES} bytes")
+    return text
 
 
 def main():
@@ -160,6 +182,9 @@ def _infer(args, generator, inputs):
     import torch
 
     from StackGAN_v2 import sampler
+    if args.img_filename_base:
+        base = args.img_filename_base
+        inputs = [(base if len(inputs) == 1 else f"{base}_{name}", one) for name, one in inputs]
     _require_free(args, generator, [f"{name}_seed{seed}" for name, _ in inputs for seed in args.seeds])
     for name, embedding in inputs:
         for first in range(0, len(args.seeds), sampler.SMALL_BATCH):
@@ -177,7 +202,7 @@ def _interpolate(args, generator, inputs, steps: int = STEPS):
 
     from StackGAN_v2 import sampler
     (first, start), (second, end) = inputs
-    line = f"{shortened(first, NAME_BYTES // 2)}_to_{shortened(second, NAME_BYTES // 2)}"
+    line = args.img_filename_base or f"{shortened(first, NAME_BYTES // 2)}_to_{shortened(second, NAME_BYTES // 2)}"
     steps_of = {seed: [f"{line}_seed{seed}_{step:02d}" for step in range(steps)] for seed in args.seeds}
     _require_free(args, generator, [name for names in steps_of.values() for name in names])
     strips = {seed: args.output_dir / f"{line}_seed{seed}_strip.png" for seed in args.seeds}

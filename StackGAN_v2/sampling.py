@@ -3,7 +3,7 @@ import torch
 
 from common.cli import UserError
 from common.devices import set_up
-from common.features import feature_path, load_features, require_same_encoder
+from common.features import find_features, load_features, require_same_encoder
 from common.parallel import default_jobs
 from common.splits import load_split
 from StackGAN_v2 import sampler
@@ -26,7 +26,7 @@ def sample_test_split(options: GeneratorOptions, cfg: Config) -> int:
     generator = load_generator(net_g, device)
     split = load_split(data.data_dir, "test")
     if not sampling.any_speech:
-        require_same_encoder(net_g, feature_path(data.data_dir, split.name, "audio", data.audio_switch))
+        require_same_encoder(net_g, find_features(split, "audio", data.audio_switch))
     rows = speech_of(data, split)
     if rows[0].shape[1] != generator.text_dim:
         raise UserError(f"{net_g} was trained on speech features of width {generator.text_dim}, but --audio_switch "
@@ -43,7 +43,7 @@ def sample_test_split(options: GeneratorOptions, cfg: Config) -> int:
 
 def speech_of(data, split) -> list:
     """The speech embeddings of a split: one array `[captions, d]` an item."""
-    return load_features(feature_path(data.data_dir, split.name, "audio", data.audio_switch), split, EXTRACTION,
+    return load_features(find_features(split, "audio", data.audio_switch), split, EXTRACTION,
                          some_without=True)
 
 

@@ -15,6 +15,7 @@ from common.cli import UserError
 from common.files import MADE_BY, atomic_path, read_json, read_note, require_ours, write_json
 from common.untrusted.pickles import read_pickle
 
+PUBLISHED_TEACHER = "googlenet_caffe"              # whose features published sets have, some under names of their own
 UNFINISHED = "unfinished"                          # stands in place of the order while a file is being written
 
 
@@ -95,6 +96,26 @@ def load_features(path, split, made_by: str, some_without: bool = False) -> list
 def feature_path(data_dir, split_name: str, kind: str, switch: str) -> Path:
     """Where a feature file lives: `<data_dir>/<split>/<kind>_features_<switch>.pickle`, kind `image` or `audio`."""
     return Path(data_dir) / split_name / f"{kind}_features_{switch}.pickle"
+
+
+def find_features(split, kind: str, switch: str) -> Path:
+    """The feature file of a split, kind `image` or `audio`: ours (`feature_path`) or, where there is none, one of a
+    published set. Without any: ours, which does not exist.
+
+    Published: what the birds' split file names; `<split>_image_feature_caffe.pickle` and
+    `<split>_audio_features_<switch>.pickle` in the flowers' folder; `<split>_split_caffe.pickle` and
+    `<split>_split_audio_features_<switch>.pickle` in the Places' `metadata/`. A set's test split may be called `val`.
+    """
+    own = feature_path(split.folder, split.name, kind, switch)
+    teacher = kind == "image" and switch == PUBLISHED_TEACHER
+    others = [split.image_features] if teacher and split.image_features else []
+    for name in dict.fromkeys((split.name, split.path.stem.removesuffix("_split"))):
+        for file in (f"{name}/{kind}_features_{switch}.pickle",
+                     f"{name}_image_feature_caffe.pickle" if teacher else f"{name}_{kind}_features_{switch}.pickle",
+                     f"metadata/{name}_split_caffe.pickle" if teacher else
+                     f"metadata/{name}_split_{kind}_features_{switch}.pickle"):
+            others.append(split.folder / file)
+    return next((path for path in (own, *others) if path.is_file()), own)
 
 
 def encoder_of(features) -> str | None:

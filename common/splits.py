@@ -2,7 +2,7 @@
 
 A split file is `{"image_base_path", "audio_base_path", "image_feature_path", "data": [item, …]}`. The items of the
 three published sets differ in names; here they all become `Item`. Relative base paths count from the project's root.
-Several items may have one image (one row a caption).
+Several items may have one image (one row a caption). Where published sets keep their split files: `locate`.
 """
 import contextlib
 import hashlib
@@ -21,6 +21,7 @@ _UNUSABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\ud800-\udfff]")      # and comma
 _WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _NUMBERED = re.compile(r"(\d{1,6})(?!\d)[\W_]*(.*)", re.DOTALL)     # "001.Black_footed_Albatross"
 _SPLITS = ("train", "val", "test")                 # whose classes are numbered together
+_FORMS = ("{}.json", "metadata/{}.json", "metadata/{}_split.json")         # the last two: the published Places
 _SHOWN = 12                                        # names that a message lists
 
 PLACES_CLASSES = ("bedroom", "dinette", "dining_room", "home_office", "hotel_room", "kitchenette", "living_room")
@@ -49,6 +50,12 @@ class Split:
     image_root: Path
     audio_root: Path | None
     has_classes: bool
+    image_features: Path | None = None             # what a published file names as its features
+
+    @property
+    def folder(self) -> Path:
+        """The data set's folder."""
+        return folder_of(self.path)
 
     @property
     def labels(self) -> list[int]:
@@ -75,27 +82,63 @@ def data_dir(dataset: str, root=None) -> Path:
     if dataset == "places" and not folder.is_dir():
         folder = parent / "Places_subset"
     if not folder.is_dir():
-        present = sorted(path.parent.name for name in _SPLITS for path in parent.glob(f"*/{name}.json"))
+        present = sorted(path.name for path in parent.glob("*/") if splits_in(path))
         there = f"; prepared sets there: {', '.join(first_few(dict.fromkeys(present), _SHOWN))}" if present else ""
         raise UserError(f"--dataset {dataset}: the folder {folder} does not exist{there}; "
                         f"prepare the set first (README, 'Data sets')")
     return folder
 
 
+def locate(folder, name: str) -> Path:
+    """The split file `name` of a set: `<folder>/<name>.json`, or where a published set has it.
+
+    The published Places have theirs in `metadata/`, as `<name>.json` or `<name>_split.json`; the published birds and
+    Places call the test split `val`. Without such a file: `<folder>/<name>.json`, which does not exist.
+    """
+    for alias in (name, "val") if name == "test" else (name,):
+        for form in _FORMS:
+            path = Path(folder) / form.format(alias)
+            if path.is_file():
+                return path
+    return Path(folder) / f"{name}.json"
+
+
+def folder_of(path: Path) -> Path:
+    """The data set's folder of a split file."""
+    return path.parent.parent if path.parent.name == "metadata" else path.parent
+
+
+def splits_in(folder) -> list[str]:
+    """The names of the splits that a set has as files."""
+    return [name for name in _SPLITS if any((Path(folder) / form.format(name)).is_file() for form in _FORMS)]
+
+
 def load_split(folder, name: str) -> Split:
-    """Read `<folder>/<name>.json`. UserError names the file, and the item where one is wrong.
+    """Read the split file `name` of a set, see `locate`. UserError names the file, and the item where one is wrong.
 
     Labels are the same in every split of the folder; see `_labels`.
     """
-    path = Path(folder) / f"{name}.json"
+    path = locate(folder, name)
     if not path.is_file():
-        present = [other for other in _SPLITS if (path.parent / f"{other}.json").is_file()]
+        present = splits_in(folder)
         there = f"; the splits there are {', '.join(present)}" if present else ""
         raise UserError(f"{path} does not exist{there}; prepare the set first (README, 'Data sets')")
+    return _load(path, name)
+
+
+def load_split_file(path) -> Split:
+    """Read a split file that is named by its path. Its name is the file's, without `_split`; a `val.json` without a
+    test split beside it is the published sets' test split."""
+    path = Path(path)
+    name = path.stem.removesuffix("_split")
+    return _load(path, "test" if name == "val" and locate(folder_of(path), "test").stem == path.stem else name)
+
+
+def _load(path: Path, name: str) -> Split:
     content = _content(path)
-    base = _base(content, "image_base_path", path)
+    base = _base(content, "image_base_path", path, "data")
     image_root = _image_root(base, content["data"][0])
-    audio_root = _base(content, "audio_base_path", path) if content.get("audio_base_path") else None
+    audio_root = _audio_root(content, path)
     dropped = _dropped(audio_root, content["data"])
     items = []
     for number, raw in enumerate(content["data"]):
@@ -108,7 +151,7 @@ def load_split(folder, name: str) -> Split:
     _check_classes(items, path)
     labels = _labels(classes, path) if any(classes) else _numbered(item.image for item in items)
     items = [Item(i.key, i.image, label, i.class_name, i.texts, i.audio) for i, label in zip(items, labels)]
-    return Split(name, path, tuple(items), image_root, audio_root, any(classes))
+    return Split(name, path, tuple(items), image_root, audio_root, any(classes), _named_features(content, path))
 
 
 def _content(path: Path) -> dict:
@@ -118,15 +161,51 @@ def _content(path: Path) -> dict:
     return content
 
 
-def _base(content: dict, field: str, path: Path) -> Path:
-    value = content.get(field)
-    if not isinstance(value, str) or not value or _UNUSABLE.search(value) or _is_long(value):
+def _named(content: dict, field: str):
+    """A field of a split file; the published birds write `a_` before it."""
+    return content.get(field, content.get(f"a_{field}"))
+
+
+def _base(content: dict, field: str, path: Path, usual: str) -> Path:
+    """The folder that `field` names. Published files that name none, or one of their authors' machine, mean a folder of
+    the set itself: `usual`, or the one with the same last parts."""
+    value, own = _named(content, field), folder_of(path)
+    usable = isinstance(value, str) and value and not _UNUSABLE.search(value) and not _is_long(value)
+    if path.parent != own and (own / usual).is_dir() and not (usable and (ROOT / value).is_dir()):
+        return own / usual
+    if not usable:
         raise UserError(f"{path}: '{field}' is missing or not a path")
     if _WINDOWS_DRIVE.match(value):
         raise UserError(f"{path}: '{field}' is a path of Windows, {value}; write the folder's path on this machine")
     if "\\" in value and not (ROOT / value).is_dir():
         value = value.replace("\\", "/")
-    return ROOT / value                            # an absolute path stays as it is
+    return _within(own, value) or ROOT / value     # an absolute path stays as it is
+
+
+def _within(own: Path, value: str) -> Path | None:
+    """What `<own>/<last parts of value>` is there, for a path `…/<name of own>/<last parts>` that is not."""
+    parts = PurePosixPath(value).parts
+    if (ROOT / value).exists() or own.name not in parts or ".." in parts:
+        return None
+    rest = parts[len(parts) - parts[::-1].index(own.name):]
+    return own.joinpath(*rest) if rest and own.joinpath(*rest).exists() else None
+
+
+def _audio_root(content: dict, path: Path) -> Path | None:
+    own = folder_of(path)
+    return _base(content, "audio_base_path", path, "audios") if _named(content, "audio_base_path") or (
+        path.parent != own and (own / "audios").is_dir()) else None
+
+
+def _named_features(content: dict, path: Path) -> Path | None:
+    """The feature file that a published split file names; None if there is none, or only a folder."""
+    for field in ("image_feature_path", "image_feature"):
+        value = _named(content, field)
+        if isinstance(value, str) and value.endswith(".pickle") and not _UNUSABLE.search(value) and not _is_long(value):
+            found = _within(folder_of(path), value) or ROOT / value
+            if found.is_file():
+                return found
+    return None
 
 
 # ---- files that items name -------------------------------------------------------------------------------------------
@@ -276,8 +355,8 @@ def _classes_of_others(path: Path) -> set[str]:
     is told why."""
     found: set[str] = set()
     for other in _SPLITS:
-        beside = path.with_name(f"{other}.json")
-        if other == path.stem or not beside.is_file():
+        beside = locate(folder_of(path), other)
+        if beside == path or not beside.is_file():
             continue
         with contextlib.suppress(UserError, TypeError, ValueError, AttributeError, KeyError):
             found |= {_class_of(raw, _image_name(raw).replace("\\", "/")) for raw in _content(beside)["data"]}

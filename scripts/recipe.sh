@@ -24,6 +24,9 @@ wait_for_machines="${WAIT_FOR_MACHINES:-86400}" # seconds: how long a machine wa
 max_restarts="${MAX_RESTARTS:-3}"               # how often a training with several processes starts again after a crash
 seed=0
 device=auto                  # auto, cpu, cuda
+speech=synthesised           # published: the authors' recordings, where there are any; the engine speaks what they lack
+speech_archive=              # a copy of their archive that is here already (default: it is downloaded)
+published_speech=            # what it is called by scripts/download.py, for sets that have one
 engine=baidu                 # speech synthesis; none if the set has recordings
 speech_options=
 teacher=googlenet_caffe
@@ -40,7 +43,7 @@ download=                    # names for scripts/download.py, fetched before the
 download_options=            # such as "--keep_archive" or "--registry FILE"
 prepare=                     # a Python command that makes the set in data/, if there is one
 choices="dataset stage stop_stage data_root output_root tag nproc nnodes node_rank master_addr master_port
-  wait_for_machines max_restarts seed device engine speech_options teacher teacher_options encoder_options
+  wait_for_machines max_restarts seed device speech speech_archive engine speech_options teacher teacher_options encoder_options
   extract_options gan_cfg gan_options sample_options
   evaluate_options download download_options prepare ${own_choices-}"
 
@@ -70,6 +73,13 @@ while [ $# -gt 0 ]; do
     [ "$name" != stage ] || stage_given=1
     shift 2
 done
+case "$speech" in
+    synthesised) ;;
+    published) [ -n "$published_speech" ] || fail "--speech published: no speech was published for --dataset $dataset" ;;
+    *) fail "--speech $speech: choose synthesised or published" ;;
+esac
+[ -z "$speech_archive" ] || [ -f "$speech_archive" ] || fail "--speech_archive $speech_archive does not exist"
+[ -z "$speech_archive" ] || [ "$speech" = published ] || fail "--speech_archive goes with --speech published"
 [ -n "$dataset" ] || fail "--dataset is missing: the name of a folder below data/"
 for name in stage stop_stage nproc nnodes node_rank master_port wait_for_machines max_restarts seed; do
     case "${!name}" in '' | *[!0-9]*) fail "--$name ${!name} is not a whole number" ;; esac
@@ -81,7 +91,14 @@ export NNODES="$nnodes" WAIT_FOR_MACHINES="$wait_for_machines" MAX_RESTARTS="$ma
 
 # ---- places --------------------------------------------------------------------------------------------------------
 python="$PWD/.venv/bin/python"
-[ -x "$python" ] || python=python3
+if [ ! -x "$python" ]; then        # libraries that are here anyway will do
+    if python3 scripts/installed.py 2> /dev/null; then
+        python=python3
+        export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+    else
+        bash scripts/setup.sh
+    fi
+fi
 tag="${tag:-$dataset}"
 data="$data_root/$dataset"
 recipe="$output_root/$tag"
@@ -181,10 +198,15 @@ fetched() {     # command … : fetch what of $download is not there yet, then r
     "$python" ./scripts/download.py $download --data_root "$data_root" $download_options && "$@"
 }
 
+with_published_speech() {       # command … : get the authors' recordings, then run the command: it speaks what is missing
+    "$python" ./scripts/download.py "$published_speech" --data_root "$data_root" \
+        ${speech_archive:+--archive "$speech_archive"} && "$@"
+}
+
 # ---- stages of both ------------------------------------------------------------------------------------------------
 data_stages() {
     [ -z "$prepare" ] || run_stage 0 data ${download:+fetched} "$python" $prepare --output_dir "$data"
-    [ "$engine" = none ] || run_stage 1 speech "$python" ./Audio_to_Image/text_to_speech.py --dataset "$dataset" \
+    [ "$engine" = none ] || run_stage 1 speech $([ "$speech" = synthesised ] || echo with_published_speech) "$python" ./Audio_to_Image/text_to_speech.py --dataset "$dataset" \
         --data_root "$data_root" --engine "$engine" $speech_options
     run_stage 2 "image features" "$python" ./Audio_to_Image/prepare_image_feature.py --dataset "$dataset" \
         --data_root "$data_root" --teacher "$teacher" --device "$device" $teacher_options

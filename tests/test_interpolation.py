@@ -26,7 +26,7 @@ def inputs(*names):
 
 
 def options(folder, seeds=(0,), all_sizes=False):
-    return Namespace(output_dir=folder, seeds=list(seeds), all_sizes=all_sizes)
+    return Namespace(output_dir=folder, seeds=list(seeds), all_sizes=all_sizes, img_filename_base=None)
 
 
 def pixels(path):

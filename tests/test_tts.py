@@ -353,7 +353,7 @@ def test_nothing_that_this_command_did_not_write_is_overwritten(tmp_path):
 
 
 def test_names_of_own_recordings_are_not_replaced(tmp_path):
-    folder = data_set(tmp_path / "set", 1, 1)
+    folder = data_set(tmp_path / "set", 1, 2)                            # two captions, but one recording
     (folder / "mine.wav").write_bytes(wav())
     content = json.loads((folder / "train.json").read_text())
     content["audio_base_path"], content["data"][0]["audio"] = str(folder), ["mine.wav"]
@@ -364,6 +364,49 @@ def test_names_of_own_recordings_are_not_replaced(tmp_path):
     (folder / "mine.wav").unlink()                                       # published split files name files that one lacks
     assert command(*options)[0] == 0
     assert command(*options, "--voices", "en-us+f2")[0] == 0             # our own can be replaced
+
+
+def test_recordings_that_a_split_file_names_are_the_clips(tmp_path):
+    """Nothing is spoken, no key is asked for and no file changes while all of them are there; then only what lacks."""
+    folder = data_set(tmp_path / "set", 2, 2)
+    for split in ("train", "test"):
+        content = json.loads((folder / f"{split}.json").read_text())
+        content["a_audio_base_path"] = content.pop("audio_base_path") or str(folder / "audio/0")
+        for item in content["data"]:
+            item["audio"] = [f"{item['image'][:-4]}_{k}.wav" for k in range(2)]
+            for name in item["audio"]:
+                (folder / "audio/0" / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / "audio/0" / name).write_bytes(wav(1 + len(name) / 100))
+        (folder / f"{split}.json").write_text(json.dumps(content))
+
+    def present():
+        return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files = present()
+    options = ("--dataset", "set", "--data_root", tmp_path)
+    status, out, errors = command(*options, "--one_by_one")
+    assert status == 0 and "8 captions, 8 of them spoken before; 0 to speak" in out, errors
+    assert "ignored: --one_by_one" in errors and present() == files
+    lost = folder / "audio/0/001.Gull/test_1_0.wav"
+    lost.unlink()
+    status, _, errors = command(*options)
+    assert status == 2 and "BAIDU_SECRET_KEY" in errors and not lost.exists()
+    status, out, errors = command(*options, "--engine", "espeak", "--jobs", "1")
+    assert status == 0 and "1 to speak" in out and soundfile.info(lost).frames > 16000, errors
+    assert present() == files | {lost: lost.read_bytes()} and "; 0 to speak" in command(*options, "--engine", "espeak")[1]
+
+
+def test_one_sentence(tmp_path):
+    red = tmp_path / "new folder/red.wav"
+    options = ("--text", RED, "--save_path", red, "--engine", "espeak")
+    assert command(*options)[:2] == (0, f"{red}\n") and soundfile.info(red).frames > 16000
+    before = red.read_bytes()
+    assert command("--text", YELLOW, *options[2:])[0] == 0 and red.read_bytes() != before      # our own is replaced
+    red.write_bytes(wav())
+    for words, said in ((options, "did not write it"), (options[:2], "--save_path"), ((*options[:3], tmp_path / "a.mp3"), ".wav"),
+                        (("--engine", "espeak"), "--dataset"), ((*options[:3], tmp_path / "b.wav"), "BAIDU_API_KEY")):
+        status, _, errors = command(*words)
+        assert status == 2 and said in errors and errors.count("\n") == 1, errors
+    assert list(tmp_path.rglob("*.*")) == [red] and red.read_bytes() == wav()
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------

@@ -72,6 +72,7 @@ def usable(path: Path, split: Split, wanted: dict) -> bool:
         print(f"{path} was made for another version of {split.path}: made again")
         return False
     changed = [key for key, value in wanted.items() if found.get(key) != value and not (key == "weights" and not value)]
+    changed += ["mean"] if found.get("mean") and "mean" not in wanted else []
     if changed:
         print(f"{path} was made with other {', '.join(changed)}: made again")
         return False

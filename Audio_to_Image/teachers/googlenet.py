@@ -130,6 +130,27 @@ def _read(path: Path) -> bytes:
                         f"scripts/download.py, or name your copy with --weights") from None
 
 
+def read_mean(path) -> tuple[float, float, float] | None:
+    """The means of a `.npy` of Caffe, `[3, H, W]` or `[3]`, BGR; None if they are those that GoogLeNet has here anyway.
+
+    UserError if it is no such file.
+    """
+    try:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)          # mapped: a file cannot claim more than it has
+        if values.dtype.kind not in "fiu" or values.ndim not in (1, 3) or len(values) != 3:
+            raise ValueError(f"an array {list(values.shape)} of {values.dtype}")
+        mean = np.asarray(values.reshape(3, -1), np.float64).mean(1)
+    except Exception as error:                     # a damaged file can raise anything at all
+        reason = " ".join(str(error).split())[:150] or type(error).__name__
+        raise UserError(f"--mean_file {path} holds no mean of three channels ({reason}); give Caffe's "
+                        "ilsvrc_2012_mean.npy, or leave it out: its means are known") from None
+    if not ((0 <= mean) & (mean <= 255)).all():
+        raise UserError(f"--mean_file {path}: its means are {mean.tolist()}, not within 0 … 255")
+    blue, green, red = (round(value, 5) for value in mean.tolist())
+    same = np.allclose(mean, MEAN_BGR, rtol=0, atol=1e-3)
+    return None if same else (blue, green, red)
+
+
 class GoogLeNetTeacher(Teacher):
     """The published teacher: BVLC GoogLeNet, `pool5/7x7_s1`, images resized as Caffe does."""
     name, width = "googlenet_caffe", WIDTH
@@ -142,7 +163,11 @@ class GoogLeNetTeacher(Teacher):
 
     def _load(self):
         self.network = load_googlenet(self.weights, lambda line: print(line, file=sys.stderr)).to(self.device)
-        self.mean = torch.tensor(MEAN_BGR, device=self.device).reshape(3, 1, 1)
+        self.set_mean(MEAN_BGR)
+
+    def set_mean(self, mean_bgr) -> None:
+        """Subtract these means `(blue, green, red)`."""
+        self.mean = torch.tensor(mean_bgr, device=self.device, dtype=torch.float32).reshape(3, 1, 1)
 
     @classmethod
     def weights_file(cls, weights=None):

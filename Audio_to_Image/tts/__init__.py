@@ -46,13 +46,18 @@ class Engine:
         raise NotImplementedError
 
 
+def kind(name: str) -> type[Engine]:
+    """The class of the engine of that name."""
+    if name not in ENGINES:
+        raise UserError(f"--engine {name} is not known; there are {', '.join(ENGINES)}")
+    return getattr(importlib.import_module(f"{__name__}.{name}"), ENGINES[name])
+
+
 @functools.cache
 def make(name: str, **options) -> Engine:
     """The engine of that name; the same one for the same options, since its network is loaded once a process."""
-    if name not in ENGINES:
-        raise UserError(f"--engine {name} is not known; there are {', '.join(ENGINES)}")
     try:
-        return getattr(importlib.import_module(f"{__name__}.{name}"), ENGINES[name])(**options)
+        return kind(name)(**options)
     except ImportError as error:
         raise UserError(f"--engine {name} needs a package that is not installed ({error.name}): "
                         f"run bash scripts/setup.sh") from None

@@ -39,7 +39,14 @@ class Clip:
 
 def plan(split: Split, folder: Path, voices: list[str], speeds: tuple[float, float], seed: int) -> list[list[Clip]]:
     """The clips of every item of a split, in caption order. Voice, speed and seed of a caption are drawn by a hash of
-    its name, so that they are the same in every run. UserError if an item has no captions."""
+    its name, so that they are the same in every run. UserError if an item has no captions.
+
+    Where the split file names recordings that others made, one a caption, its clips are those: `folder` is not used,
+    and what is missing among them is spoken into the files that it names.
+    """
+    if has_recordings(split):
+        return [[_named_clip(text, path, split, voices, speeds, seed) for text, path in zip(item.texts, item.audio)]
+                for item in split.items]
     plans, captions = [], Counter()
     for item in split.items:
         if not item.texts:
@@ -51,6 +58,20 @@ def plan(split: Split, folder: Path, voices: list[str], speeds: tuple[float, flo
     return plans
 
 
+def has_recordings(split: Split) -> bool:
+    """Whether a split file names one recording a caption, some of which are there and were not made here."""
+    return all(item.texts and len(item.audio) == len(item.texts) for item in split.items) and any(
+        state_of(path, "") == FOREIGN for item in split.items for path in item.audio)
+
+
+def _named_clip(text: str, path: Path, split: Split, voices, speeds, seed: int) -> Clip:
+    if path.suffix.lower() != ".wav" and not path.exists():
+        raise UserError(f"{split.path} names {path}, which is not there, and speech is written as .wav; put it there, or "
+                        "take the names of recordings out of a copy of the set")
+    name = path.relative_to(split.audio_root).as_posix()
+    return Clip(text, path, name, **_draws(name, voices, speeds, seed))
+
+
 def _stem(item) -> str:
     """<class>/<image>: birds' images lie in folders of classes, flowers' in one folder with numbers for classes."""
     if "/" in item.key or not item.class_name:
@@ -60,15 +81,20 @@ def _stem(item) -> str:
 
 
 def _clip(text: str, name: str, folder: Path, voices, speeds, seed: int) -> Clip:
-    draw = hashlib.sha256(f"{seed} {name}".encode()).digest()
-    voice_draw, speed_draw, clip_seed = struct.unpack("<QQI", draw[:20])
-    voice = voices[voice_draw % len(voices)]
-    speed = round(speeds[0] + (speeds[1] - speeds[0]) * speed_draw / 2 ** 64, 3)
-    relative = f"{voice}/{name}.wav"
+    drawn = _draws(name, voices, speeds, seed)
+    relative = f"{drawn['voice']}/{name}.wav"
     try:
-        return Clip(text, inside(folder, relative), relative, voice, speed, clip_seed)
+        return Clip(text, inside(folder, relative), relative, **drawn)
     except ValueError as error:
         raise UserError(f"the name of an image or class cannot be used for its speech: {error}") from None
+
+
+def _draws(name: str, voices, speeds, seed: int) -> dict:
+    """Voice, speed and seed of the clip with that name."""
+    draw = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    voice_draw, speed_draw, clip_seed = struct.unpack("<QQI", draw[:20])
+    speed = round(speeds[0] + (speeds[1] - speeds[0]) * speed_draw / 2 ** 64, 3)
+    return {"voice": voices[voice_draw % len(voices)], "speed": speed, "seed": clip_seed}
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------

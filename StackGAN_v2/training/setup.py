@@ -9,7 +9,7 @@ from common.cli import UserError
 from common.devices import seed_everything, set_up
 from common.distributed import ranks
 from common.distributed.sync_bn import require_two
-from common.features import encoder_of, feature_path
+from common.features import encoder_of, find_features
 from common.files import named_folder
 from common.options import by_option
 from common.runs import Run
@@ -49,7 +49,7 @@ def train(options: GeneratorOptions, cfg: Config, name: str) -> int:
     last = trainer.total_iterations(cfg.TRAIN, len(split.items))
     last = min(last, options.training.max_steps) if options.training.max_steps else last
 
-    encoder = encoder_of(feature_path(data.data_dir, split.name, "audio", data.audio_switch))
+    encoder = encoder_of(find_features(split, "audio", data.audio_switch))
     facts = {"precision": precision, "processes": ranks.world_size()}
     run = Run(folder, {"output_dir": name, **by_option(options), **facts, "cfg": settings.to_plain(cfg),
                        "device": str(device), "iterations": last, "speech_encoder": encoder}, ranks.is_main())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common import ROOT, splits
 from common.cli import UserError
-from common.features import feature_path, load_features, require_same_encoder
+from common.features import find_features, load_features, require_same_encoder
 from scripts.report import ablation, media, run_records, runs, sentences
 from scripts.report.sentences import Sentence
 
@@ -125,7 +125,7 @@ def _load(args, folder, split, column, device):
     switch = args.audio_switch or options.get("audio_switch")
     if not isinstance(switch, str):
         raise UserError("the run does not say which speech features it was trained on (--audio_switch)")
-    features = feature_path(folder, "test", "audio", switch)
+    features = find_features(split, "audio", switch)
     if not args.any_speech:
         require_same_encoder(path, features)
     rows = load_features(features, split, "Audio_to_Image/extract_audio_feature.py", some_without=True)
