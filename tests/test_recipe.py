@@ -1,11 +1,15 @@
 """The whole chain with two steps, through the scripts that users run, in folders with spaces; and the scripts' own errors."""
+import io
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from fault.stages import few_captions, small_features
 from PIL import Image
 
@@ -156,7 +160,56 @@ def test_a_stage_that_fails_is_not_marked_done(tmp_path):
     assert (tmp_path / "out put/trial/.done_0").exists() and not (tmp_path / "out put/trial/.done_1").exists()
 
 
+def test_published_speech_from_an_archive(tmp_path):
+    """Stage 1 takes the authors' recordings; keys are asked for only where one is missing."""
+    birds, archive = tmp_path / "data/birds", tmp_path / "speech.zip"
+    birds.mkdir(parents=True)
+    names = [f"001.Gull/{split}_{n}" for split in ("train", "test") for n in range(2)]
+    for split in ("train", "test"):
+        items = [{"image": f"{name}.jpg", "class": "001.Gull", "text": ["a", "b"]} for name in names if split in name]
+        (birds / f"{split}.json").write_text(json.dumps({"image_base_path": str(birds), "data": items}))
+    tone, wav = np.sin(np.arange(16000) / 9), io.BytesIO()
+    soundfile.write(wav, tone, 16000, format="WAV", subtype="PCM_16")
+    with zipfile.ZipFile(archive, "w") as packed:
+        for name in names:
+            for k in range(2):
+                packed.writestr(f"CUB_200_2011_audio/audio/0/{name}_{k}.wav", wav.getvalue())
+    words = (ROOT / "scripts/birds.sh", "--data_root", tmp_path / "data", "--output_root", tmp_path / "out", "--stage", 1,
+             "--stop_stage", 1, "--speech", "published", "--speech_archive", archive)
+    keyless = {f"BAIDU_{name}": "" for name in ("APP_ID", "API_KEY", "SECRET_KEY")}
+    result = bash(*words, **keyless)
+    assert result.returncode == 0 and "8 captions, 8 of them spoken before" in result.stdout, result.stdout + result.stderr
+    recordings = list((birds / "CUB_200_2011_audio/audio/0").rglob("*.wav"))
+    assert len(recordings) == 8 and json.loads((birds / "train.json").read_text())["data"][1]["audio"] == [
+        f"0/001.Gull/train_1_{k}.wav" for k in range(2)]
+    with (birds / "test.json").open() as file:
+        content = json.load(file)
+    content["data"].append({"image": "001.Gull/new.jpg", "class": "001.Gull", "text": ["c"], "audio": ["0/001.Gull/new_0.wav"]})
+    (birds / "test.json").write_text(json.dumps(content))
+    result = bash(*words, **keyless)
+    assert result.returncode == 2 and "BAIDU_API_KEY" in result.stderr and all(path.read_bytes() == wav.getvalue() for path in recordings)
+
+
+@pytest.mark.parametrize("has_libraries", [True, False])
+def test_a_recipe_without_an_environment(tmp_path, has_libraries):
+    """It goes on with a python3 that has the libraries, and runs set-up otherwise."""
+    for name in ("scripts/run.sh", "scripts/recipe.sh", "scripts/installed.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    (tmp_path / "scripts/setup.sh").write_text("echo set-up ran >&2\nexit 3\n")
+    python = tmp_path / "bin/python3"
+    python.parent.mkdir()
+    python.write_text(f"#!/bin/sh\ncase \"$1\" in scripts/installed.py) exit {int(not has_libraries)} ;; esac\necho $@ >&2\nexit 5\n")
+    python.chmod(0o755)
+    result = bash(tmp_path / "scripts/run.sh", "--dataset", "mine", "--engine", "espeak", PATH=f"{python.parent}:{os.environ['PATH']}")
+    said = "text_to_speech.py --dataset mine" if has_libraries else "set-up ran"
+    assert result.returncode == (5 if has_libraries else 3) and said in result.stderr, result.stderr
+
+
 @pytest.mark.parametrize("words, sentence", [
+    (["--dataset", "toybirds", "--speech", "x"], "choose synthesised or published"),
+    (["--dataset", "toybirds", "--speech", "published"], "no speech was published for --dataset toybirds"),
+    (["--dataset", "birds", "--speech", "published", "--speech_archive", "/no.zip"], "/no.zip does not exist"),
     (["--dataset", "toybirds", "--no_such_choice", "1"], "unknown option --no_such_choice"),
     (["--dataset", "toybirds", "--stage"], "--stage needs a value"), ([], "--dataset is missing"),
     (["--dataset", "../x"], "not the name of a folder"), (["--dataset", "toybirds", "--stage", "x"], "not a whole number")])
