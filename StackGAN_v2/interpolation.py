@@ -54,7 +54,7 @@ def parse():
 
 def file_name_base(text: str) -> str:
     import argparse
-    if not text or "/" in text or text.startswith(".") or not text.isprintable() or len(os.fsencode(text)) > BASE_BYTES:
+    if not text or "/" in text or text.startswith(".") or not text.isprintable() or len(text.encode(errors="surrogateescape")) > BASE_BYTES:
         raise argparse.ArgumentTypeError(f"'{text[:BASE_BYTES]}' is not the beginning of a file's name, of at most "
                                          f"{BASE_BYTES} bytes")
     return text

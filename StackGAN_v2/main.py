@@ -1,4 +1,4 @@
-"""Train the generator on speech embeddings, or generate the test set with it."""
+"""Train the generator on speech embeddings, or generate a split with it."""
 import dataclasses
 from pathlib import Path
 
@@ -38,8 +38,8 @@ def main():
         _print_settings({"cfg": str(given.cfg), "output_dir": name}, options, cfg)
         return 0
     if not cfg.TRAIN.FLAG:
-        from StackGAN_v2.sampling import sample_test_split
-        return sample_test_split(options, cfg)
+        from StackGAN_v2.sampling import sample
+        return sample(options, cfg)
     from StackGAN_v2.training.setup import train
     return train(options, cfg, name)
 

@@ -106,11 +106,15 @@ def _made_by() -> PngImagePlugin.PngInfo:
     return text
 
 
-def samples_folder(net_g) -> Path:
-    """`<folder of netG>/iteration<n>/single_samples/valid`, where n is that of `netG_<n>.pth`; links are followed."""
+def samples_folder(net_g, split: str = "test") -> Path:
+    """`<folder of netG>/iteration<n>/single_samples/valid`, where n is that of `netG_<n>.pth`; links are followed.
+
+    Samples of another split than the test split lie in `iteration<n>/<split>/single_samples/valid`.
+    """
     net_g = Path(net_g).resolve()
     number = re.search(r"(\d+)$", net_g.stem)
-    return net_g.parent / f"iteration{number.group(1) if number else '_' + net_g.stem}" / "single_samples" / "valid"
+    folder = net_g.parent / f"iteration{number.group(1) if number else '_' + net_g.stem}"
+    return (folder if split == "test" else folder / split) / "single_samples" / "valid"
 
 
 def fitting_batch(generator) -> int:

@@ -41,6 +41,9 @@ class TrainingRun(SnapshotSettings, SeedSettings, ResumeSettings):
 class SamplingSettings(Group):
     """Sampling."""
     eval_net_g: Path | None = setting(None, "the generator, netG_<n>.pth", none="cfg TRAIN.NET_G", exists="file")
+    split: str = setting("test", "whose sentences are generated", more="train, val, …: <split>.json and its features")
+    sheet: int = setting(0, "samples a class on sheets beside the samples", more="a row for each class, a real image "
+                         "first; 0: no sheets", at_least=0, at_most=100)
     batch_size: int | None = setting(
         None, "images at a time", at_least=1, at_most=65536, none="auto", metavar="auto|N",
         more="auto: what a quarter of the free memory holds, at most 64, on a GPU 256")

@@ -118,6 +118,8 @@ def load_split(folder, name: str) -> Split:
 
     Labels are the same in every split of the folder; see `_labels`.
     """
+    if not name or "/" in name or _UNUSABLE.search(name):
+        raise UserError(f"{name[:80]!r} is not the name of a split, such as train or test")
     path = locate(folder, name)
     if not path.is_file():
         present = splits_in(folder)

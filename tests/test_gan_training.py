@@ -105,6 +105,21 @@ def test_what_a_run_leaves(folder, tmp_path, capsys):
     run_main(folder, *generate, "--all_sizes", "--manualSeed", 1)
     assert first.read_bytes() != before and len(list(valid.rglob("*.png"))) == 30
 
+    run_main(folder, *generate, "--split", "train", "--sheet", 2)           # of another split, beside the others
+    beside = run / "Model" / "iteration4" / "train"
+    assert len(list((beside / "single_samples/valid").rglob("*.png"))) == 10 and len(list(valid.rglob("*.png"))) == 30
+    sheet = np.asarray(Image.open(beside / "sheet_00.png"))
+    assert sheet.shape == (3 * 66 - 2, 3 * 66 - 2, 3)                       # three classes; a real image and two samples
+    sample = np.asarray(Image.open(beside / "single_samples/valid/1/train_3.png_64_sentence0_0.png"))
+    assert (sheet[:64, 132:] == sample).all() and (sheet[64:66] == 255).all()
+    real = Image.open(folder / "CUB/images/1/train_0.png").resize((64, 64), Image.Resampling.BICUBIC)
+    assert (sheet[:64, :64] == np.asarray(real)).all()
+    (beside / "sheet_00.png").write_bytes(b"mine")
+    with pytest.raises(UserError, match="sheet_00.png is there and was not written by this project"):
+        run_main(folder, *generate, "--split", "train", "--sheet", 2)
+    with pytest.raises(UserError, match="'../train' is not the name of a split"):
+        run_main(folder, *generate, "--split", "../train")
+
     newest = run / "Model" / "netG_4.pth"
     newest.write_bytes(newest.read_bytes()[:-1000])
     run_main(folder, *generate)                       # latest.pth now means the one before, for every later command too
