@@ -48,10 +48,15 @@ def noise(generator, *key: int) -> torch.Tensor:
 
 def fixed_sentences(generator, rows: list[np.ndarray], most: int, seed: int):
     """First sentences of at most `most` items, evenly spread → speech `[N, d]`, noises `[N, z_dim + embedding_dim]`."""
-    spoken = np.flatnonzero([len(row) for row in rows])
-    chosen = spoken[np.linspace(0, len(spoken) - 1, min(most, len(spoken))).astype(int)]
+    chosen = spread(rows, most)
     return (stacked([rows[i][0] for i in chosen]),
             torch.stack([noise(generator, seed, int(i), 0) for i in chosen]))
+
+
+def spread(rows: list[np.ndarray], most: int) -> np.ndarray:
+    """The numbers of at most `most` items that have a sentence, evenly spread, int64."""
+    spoken = np.flatnonzero([len(row) for row in rows])
+    return spoken[np.linspace(0, len(spoken) - 1, min(most, len(spoken))).astype(int)]
 
 
 def stacked(embeddings: list[np.ndarray]) -> torch.Tensor:
@@ -91,13 +96,17 @@ def grid(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
 
 def save_image(path, pixels: np.ndarray) -> None:
     """Write uint8 `[H, W, 3]` as PNG, or as JPEG where the name ends in .jpg."""
-    jpeg = Path(path).suffix == ".jpg"
+    write_bytes(path, image_bytes(pixels, Path(path).suffix == ".jpg"))
+
+
+def image_bytes(pixels: np.ndarray, jpeg: bool = False) -> bytes:
+    """uint8 `[H, W, 3]` as the content of a PNG or JPEG file."""
     # compress_type 3 is zlib's Z_RLE: on such images smaller files than level 1's matching, in less time
     options = {"quality": 95, "subsampling": 0, "comment": MADE_BY} if jpeg else {
         "compress_level": 1, "compress_type": 3, "pnginfo": _made_by()}
     buffer = io.BytesIO()                          # given a file, Pillow does not notice that the disk is full
     Image.fromarray(pixels).save(buffer, "JPEG" if jpeg else "PNG", **options)
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _made_by() -> PngImagePlugin.PngInfo:

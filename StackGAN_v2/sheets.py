@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from common.cli import UserError
 from common.files import require_ours
 from common.untrusted.images import open_rgb
 from StackGAN_v2 import sampler
@@ -28,12 +29,25 @@ def write_sheets(folder, split, size: int, form: str, columns: int) -> list[Path
     for path, group in zip(sheets, groups):
         pixels = np.full((len(group), 1 + columns, size, size, 3), 255, np.uint8)
         for row, (item, samples) in enumerate(group):
-            if item.image.is_file():
-                pixels[row, 0] = np.asarray(open_rgb(item.image).resize((size, size), Image.Resampling.BICUBIC))
+            pixels[row, 0] = _real(item, size)
             for column, sample in enumerate(samples, 1):
                 pixels[row, column] = np.asarray(open_rgb(sample))
         sampler.save_image(path, sampler.grid(pixels.reshape(-1, size, size, 3), 1 + columns))
     return sheets
+
+
+def beside_real(items, images: np.ndarray) -> np.ndarray:
+    """Real images of `items` above the samples `images` (uint8 `[N, s, s, 3]`) of their sentences, as one sheet."""
+    reals = [_real(item, images.shape[1]) for item in items]
+    return sampler.grid(np.concatenate([reals, images]), len(images))
+
+
+def _real(item, size: int) -> np.ndarray:
+    """The image of an item, `[s, s, 3]`, white if it cannot be read: a sheet is no reason to stop."""
+    try:
+        return np.asarray(open_rgb(item.image).resize((size, size), Image.Resampling.BICUBIC))
+    except UserError:
+        return np.full((size, size, 3), 255, np.uint8)
 
 
 def _by_class(split) -> dict[int, list]:

@@ -1,4 +1,4 @@
-"""Scalars in TensorBoard's format. Its own writer works in a thread whose errors are lost; this one just appends."""
+"""Scalars and images in TensorBoard's format. Its own writer works in a thread whose errors are lost; this one just appends."""
 import io
 import os
 import socket
@@ -17,13 +17,20 @@ class Events:
         self.first_step = first_step
 
     def add(self, step: int, values: dict[str, float]) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
+        self._append(step, Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()]))
+
+    def add_image(self, step: int, name: str, png: bytes, width: int, height: int) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
+        self._append(step, Summary(value=[Summary.Value(tag=name, image=image)]))
+
+    def _append(self, step: int, summary) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         now, events = time.time(), []
         if not self.path.exists():
             events += [Event(wall_time=now, file_version="brain.Event:2"), Event(
                 wall_time=now, step=self.first_step, session_log=SessionLog(status=SessionLog.START))]
-        summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
         append_bytes(self.path, _records([*events, Event(wall_time=now, step=step, summary=summary)]))
 
 

@@ -72,11 +72,19 @@ class Run:
             return
         append_line(self.folder / "stats.jsonl", {"step": step, **values})
         if self._tensorboard:
-            if self._events is None:
-                self._events = Events(self.folder / "events", self._first_step)
-                for again in self._again:
-                    self._events.add(self._first_step, again)
-            self._events.add(step, values)
+            self._open_events().add(step, values)
+
+    def image(self, step: int, name: str, png: bytes, width: int, height: int) -> None:
+        """An image for TensorBoard."""
+        if self.main and self._tensorboard:
+            self._open_events().add_image(step, name, png, width, height)
+
+    def _open_events(self) -> Events:
+        if self._events is None:
+            self._events = Events(self.folder / "events", self._first_step)
+            for again in self._again:
+                self._events.add(self._first_step, again)
+        return self._events
 
     def rewind(self, step: int, due: bool = False) -> None:
         """Forget the statistics after `step`, where training goes on (0: from the start): no step is told twice.

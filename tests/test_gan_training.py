@@ -1,4 +1,5 @@
 """The training loop of the generator: exact continuation, faults that are told, files left behind."""
+import io
 import json
 import signal
 import subprocess
@@ -11,8 +12,9 @@ import pytest
 import torch
 from gan_set import make_set
 from PIL import Image
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
-from common import checkpoint, resume
+from common import checkpoint, resume, runs
 from common.cli import UserError
 from common.features import feature_path, save_features
 from common.splits import load_split
@@ -447,8 +449,15 @@ def test_a_sheet_is_generated_in_parts(folder, tmp_path, monkeypatch):
     for batch in (100, 3):
         monkeypatch.setattr(setup, "SHEET_BATCH", batch)
         (tmp_path / f"{batch}" / "Image").mkdir(parents=True)
-        setup.make_sample_sheet(data, 64, 3, generator, tmp_path / f"{batch}")(5)
+        setup.make_sample_sheet(data, 64, 3, generator, runs.Run(tmp_path / f"{batch}", {}))(5)
     assert asked == [7, 3, 3, 1]
+    file, = (tmp_path / "100/events").iterdir()
+    shown, = (value.image for event in LegacyEventFileLoader(str(file)).Load() for value in event.summary.value)
+    pixels = np.asarray(Image.open(io.BytesIO(shown.encoded_image_string)))            # seven real images above as many samples
+    assert pixels.shape == (shown.height, shown.width, 3) == (2 * 66 - 2, 7 * 66 - 2, 3)
+    assert (pixels[66:] == np.asarray(Image.open(tmp_path / "100/Image/64_000005.png"))[:, :7 * 66 - 2]).all()
+    real = Image.open(load_split(folder, "test").items[1].image).resize((64, 64), Image.Resampling.BICUBIC)
+    assert (pixels[:64, 66:130] == np.asarray(real)).all()
     for size in generator.sizes:
         whole, parts = (np.asarray(Image.open(tmp_path / batch / "Image" / f"{size}_000005.png"), int)
                         for batch in ("100", "3"))

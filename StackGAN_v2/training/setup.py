@@ -14,7 +14,7 @@ from common.files import named_folder
 from common.options import by_option
 from common.runs import Run
 from common.splits import load_split
-from StackGAN_v2 import sampler
+from StackGAN_v2 import sampler, sheets
 from StackGAN_v2.config import Config
 from StackGAN_v2.data import image_cache
 from StackGAN_v2.data.datasets import Ahead, Batches, SpeechFeatures
@@ -26,6 +26,7 @@ from StackGAN_v2.training.networks import Networks, start_from
 from StackGAN_v2.training.snapshot_writer import ResumeNotes, SnapshotWriter
 from StackGAN_v2.training.step import Stepper
 
+SHOWN = 8                                          # samples that TensorBoard shows
 SHEET_BATCH = 8                                    # images of a sample sheet that are generated at a time
 
 
@@ -78,7 +79,7 @@ def train(options: GeneratorOptions, cfg: Config, name: str) -> int:
     def files(iteration: int) -> list[str]:
         return [str(split.items[i].image) for i in batches.images(iteration)[0]]
 
-    sheet = make_sample_sheet(data, cfg.TRAIN.VIS_COUNT, seed, networks.average, folder)
+    sheet = make_sample_sheet(data, cfg.TRAIN.VIS_COUNT, seed, networks.average, run)
     writer = SnapshotWriter(run, networks, notes, sheet, files, metric, options.training)
     if first:
         writer.go_on(first, found[0].get("best", {}))
@@ -143,8 +144,11 @@ def make_matcher(cfg: Config, path: Path, split, batches):
     return matching_network.load_or_train(path, key, mine, speech, steps, seed)
 
 
-def make_sample_sheet(data: DataSettings, count: int, seed: int, generator, folder: Path):
-    """A function that generates the same test sentences with the same noise each time: Image/<size>_<iteration>.png."""
+def make_sample_sheet(data: DataSettings, count: int, seed: int, generator, run: Run):
+    """A function that generates the same test sentences with the same noise each time: Image/<size>_<iteration>.png.
+
+    The first of them, below the real images, are for TensorBoard.
+    """
     try:
         split = load_split(data.data_dir, "test")
         rows = speech_of(data, split)
@@ -152,11 +156,14 @@ def make_sample_sheet(data: DataSettings, count: int, seed: int, generator, fold
         split = load_split(data.data_dir, "train")
         rows = speech_of(data, split)
     speech, noises = sampler.fixed_sentences(generator, rows, count, seed)
+    shown = [split.items[i] for i in sampler.spread(rows, count)[:SHOWN]]
 
     def sample_sheet(iteration: int) -> None:
         if ranks.is_main():                        # a few at a time: all at once would take more than training does
             parts = [sampler.generate(generator, *part)
                      for part in zip(speech.split(SHEET_BATCH), noises.split(SHEET_BATCH))]
             for size, images in zip(generator.sizes, map(np.concatenate, zip(*parts))):
-                sampler.save_image(folder / "Image" / f"{size}_{iteration:06d}.png", sampler.grid(images, columns=8))
+                sampler.save_image(run.folder / "Image" / f"{size}_{iteration:06d}.png", sampler.grid(images, columns=8))
+            pixels = sheets.beside_real(shown, images[:SHOWN])
+            run.image(iteration, "samples below real images", sampler.image_bytes(pixels), pixels.shape[1], pixels.shape[0])
     return sample_sheet
