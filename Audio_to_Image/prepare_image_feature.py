@@ -1,7 +1,7 @@
 """Teacher features: ten views of every image of a data set through a teacher network.
 
 Reads   data/<set>/<split>.json and the images that it names
-Writes  data/<set>/<split>/image_features_<teacher>.pickle   array [images, 10, width], and its sidecar .json
+Writes  data/<set>/<split>/image_features_<teacher>.pickle   array [images, 10, width], and its note .json
 """
 import os
 from pathlib import Path

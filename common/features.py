@@ -1,4 +1,4 @@
-"""Feature pickles: the published format, with a sidecar that says what they are.
+"""Feature pickles: the published format, with a note that says what they are.
 
 A feature file holds an array `[images, views or captions, width]`, or a list of such 2-D arrays where the images have
 different numbers of captions. Beside `<name>.pickle` stands `<name>.json`: shape, dtype, hash of the split's order,
@@ -20,10 +20,10 @@ UNFINISHED = "unfinished"                          # stands in place of the orde
 
 
 def save_features(path, features, split, **source) -> None:
-    """Write `features` (array `[images, k, d]` or list of arrays `[k_i, d]`) and its sidecar.
+    """Write `features` (array `[images, k, d]` or list of arrays `[k_i, d]`) and its note.
 
     An item without any row, such as one whose recordings cannot be used, has an array `[0, d]`. `source` says where the
-    features come from (teacher or checkpoint with its hash, settings) and goes into the sidecar. UserError if a file
+    features come from (teacher or checkpoint with its hash, settings) and goes into the note. UserError if a file
     that this project did not write is there.
     """
     path = Path(path)

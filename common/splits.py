@@ -85,7 +85,7 @@ def data_dir(dataset: str, root=None) -> Path:
         present = sorted(path.name for path in parent.glob("*/") if splits_in(path))
         there = f"; prepared sets there: {', '.join(first_few(dict.fromkeys(present), _SHOWN))}" if present else ""
         raise UserError(f"--dataset {dataset}: the folder {folder} does not exist{there}; "
-                        f"prepare the set first (README, 'Data sets')")
+                        f"prepare the set first (docs/datasets.md)")
     return folder
 
 
@@ -124,7 +124,7 @@ def load_split(folder, name: str) -> Split:
     if not path.is_file():
         present = splits_in(folder)
         there = f"; the splits there are {', '.join(present)}" if present else ""
-        raise UserError(f"{path} does not exist{there}; prepare the set first (README, 'Data sets')")
+        raise UserError(f"{path} does not exist{there}; prepare the set first (docs/datasets.md)")
     return _load(path, name)
 
 

@@ -27,7 +27,7 @@ device=auto                  # auto, cpu, cuda
 speech=synthesised           # published: the authors' recordings, where there are any; the engine speaks what they lack
 speech_archive=              # a copy of their archive that is here already (default: it is downloaded)
 published_speech=            # what it is called by scripts/download.py, for sets that have one
-engine=baidu                 # speech synthesis; none if the set has recordings
+engine=baidu                 # speech synthesis; none: the set has recordings; auto: none if its items name any, else hibari
 speech_options=
 teacher=googlenet_caffe
 teacher_options=
@@ -59,7 +59,8 @@ case "$dataset" in *[!A-Za-z0-9_.\ \'-]*) fail "--dataset $dataset is not the na
 recipe_file="${dataset,,}"; recipe_file="$scripts/${recipe_file%_subset}.sh"       # Places_subset → places.sh
 case "${recipe_file##*/}" in
     run.sh | ablate.sh | recipe.sh | setup.sh | test.sh | demo.sh) ;;
-    *) [ ! -f "$recipe_file" ] || source "$recipe_file" ;;
+    *) if [ -f "$recipe_file" ]; then source "$recipe_file"
+       else engine=auto teacher=efficientnet_lite0; fi ;;      # a set of the user's: what needs no account and no download
 esac
 [ -z "$help" ] || { usage; exit 0; }
 stage_given=
@@ -101,6 +102,10 @@ if [ ! -x "$python" ]; then        # libraries that are here anyway will do
 fi
 tag="${tag:-$dataset}"
 data="$data_root/$dataset"
+if [ "$engine" = auto ]; then
+    engine=hibari
+    ! grep -qE '"(audio|wav)": *(\[ *)?"' "$data/train.json" 2> /dev/null || engine=none
+fi
 recipe="$output_root/$tag"
 encoder="$output_root/Audio_to_Image/log/${tag}_speech_encoder"
 generator="$output_root/StackGAN_v2/${tag}_speech_encoder"

@@ -54,18 +54,18 @@ def _images_digest(split: Split) -> str:
 def usable(path: Path, split: Split, wanted: dict) -> bool:
     """Whether the feature file at `path` can stay, said in one line.
 
-    A file without sidecar was published by others: it stays if it fits the split (else UserError). One of ours stays if
+    A file without note was published by others: it stays if it fits the split (else UserError). One of ours stays if
     its description is the wanted one and is made again if not.
     """
     if not path.is_file():
         return False
-    sidecar = path.with_suffix(".json")
-    if not sidecar.is_file():
+    note = path.with_suffix(".json")
+    if not note.is_file():
         rows = load_features(path, split, "this command with --overwrite")
         print(f"{path}: published features of {len(rows)} images ({rows[0].shape[1]} wide) are there and used as "
               f"they are; --overwrite makes them again")
         return True
-    found = files.read_note(sidecar)
+    found = files.read_note(note)
     if found.get("order") == UNFINISHED:
         return False
     if found.get("order") != split.digest():
@@ -85,7 +85,7 @@ def make(path: Path, split: Split, teacher: Teacher, description: dict, jobs: in
     """Write the features of `split` to `path`; returns the faulty images, in which case nothing is written.
 
     `whole_images`: the network, too, runs in the `jobs` threads, an image each (CPU); otherwise the threads prepare
-    images ahead and the network takes `batch_size` of them at a time. `source` is added to the sidecar.
+    images ahead and the network takes `batch_size` of them at a time. `source` is added to the note.
     """
     images = list(dict.fromkeys(item.image for item in split.items))
     missing = [UserError(f"{image} does not exist") for image in images if not image.is_file()]
