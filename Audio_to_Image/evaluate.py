@@ -26,6 +26,9 @@ def parse(argv=None):
     add("--data_root", metavar="DIR", help="folder of the data sets (default: data/ of the project)")
     add("--split", default="test", metavar="NAME", help="the split to measure on")
     add("--teacher", metavar="NAME", help="whose image features to compare with (default: the encoder's own teacher)")
+    add("--image_model", type=cli.existing_file, metavar="FILE",
+        help="image network that belongs to the encoder, as its authors keep it (best_image_model.pth); for encoders other "
+             "than cnn_rnn whose file does not hold it")
     add("--batch_size", type=cli.positive_int, default=64, metavar="N", help="clips at a time")
     add("--jobs", type=cli.positive_int, metavar="N",
         help="processes that compute missing log-mels (default: all cores)")
@@ -39,9 +42,10 @@ def parse(argv=None):
 def main() -> int:
     options = parse()
     from Audio_to_Image import datasets, trainer
+    from Audio_to_Image.objectives import load_objective
     from Audio_to_Image.recording_remarks import first
     from Audio_to_Image.speech_encoder import load_encoder
-    from common import devices, features, splits
+    from common import devices, splits
     from common.files import append_line
     folder = splits.data_dir(options.dataset, options.data_root)
     split = splits.load_split(folder, options.split)
@@ -49,17 +53,13 @@ def main() -> int:
     precision = devices.pick_precision(options.precision, device)
     devices.set_up_arithmetic(device, precision)
     encoder, meta = load_encoder(options.model, device)
-    teacher = options.teacher or meta["teacher"]
-    if not teacher:
-        raise cli.UserError(f"{options.model} does not say which teacher it was trained with; give --teacher")
-    image = features.load_features(features.find_features(split, "image", teacher), split,
-                                   f"prepare_image_feature.py --dataset {options.dataset} --teacher {teacher}")
-    if image[0].shape[1] != encoder.nhidden:
-        raise cli.UserError(f"{options.model} gives {encoder.nhidden} numbers, but the features of teacher {teacher} "
-                            f"have {image[0].shape[1]}; name the teacher that it was trained with by --teacher")
+    objective = load_objective(options.model, encoder, options.image_model)
+    teacher, image = (teacher_features(options, encoder, meta, objective, folder, split) if objective.needs_teacher
+                      else (None, None))
     clips = datasets.open_clips(split, meta["max_frames"], device, jobs=options.jobs, short_clips=meta["short_clips"])
-    values = trainer.evaluate(encoder, meta, clips, trainer.mean_views(image), options.batch_size, precision,
-                              progress=True)
+    values = trainer.evaluate(encoder, meta, clips, objective.embed_images(image, split, precision), options.batch_size,
+                              precision, progress=True)
+    values |= objective.more_metrics(encoder, meta, clips, options.batch_size, precision)
     for name, value in values.items():
         print(f"{name:24} {value:7.2f} %")
     print(*(f"{name}: {text}" for name, text in PROTOCOL.items()), sep="\n")
@@ -67,10 +67,26 @@ def main() -> int:
         print(f"{len(clips.unusable())} captions could not be used and are left out: {first(clips.unusable())}")
     append_line(options.model.parent / "metric-speech.jsonl", {
         "model": options.model.resolve().name, "digest": meta["digest"], "dataset": options.dataset,
-        "split": split.name, "teacher": teacher, "images": len(image), "captions": len(clips.usable),
+        "split": split.name, "encoder": encoder.name, "teacher": teacher, "images": len(split.items), "captions": len(clips.usable),
         "unusable": len(clips.unusable()), "epoch": meta.get("epoch"), "precision": precision, **values,
         "protocol": PROTOCOL})
     return 0
+
+
+def teacher_features(options, encoder, meta, objective, folder, split):
+    """→ (the teacher's name, the mean of each image's views `[images, width]`). UserError if they do not fit."""
+    from Audio_to_Image import trainer
+    from common import features
+    teacher = options.teacher or meta["teacher"]
+    if not teacher:
+        raise cli.UserError(f"{options.model} does not say which teacher it was trained with; give --teacher")
+    image = features.load_features(features.find_features(split, "image", teacher), split,
+                                   f"prepare_image_feature.py --dataset {options.dataset} --teacher {teacher}")
+    if image[0].shape[1] != objective.feature_width:
+        gives = "gives" if objective.feature_width == encoder.nhidden else "wants features of"
+        raise cli.UserError(f"{options.model} {gives} {objective.feature_width} numbers, but the features of teacher "
+                            f"{teacher} have {image[0].shape[1]}; name the teacher that it was trained with by --teacher")
+    return teacher, trainer.mean_views(image)
 
 
 if __name__ == "__main__":

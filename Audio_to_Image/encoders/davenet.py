@@ -18,7 +18,9 @@ class DAVEnetAudio(nn.Module):
     embedding_dim  channels of the output
     """
     name = "davenet"
-    frames_per_position = FRAMES_PER_POSITION
+    objective = "Audio_to_Image.encoders.davenet_objective:MatchmapObjective"
+    defaults = {"batch_size": 100, "learning_rate": 1e-3, "optimizer": "sgd", "beta1": 0.9, "weight_decay": 5e-7,
+                "lr_scheduler_step_size": 40, "lr_scheduler_gamma": 0.1}
 
     def __init__(self, n_filters: int = 40, embedding_dim: int = 1024):
         super().__init__()
@@ -30,6 +32,25 @@ class DAVEnetAudio(nn.Module):
         self.conv4 = nn.Conv2d(512, 512, (1, 17), padding=(0, 8))
         self.conv5 = nn.Conv2d(512, embedding_dim, (1, 17), padding=(0, 8))
         self.pool = nn.MaxPool2d((1, 3), (1, 2), (0, 1))
+
+    @classmethod
+    def from_settings(cls, network, width: int) -> "DAVEnetAudio":
+        return cls()
+
+    @staticmethod
+    def recognises(state: dict) -> bool:
+        return "batchnorm1.weight" in state and "conv5.weight" in state
+
+    @classmethod
+    def from_state(cls, state: dict) -> "DAVEnetAudio":
+        return cls(state["conv1.weight"].shape[2], state["conv5.weight"].shape[0])
+
+    @staticmethod
+    def positions(n_frames: torch.Tensor) -> torch.Tensor:
+        return (n_frames // FRAMES_PER_POSITION).clamp(min=1)
+
+    def describe(self) -> dict:
+        return {"embedding_dim": self.embedding_dim, "rnn_layers": 0, "bidirectional": False}
 
     def maps(self, x: torch.Tensor) -> torch.Tensor:
         """Log-mels `[N, n_filters, T]` or `[N, 1, n_filters, T]`, T a multiple of 16 → `[N, embedding_dim, T/16]`."""

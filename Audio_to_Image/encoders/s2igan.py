@@ -9,7 +9,6 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 KERNEL, STRIDE = 6, 2       # of both convolutions, without padding
-FRAMES_PER_POSITION = 4     # about: see `positions`
 TEMPERATURE = 10.0          # factor of the cosines in `matching_loss`
 
 
@@ -54,17 +53,39 @@ class S2IGANEncoder(nn.Module):
     mean 0 and variance 1 over its frames, so that any log-mel serves.
     """
     name = "s2igan"
-    frames_per_position = FRAMES_PER_POSITION
+    objective = "Audio_to_Image.encoders.s2igan_objective:MatchingObjective"
+    defaults = {"batch_size": 128, "learning_rate": 2e-4, "beta1": 0.95}
 
     def __init__(self, n_filters: int = 40, nhidden: int = 1024, drop_prob: float = 0.0, attention: int = 128, heads: int = 1):
         super().__init__()
         if nhidden % 2:
             raise ValueError(f"a bidirectional GRU needs an even width, not {nhidden}")
-        self.n_filters, self.nhidden = n_filters, nhidden
+        self.n_filters, self.nhidden = n_filters, nhidden * heads
         self.Conv1, self.bnorm1 = nn.Conv1d(n_filters, 64, KERNEL, STRIDE), nn.BatchNorm1d(64)
         self.Conv2, self.bnorm2 = nn.Conv1d(64, 128, KERNEL, STRIDE), nn.BatchNorm1d(128)
         self.rnn = nn.GRU(128, nhidden // 2, 2, batch_first=True, dropout=drop_prob, bidirectional=True)
         self.att = _Attention(nhidden, attention, heads)
+
+    @classmethod
+    def from_settings(cls, network, width: int) -> "S2IGANEncoder":
+        return cls(drop_prob=0.0)
+
+    @staticmethod
+    def recognises(state: dict) -> bool:
+        return "Conv1.weight" in state and "att.att_heads.0.hidden.weight" in state
+
+    @classmethod
+    def from_state(cls, state: dict) -> "S2IGANEncoder":
+        heads = sum(1 for key in state if key.startswith("att.att_heads.") and key.endswith(".hidden.weight"))
+        return cls(state["Conv1.weight"].shape[1], 2 * state["rnn.weight_hh_l0"].shape[1],
+                   attention=state["att.att_heads.0.hidden.weight"].shape[0], heads=heads)
+
+    @staticmethod
+    def positions(n_frames: torch.Tensor) -> torch.Tensor:
+        return positions(n_frames)
+
+    def describe(self) -> dict:
+        return {"rnn_layers": 2, "bidirectional": True}
 
     def forward(self, x: torch.Tensor, lens, n_frames) -> tuple[torch.Tensor, torch.Tensor]:
         """x: log-mels `[N, n_filters, T]` or `[N, 1, n_filters, T]`; n_frames: `[N]`, frames of each clip.
