@@ -13,6 +13,7 @@ PROTOCOL = {
     "accuracy": "images whose best class centre (mean speech embedding of the class) is their own class, %",
     "ap50": "own images among the 50 of highest score for a class centre, mean over classes, %",
     "ap50_highest": "AP@50 of a perfect ranking: a class may have fewer than 50 images, %",
+    "matchmap": "davenet alone: one caption an image, the first usable one of at most 1,000 images; compared by matchmap, %",
     "retrieval": "an image and its own captions are right, others wrong; R@k: a right one among the best k, %; mAP, %",
 }
 

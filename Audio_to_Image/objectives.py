@@ -7,10 +7,11 @@ from torch import nn
 
 from Audio_to_Image import losses
 from Audio_to_Image.encoders import load_class
-from Audio_to_Image.settings import LossSettings
+from Audio_to_Image.settings import LossSettings, MatchmapSettings
 from common import checkpoint
 from common.cli import UserError
 from common.distributed import ranks
+from common.settings import fields_of
 
 
 class Objective(nn.Module):
@@ -30,9 +31,9 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     @classmethod
-    def from_state(cls, state: dict, network) -> "Objective":
-        """The image side in a snapshot, or in a file of the authors' image network, to evaluate `network` with.
-        May raise KeyError or IndexError where `state` is of something else."""
+    def from_state(cls, state: dict, network, settings: MatchmapSettings) -> "Objective":
+        """What the weights `state` are for, to evaluate `network` with: those of a snapshot, or of the authors' image
+        network, which are renamed in place. May raise KeyError or IndexError where `state` is of something else."""
         raise NotImplementedError
 
     def prepare(self, batch, seed: tuple[int, ...]):
@@ -88,7 +89,7 @@ class TeacherLosses(Objective):
         return cls(options.training, network.nhidden)
 
     @classmethod
-    def from_state(cls, state, network):
+    def from_state(cls, state, network, settings):
         return cls(LossSettings(), network.nhidden)
 
     def forward(self, words, lens, sentence, batch, seed):
@@ -107,21 +108,20 @@ def load_objective(path, encoder, image_model=None) -> Objective:
     image_model: a file of the authors' image network, for encoder files without the objective's own weights.
     UserError if they are needed and not there, or of another architecture.
     """
-    kind, source = objective_class(encoder), image_model or path
-    content = checkpoint.load(source)
+    source, content = image_model or path, checkpoint.load(path)
+    meta = content.get("meta") if isinstance(content, dict) else None
+    used = meta.get("settings") if isinstance(meta, dict) else None
+    known = {name: used[name] for name in fields_of(MatchmapSettings) if name in used} if isinstance(used, dict) else {}
+    state = content.get("objective") if isinstance(content, dict) else None
     if image_model:
-        state = checkpoint.state_dict_of(content, source)
-    else:
-        state = content.get("objective") if isinstance(content, dict) else None
+        state = checkpoint.state_dict_of(checkpoint.load(image_model), image_model)
     state = state if isinstance(state, dict) else {}
     try:
-        objective = kind.from_state(state, encoder)
+        objective = objective_class(encoder).from_state(state, encoder, MatchmapSettings(**known))
     except (KeyError, IndexError, AttributeError):
         raise UserError(f"{source} holds no image network that belongs to a {encoder.name} encoder; give one by "
                         "--image_model, or a snapshot of train_audio_encoder.py") from None
-    if objective.state_dict():
-        own = objective.state_dict()
-        checkpoint.load_into(objective, {key: state[key] for key in state if key in own} if image_model else state, source)
+    checkpoint.load_into(objective, state, source)
     device = next(encoder.parameters()).device
     return objective.to(device).eval()
 

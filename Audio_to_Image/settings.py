@@ -67,6 +67,15 @@ class LossSettings(Group):
 
 
 @dataclass(frozen=True)
+class MatchmapSettings(Group):
+    """Matchmaps of the encoder davenet."""
+    similarity: str = setting("MISA", "how an image and a clip are compared", choices=("SISA", "MISA", "SIMA"),
+                              more="mean, or largest value over the image (MISA) or over time (SIMA), of the matchmap")
+    margin: float = setting(1.0, "margin of the ranking loss", at_least=0)
+    image_size: int = setting(224, "side of the images", unit="pixels", at_least=32, at_most=1024)
+
+
+@dataclass(frozen=True)
 class OptimizationSettings(Group):
     """Training."""
     epochs: int = setting(1000, "epochs", options=("--epoch",), at_least=1, more="passes over the training images")
@@ -115,7 +124,8 @@ class ExecutionSettings(Group):
 
 
 @dataclass(frozen=True)
-class Settings(ExecutionSettings, EvaluationSettings, SeedSettings, OptimizationSettings, LossSettings):
+class Settings(ExecutionSettings, EvaluationSettings, SeedSettings, OptimizationSettings, MatchmapSettings,
+               LossSettings):
     """What decides the course of a training, beside the data and the network. Defaults as published."""
 
 
@@ -125,6 +135,9 @@ class StartSettings(ResumeSettings):
     init_weights: Path | None = setting(None, "encoder whose weights the training begins with", none="random ones",
                                         exists="file", compared=False,
                                         more="where there is a resume file to go on from, that decides")
+    image_weights: Path | None = setting(None, "weights that davenet's image network begins with", none="random ones",
+                                         exists="file", compared=False,
+                                         more="of torchvision's VGG16, or the authors' image_model.<n>.pth")
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,7 @@ class Trainer(TrainingLoop):
         with devices.autocast(self.device, self.settings.precision):
             lens = self.network.positions(batch.n_frames)
             words, sentence = self.network(batch.mels, lens, batch.n_frames)
-            total, numbers = self.objective(words, lens, sentence, batch, self._seed(self.epoch, self.position))
+        total, numbers = self.objective(words, lens, sentence, batch, self._seed(self.epoch, self.position))
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         ranks.average_gradients(self.trained)

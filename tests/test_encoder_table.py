@@ -212,3 +212,105 @@ def test_an_encoder_is_a_class_and_a_line(folder, tmp_path, monkeypatch):
     assert call(monkeypatch, train_audio_encoder, *again) == 0
     assert "starting with the weights of" in (tmp_path / "again" / "log.txt").read_text()
     assert np.isfinite(checkpoint.load(tmp_path / "again" / "latest.pth")["state_dict"]["toy.weight"].numpy()).all()
+
+
+# ---- DAVEnet ----
+
+class TinyImage(nn.Module):
+    """In VGG16's place: its first convolution and its head, an eighth of the side."""
+
+    def __init__(self, embedding_dim=1024):
+        super().__init__()
+        self.image_model = nn.Sequential(nn.Conv2d(3, 4, 3, 8, 1), nn.ReLU(), nn.Conv2d(4, embedding_dim, 3, padding=1))
+
+    def forward(self, images):
+        return self.image_model(images)
+
+
+@pytest.fixture
+def with_images(folder, monkeypatch):
+    from PIL import Image
+    generator = np.random.default_rng(1)
+    (folder / "images").mkdir(exist_ok=True)
+    for name in ("train", "test"):
+        for i in range(12):
+            Image.fromarray(generator.integers(0, 256, (40, 50 + i, 3), np.uint8)).save(folder / "images" / f"{name}_{i}.jpg")
+    monkeypatch.setattr(davenet, "VGG16Image", TinyImage)
+    return folder
+
+
+def test_davenet_goes_on_exactly_and_has_its_own_recalls(with_images, tmp_path):
+    from Audio_to_Image.encoders.davenet_objective import MatchmapObjective, centre_crop, to_tensor
+
+    def build(options, network, train):
+        options.start = types.SimpleNamespace(image_weights=None)
+        return MatchmapObjective.from_data(options, network, train)
+    job = require_exact_resume(tmp_path, lambda output, **settings: make_trainer(
+        with_images, output, lambda: davenet.DAVEnetAudio(40, 6), build, optimizer="sgd", weight_decay=5e-7, image_size=32,
+        workers=2, similarity="SIMA", **settings))
+    assert isinstance(job.optimizer, torch.optim.SGD) and job.optimizer.state_dict()["state"]
+    names = {f"matchmap_{way}_r{k}" for way in ("audio_to_image", "image_to_audio") for k in (1, 5, 10)}
+    assert names | {"accuracy"} <= set(job.metrics)
+    encoder, meta = load_encoder(tmp_path / "whole" / "latest.pth")
+    image_side = objectives.load_objective(tmp_path / "whole" / "latest.pth", encoder)
+    assert (image_side.settings.similarity, image_side.settings.image_size) == ("SIMA", 32)
+    again = image_side.more_metrics(encoder, meta, job.test, 5, "fp32")
+    assert again == {name: job.metrics[name] for name in names}
+    # from the definitions, one pair at a time
+    images = [image_side.maps(to_tensor([centre_crop(image, 32)]), "fp32") for image in image_side.images_of(job.test.split)]
+    clips = [job.test.usable[job.test.items[job.test.usable] == item][0] for item in range(12)]
+    scores = torch.zeros(12, 12)
+    with torch.no_grad():
+        for column, clip in enumerate(clips):
+            n = int(min(job.test.n_frames[clip], FRAMES))
+            words, _ = encoder(job.test.mels(np.array([clip])), torch.tensor([n // 16]), None)
+            for row, image in enumerate(images):
+                scores[row, column] = torch.einsum("dhw,dt->hwt", image[0], words[0, :, :n // 16]).amax(2).mean()
+    assert {f"matchmap_{name}": value for name, value in davenet.recalls(scores).items()} == again
+    torch.testing.assert_close(image_side.embed_images(None, job.test.split),
+                               torch.cat([image.mean((2, 3)) for image in images]).detach())
+
+
+def test_pairs_score_as_in_the_matrix():
+    torch.manual_seed(0)
+    image, audio, lens = torch.randn(4, 5, 2, 3), torch.randn(4, 5, 6), torch.tensor([6, 1, 3, 0])
+    for kind in davenet.SIMILARITIES:
+        torch.testing.assert_close(davenet.pair_similarity(image, audio, lens, kind),
+                                   davenet.similarity(image, audio, lens, kind).diagonal())
+
+
+def test_crops_are_within_the_bounds_and_as_drawn():
+    from PIL import Image
+
+    from Audio_to_Image.encoders.davenet_objective import centre_crop, random_crop, shorter_side
+    image = shorter_side(Image.fromarray(np.arange(60 * 90 * 3, dtype=np.uint32).reshape(60, 90, 3).astype(np.uint8)), 28)
+    assert image.shape == (32, 48, 3) and (centre_crop(image, 28) == image[2:30, 10:38]).all()
+    crops = [random_crop(image, 28, np.random.default_rng([0, i])) for i in range(20)]
+    assert all(crop.shape == (28, 28, 3) for crop in crops)
+    assert (crops[3] == random_crop(image, 28, np.random.default_rng([0, 3]))).all() and (crops[0] != crops[1]).any()
+    assert random_crop(np.zeros((2, 400, 3), np.uint8), 28, np.random.default_rng(0)).shape == (28, 28, 3)
+
+
+def test_davenet_through_the_commands(with_images, tmp_path, monkeypatch):
+    """From weights in torchvision's form; the teacher is not needed; images of the authors' form of file."""
+    torch.manual_seed(9)
+    start = TinyImage().state_dict()
+    checkpoint.save(tmp_path / "vgg16.pth", {**{key.replace("image_model", "features"): value for key, value in start.items()
+                                                if ".0." in key}, "classifier.0.weight": torch.zeros(2, 2)})
+    words = words_of(with_images, tmp_path / "run", "--encoder", "davenet", "--image_size", 32, "--image_weights",
+                     tmp_path / "vgg16.pth", "--learning_rate", 1e-9)
+    words[words.index("stub")] = "no teacher"
+    assert call(monkeypatch, train_audio_encoder, *words) == 0
+    kept = checkpoint.load(tmp_path / "run" / "latest.pth")
+    torch.testing.assert_close(kept["objective"]["image.image_model.0.weight"], start["image_model.0.weight"])
+    assert kept["meta"]["teacher"] is None and not torch.equal(kept["objective"]["image.image_model.2.weight"],
+                                                               start["image_model.2.weight"])
+    line = extract_and_evaluate(with_images, tmp_path / "run" / "latest.pth", monkeypatch)
+    assert line["encoder"] == "davenet" and line["teacher"] is None and "matchmap_audio_to_image_r1" in line
+    for name, state in (("audio", kept["state_dict"]), ("image", kept["objective"])):
+        checkpoint.save(tmp_path / f"{name}_model.7.pth", {
+            f"module.{key.removeprefix('image.')}": value for key, value in state.items()})
+    assert call(monkeypatch, evaluate, "--model", tmp_path / "audio_model.7.pth", "--image_model", tmp_path /
+                "image_model.7.pth", "--dataset", "tiny", "--data_root", with_images.parent, "--device", "cpu") == 0
+    published = json.loads((tmp_path / "metric-speech.jsonl").read_text())
+    assert published["digest"] == line["digest"]

@@ -113,6 +113,25 @@ def similarity(image: torch.Tensor, audio: torch.Tensor, lens: torch.Tensor, kin
     return torch.stack(rows)
 
 
+def pair_similarity(image: torch.Tensor, audio: torch.Tensor, lens: torch.Tensor, kind: str = "MISA") -> torch.Tensor:
+    """`similarity` of image i and clip i alone: `[N]`. image: `[N, D, H, W]`; audio: `[N, D, T]`; lens: `[N]`."""
+    if kind not in SIMILARITIES:
+        raise ValueError(f"no similarity {kind}; there are {', '.join(SIMILARITIES)}")
+    assert len(image) == len(audio) == len(lens) and image.shape[1] == audio.shape[1], (image.shape, audio.shape)
+    lens = lens.clamp(1, audio.shape[2])
+    heard = torch.arange(audio.shape[2], device=audio.device) < lens[:, None]              # [N, T]
+    matchmap = image.flatten(2).transpose(1, 2) @ audio                                    # [N, H·W, T]
+    if kind == "SIMA":
+        return matchmap.masked_fill(~heard[:, None], -torch.inf).amax(2).mean(1)
+    over_image = matchmap.amax(1) if kind == "MISA" else matchmap.mean(1)
+    return (over_image * heard).sum(1) / lens
+
+
+def margin_loss(own: torch.Tensor, wrong_image: torch.Tensor, wrong_clip: torch.Tensor, margin: float) -> torch.Tensor:
+    """Σ max(0, margin + S_impostor − S_own) over both impostors of every pair, divided by the pairs; all `[N]`."""
+    return (F.relu(margin + wrong_image - own) + F.relu(margin + wrong_clip - own)).sum() / len(own)
+
+
 def sampled_margin_loss(scores: torch.Tensor, impostor_images: torch.Tensor, impostor_clips: torch.Tensor,
                         margin: float = 1.0) -> torch.Tensor:
     """Margin ranking loss with one impostor image and one impostor clip for every pair (section 4.3 of the paper).
@@ -125,7 +144,7 @@ def sampled_margin_loss(scores: torch.Tensor, impostor_images: torch.Tensor, imp
     assert not (impostor_clips == rows).any()
     own = scores.diagonal()
     wrong_image, wrong_clip = scores[impostor_images, rows], scores[rows, impostor_clips]
-    return (F.relu(margin + wrong_image - own) + F.relu(margin + wrong_clip - own)).sum() / len(scores)
+    return margin_loss(own, wrong_image, wrong_clip, margin)
 
 
 def draw_impostors(count: int, generator: torch.Generator | None = None) -> torch.Tensor:

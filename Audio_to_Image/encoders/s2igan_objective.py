@@ -35,9 +35,9 @@ class MatchingObjective(Objective):
         return cls(train.width, network.nhidden, labels.unique())
 
     @classmethod
-    def from_state(cls, state, network):
+    def from_state(cls, state, network, settings):
         if "L1.weight" in state:                   # the authors' best_image_model.pth
-            state |= {f"image_head.{key}": state.pop(key) for key in ("L1.weight", "L1.bias")}
+            state.update({f"image_head.{key}": state.pop(key) for key in ("L1.weight", "L1.bias")})
             state["classes"] = torch.zeros(0, dtype=torch.int64)
         return cls(state["image_head.L1.weight"].shape[1], network.nhidden, state["classes"])
 
