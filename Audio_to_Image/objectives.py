@@ -1,4 +1,4 @@
-"""What speech encoders learn from: losses with parameters of their own, and the image side that speech is compared with."""
+"""What speech encoders learn from: losses with parameters of their own, and the images' side of the comparison."""
 from typing import Any
 
 import numpy as np
@@ -48,8 +48,8 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def embed_images(self, features, split, precision: str = "fp32") -> torch.Tensor:
-        """What the sentences of a split are compared with, `[images, d]`. features: `[images, width]`, the teacher's mean
-        over views, or None where no teacher is needed."""
+        """What the sentences of a split are compared with, `[images, d]`. features: `[images, width]`, the teacher's
+        mean over views, or None where no teacher is needed."""
         return features
 
     def more_metrics(self, encoder, meta: dict, clips, batch_size: int, precision: str) -> dict[str, float]:

@@ -38,8 +38,9 @@ class DataSettings(Group):
 @dataclass(frozen=True)
 class NetworkSettings(Group):
     """Network."""
-    encoder: str = setting("cnn_rnn", "speech encoder", metavar="|".join(ENCODERS), more="cnn_rnn: the paper's, which the "
-                           "options below and the losses shape; others have losses and defaults of their own")
+    encoder: str = setting("cnn_rnn", "speech encoder", metavar="|".join(ENCODERS),
+                           more="cnn_rnn: the paper's, which the options below and the losses shape; others have "
+                                "losses and defaults of their own")
     bidirectional: bool = setting(True, "LSTM in both directions", more="each of half the width")
     rnn_layers: int = setting(1, "LSTM layers", at_least=1, at_most=16)
     dropout: float = setting(0.5, "share of values dropped between LSTM layers", at_least=0, below=1,

@@ -1,4 +1,4 @@
-"""The paper's speech encoder: a convolutional network over log-mel frames and an LSTM. Files of all encoders; embedding.
+"""The paper's speech encoder, convolutions over log-mel frames and an LSTM; files of all encoders; embedding of clips.
 
 Li et al., "Direct Speech-to-Image Translation", JSTSP 2020 (arXiv 2004.03413), section III-A.
 """
@@ -157,9 +157,9 @@ def build_from(state: dict, path, name=None) -> SpeechEncoder:
 def load_encoder(path, device="cpu") -> tuple[SpeechEncoder, dict]:
     """Read an encoder's file, this project's or a published one → (network in evaluation mode, meta).
 
-    meta always has `encoder` (a name in encoders.ENCODERS), `max_frames` (2048 if the file does not say), `nhidden`, `rnn_layers`, `bidirectional`, `n_filters`,
-    `teacher` and `dataset` (None if unknown), `short_clips` ('skip' if the file does not say) and `digest`, the hash of
-    the tensors.
+    meta always has `encoder` (a name in encoders.ENCODERS), `max_frames` (2048 if the file does not say), `nhidden`,
+    `rnn_layers`, `bidirectional`, `n_filters`, `teacher` and `dataset` (None if unknown), `short_clips` ('skip' if the
+    file does not say) and `digest`, the hash of the tensors.
     UserError: the file is missing, damaged, or of another architecture.
     """
     content = checkpoint.load(path)
@@ -182,7 +182,7 @@ def load_encoder(path, device="cpu") -> tuple[SpeechEncoder, dict]:
 
 
 def positions_of(n_frames: torch.Tensor) -> torch.Tensor:
-    """Time steps of the paper's LSTM for clips of `n_frames` `[N]`: one for every 64 frames, and one for a shorter clip."""
+    """Time steps of the LSTM for clips of `n_frames` `[N]`: one for every 64 frames, and one for a shorter clip."""
     return (n_frames // FRAMES_PER_POSITION).clamp(min=1)
 
 

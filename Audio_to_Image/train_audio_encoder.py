@@ -27,7 +27,7 @@ def parse(argv=None) -> EncoderOptions:
 def defaults_of_encoder(argv) -> dict:
     """The defaults that the encoder named on the command line has instead of Li et al.'s."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--encoder", default="cnn_rnn")
+    first.add_argument("--encoder", default="cnn_rnn", help=argparse.SUPPRESS)
     try:
         name = first.parse_known_args(argv)[0].encoder
     except SystemExit:                             # --encoder without a name: the parser of all options says so
@@ -108,8 +108,8 @@ def train(options: EncoderOptions, clips: dict, image: dict, device, run) -> int
     devices.seed_everything(training.seed)
     network = encoder_class(options.network.encoder).from_settings(options.network, image["train"][0].shape[1])
     kind = objective_class(network)
-    meta = {"dataset": data.dataset, "teacher": data.teacher if kind.needs_teacher else None, "max_frames": data.max_frames,
-            "short_clips": data.short_clips}
+    meta = {"dataset": data.dataset, "teacher": data.teacher if kind.needs_teacher else None,
+            "max_frames": data.max_frames, "short_clips": data.short_clips}
     train_set = datasets.TrainingSet(clips["train"], image["train"])
     job = trainer.Trainer(network, train_set, clips["test"], trainer.mean_views(image["test"]), meta, training, run,
                           kind.from_data(options, network, train_set))

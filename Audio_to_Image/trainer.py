@@ -25,7 +25,7 @@ from common.training_loop import TrainingLoop, is_better
 
 def evaluate(encoder: SpeechEncoder, meta: dict, clips: SpeechClips, image: torch.Tensor, batch_size: int,
              precision: str = "fp32", everything: bool = True, progress: bool = False) -> dict[str, float]:
-    """`speech_metrics` over every usable caption of a split. image: `[images, d]`, what the embeddings are compared with.
+    """`speech_metrics` over every usable caption of a split. image: `[images, d]`, what they are compared with.
 
     The encoder is left in the mode that it was in. Every rank gets the result.
     """
@@ -51,8 +51,8 @@ class Trainer(TrainingLoop):
     objective: what is learned from; None: the paper's losses.
     """
 
-    def __init__(self, network: SpeechEncoder, train: TrainingSet, test: SpeechClips, test_image: torch.Tensor, meta: dict,
-                 settings: Settings, run: Run, objective: Objective | None = None):
+    def __init__(self, network: SpeechEncoder, train: TrainingSet, test: SpeechClips, test_image: torch.Tensor,
+                 meta: dict, settings: Settings, run: Run, objective: Objective | None = None):
         super().__init__(train.clips.device, settings.log_every)
         self.train, self.test, self.test_image = train, test, test_image
         self.meta, self.settings, self.run = {**meta, "encoder": network.name}, settings, run
@@ -164,7 +164,8 @@ class Trainer(TrainingLoop):
     def _make_batch(self, step: int) -> Batch:
         epoch, position = divmod(step, self.steps_per_epoch)
         masks = np.random.default_rng([self.settings.seed, epoch, position]) if self.settings.specaugment else None
-        return self.objective.prepare(self.train.batch(self._plan(epoch), position, self.rows, masks), self._seed(epoch))
+        batch = self.train.batch(self._plan(epoch), position, self.rows, masks)
+        return self.objective.prepare(batch, self._seed(epoch))
 
     def _seed(self, *where: int) -> tuple[int, ...]:
         """Of what an objective draws at random: a pure function of where the training is."""
@@ -201,7 +202,8 @@ class Trainer(TrainingLoop):
         """
         if self.window.rows:
             self.window.means()
-        wrong = checkpoint.first_not_finite({"weights": self.network.state_dict(), "objective": self.objective.state_dict(),
+        wrong = checkpoint.first_not_finite({"weights": self.network.state_dict(),
+                                             "objective": self.objective.state_dict(),
                                              "optimizer": self.optimizer.state_dict()["state"]})
         if wrong and self.step:
             self.not_finite(self.step - 1, wrong, math.nan)
@@ -266,9 +268,9 @@ class Trainer(TrainingLoop):
             return
         number, network = self.epochs_begun(), self.network
         state = {key: value.cpu() for key, value in network.state_dict().items()}
-        meta = {**self.meta, "network": type(network).__name__, "n_filters": network.n_filters, "nhidden": network.nhidden,
-                **network.describe(), "epoch": number, "step": self.step, "metrics": self.metrics,
-                "settings": asdict(self.settings), "digest": checkpoint.digest(state)}
+        meta = {**self.meta, "network": type(network).__name__, "n_filters": network.n_filters,
+                "nhidden": network.nhidden, **network.describe(), "epoch": number, "step": self.step,
+                "metrics": self.metrics, "settings": asdict(self.settings), "digest": checkpoint.digest(state)}
         path = self.run.folder / f"epoch_{number}.pth"
         own = {key: value.cpu() for key, value in self.objective.state_dict().items()}
         checkpoint.save(path, {"meta": meta, "state_dict": state, **({"objective": own} if own else {})})
@@ -292,7 +294,8 @@ class Trainer(TrainingLoop):
         epoch, position = (self.epoch - 1, self.steps_per_epoch) if done else (self.epoch, self.position)
         resume.keep(self.run.folder, {
             "meta": self.meta, "settings": asdict(self.settings), "order": self._order(),
-            "network": self.network.state_dict(), "objective": self.objective.state_dict(), "optimizer": self.optimizer.state_dict(), "random": random,
+            "network": self.network.state_dict(), "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "random": random,
             "epoch": epoch, "position": position, "step": self.step, "evaluated": self.evaluated,
             "best": self.best, "metrics": self.metrics, "window": self._saved_window()}, first, replace)
 

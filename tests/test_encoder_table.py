@@ -1,4 +1,4 @@
-"""Encoders by name: files are recognised, each trains, goes on exactly, is extracted and evaluated; a toy one is a line."""
+"""Encoders by name: files are recognised, each trains, goes on exactly, is extracted and evaluated."""
 import json
 import sys
 import types
@@ -9,7 +9,15 @@ import torch
 from test_encoder_training import FRAMES, META, WIDTH, call, make_set, parts, stats
 from torch import nn
 
-from Audio_to_Image import encoders, evaluate, extract_audio_feature, objectives, train_audio_encoder, trainer
+from Audio_to_Image import (
+    encoders,
+    evaluate,
+    extract_audio_feature,
+    objectives,
+    speech_encoder,
+    train_audio_encoder,
+    trainer,
+)
 from Audio_to_Image.encoders import davenet, s2igan
 from Audio_to_Image.encoders.s2igan_objective import MatchingObjective
 from Audio_to_Image.speech_encoder import CNNRNN, embed, load_encoder
@@ -66,7 +74,7 @@ def test_the_table_is_read_without_torch():
 
 def make_trainer(folder, output, network, objective, **settings):
     train, test, image = parts(folder)
-    settings = trainer.Settings(**{"epochs": 2, "batch_size": 4, "eval_every": 2, "log_every": 1, "jel": False, **settings})
+    settings = trainer.Settings(**{"epochs": 2, "batch_size": 4, "eval_every": 2, "log_every": 1, **settings})
     devices.seed_everything(settings.seed)
     network = network()
     options = types.SimpleNamespace(training=settings)
@@ -105,10 +113,11 @@ def test_s2igan_goes_on_exactly_and_its_image_side_is_kept(tmp_path, folder, cla
     published = {f"module.{key}": value for key, value in job.objective.image_head.state_dict().items()}
     checkpoint.save(tmp_path / "best_image_model.pth", published)
     checkpoint.save(tmp_path / "best_audio_model.pth", job.network.state_dict())
-    image_side = objectives.load_objective(tmp_path / "best_audio_model.pth", encoder, tmp_path / "best_image_model.pth")
+    files = [tmp_path / "best_audio_model.pth", tmp_path / "best_image_model.pth"]
+    image_side = objectives.load_objective(files[0], encoder, files[1])
     assert torch.equal(rows, image_side.embed_images(job.test_image, None))
-    with pytest.raises(UserError, match="holds no image network that belongs to a s2igan encoder; give one by --image_m"):
-        objectives.load_objective(tmp_path / "best_audio_model.pth", encoder)
+    with pytest.raises(UserError, match="holds no image network that belongs to a s2igan encoder; give one"):
+        objectives.load_objective(files[0], encoder)
     other = make_trainer(folder, tmp_path / "other", lambda: CNNRNN(nhidden=WIDTH), lambda *a: None, l1=True)
     with pytest.raises(UserError, match="was made with encoder s2igan, not cnn_rnn"):
         other.resume(*resume.find("auto", tmp_path / "whole"))
@@ -131,8 +140,9 @@ def test_s2igans_total_is_matching_and_both_class_losses(folder):
 # ---- commands ----
 
 def words_of(folder, output, *more):
-    return ["--dataset", "tiny", "--data_root", folder.parent, "--teacher", "stub", "--output_dir", output, "--max_frames",
-            FRAMES, "--batch_size", 4, "--device", "cpu", "--precision", "fp32", "--short_clips", "skip", "--max_steps", 1, *more]
+    return ["--dataset", "tiny", "--data_root", folder.parent, "--teacher", "stub", "--output_dir", output,
+            "--max_frames", FRAMES, "--batch_size", 4, "--device", "cpu", "--precision", "fp32", "--short_clips", "skip",
+            "--max_steps", 1, *more]
 
 
 def extract_and_evaluate(folder, model, monkeypatch) -> dict:
@@ -147,7 +157,7 @@ def extract_and_evaluate(folder, model, monkeypatch) -> dict:
 def test_s2igan_through_the_commands(folder, tmp_path, monkeypatch, capsys):
     assert call(monkeypatch, train_audio_encoder, *words_of(folder, tmp_path / "run", "--encoder", "s2igan")) == 0
     written = json.loads((tmp_path / "run" / "options.json").read_text())["options"]
-    assert (written["encoder"], written["learning_rate"], written["beta1"], written["batch_size"]) == ("s2igan", 2e-4, 0.95, 4)
+    assert [written[name] for name in ("encoder", "learning_rate", "beta1", "batch_size")] == ["s2igan", 2e-4, 0.95, 4]
     line = extract_and_evaluate(folder, tmp_path / "run" / "latest.pth", monkeypatch)
     assert line["encoder"] == "s2igan" and {"accuracy", "speech_to_image_r1", "image_to_speech_r10"} <= set(line)
 
@@ -155,8 +165,10 @@ def test_s2igan_through_the_commands(folder, tmp_path, monkeypatch, capsys):
 def test_defaults_are_the_encoders_where_nothing_is_given(capsys):
     need = ["--dataset", "x", "--output_dir", "y"]
     chosen = lambda *words: train_audio_encoder.parse([*need, *words]).training
-    assert (chosen("--jel_flag").batch_size, chosen("--jel_flag").learning_rate, chosen("--jel_flag").beta1) == (64, 1e-3, 0.9)
-    assert (chosen("--encoder=s2igan").batch_size, chosen("--encoder", "s2igan", "--batch_size", "64").batch_size) == (128, 64)
+    paper = chosen("--jel_flag")
+    assert (paper.batch_size, paper.learning_rate, paper.beta1) == (64, 1e-3, 0.9)
+    assert chosen("--encoder=s2igan").batch_size == 128
+    assert chosen("--encoder", "s2igan", "--batch_size", "64").batch_size == 64
     dave = chosen("--encoder", "davenet")
     assert (dave.optimizer, dave.beta1, dave.weight_decay, dave.batch_size) == ("sgd", 0.9, 5e-7, 100)
     assert (dave.learning_rate, dave.lr_step, dave.lr_gamma) == (1e-3, 40, 0.1)
@@ -234,7 +246,8 @@ def with_images(folder, monkeypatch):
     (folder / "images").mkdir(exist_ok=True)
     for name in ("train", "test"):
         for i in range(12):
-            Image.fromarray(generator.integers(0, 256, (40, 50 + i, 3), np.uint8)).save(folder / "images" / f"{name}_{i}.jpg")
+            pixels = generator.integers(0, 256, (40, 50 + i, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / f"{name}_{i}.jpg")
     monkeypatch.setattr(davenet, "VGG16Image", TinyImage)
     return folder
 
@@ -246,8 +259,8 @@ def test_davenet_goes_on_exactly_and_has_its_own_recalls(with_images, tmp_path):
         options.start = types.SimpleNamespace(image_weights=None)
         return MatchmapObjective.from_data(options, network, train)
     job = require_exact_resume(tmp_path, lambda output, **settings: make_trainer(
-        with_images, output, lambda: davenet.DAVEnetAudio(40, 6), build, optimizer="sgd", weight_decay=5e-7, image_size=32,
-        workers=2, similarity="SIMA", **settings))
+        with_images, output, lambda: davenet.DAVEnetAudio(40, 6), build, optimizer="sgd", weight_decay=5e-7,
+        image_size=32, workers=2, similarity="SIMA", **settings))
     assert isinstance(job.optimizer, torch.optim.SGD) and job.optimizer.state_dict()["state"]
     names = {f"matchmap_{way}_r{k}" for way in ("audio_to_image", "image_to_audio") for k in (1, 5, 10)}
     assert names | {"accuracy"} <= set(job.metrics)
@@ -257,7 +270,8 @@ def test_davenet_goes_on_exactly_and_has_its_own_recalls(with_images, tmp_path):
     again = image_side.more_metrics(encoder, meta, job.test, 5, "fp32")
     assert again == {name: job.metrics[name] for name in names}
     # from the definitions, one pair at a time
-    images = [image_side.maps(to_tensor([centre_crop(image, 32)]), "fp32") for image in image_side.images_of(job.test.split)]
+    images = [image_side.maps(to_tensor([centre_crop(image, 32)]), "fp32")
+              for image in image_side.images_of(job.test.split)]
     clips = [job.test.usable[job.test.items[job.test.usable] == item][0] for item in range(12)]
     scores = torch.zeros(12, 12)
     with torch.no_grad():
@@ -283,7 +297,7 @@ def test_crops_are_within_the_bounds_and_as_drawn():
     from PIL import Image
 
     from Audio_to_Image.encoders.davenet_objective import centre_crop, random_crop, shorter_side
-    image = shorter_side(Image.fromarray(np.arange(60 * 90 * 3, dtype=np.uint32).reshape(60, 90, 3).astype(np.uint8)), 28)
+    image = shorter_side(Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)), 28)
     assert image.shape == (32, 48, 3) and (centre_crop(image, 28) == image[2:30, 10:38]).all()
     crops = [random_crop(image, 28, np.random.default_rng([0, i])) for i in range(20)]
     assert all(crop.shape == (28, 28, 3) for crop in crops)
@@ -295,8 +309,8 @@ def test_davenet_through_the_commands(with_images, tmp_path, monkeypatch):
     """From weights in torchvision's form; the teacher is not needed; images of the authors' form of file."""
     torch.manual_seed(9)
     start = TinyImage().state_dict()
-    checkpoint.save(tmp_path / "vgg16.pth", {**{key.replace("image_model", "features"): value for key, value in start.items()
-                                                if ".0." in key}, "classifier.0.weight": torch.zeros(2, 2)})
+    vgg = {key.replace("image_model", "features"): value for key, value in start.items() if ".0." in key}
+    checkpoint.save(tmp_path / "vgg16.pth", {**vgg, "classifier.0.weight": torch.zeros(2, 2)})
     words = words_of(with_images, tmp_path / "run", "--encoder", "davenet", "--image_size", 32, "--image_weights",
                      tmp_path / "vgg16.pth", "--learning_rate", 1e-9)
     words[words.index("stub")] = "no teacher"
@@ -307,6 +321,7 @@ def test_davenet_through_the_commands(with_images, tmp_path, monkeypatch):
                                                                start["image_model.2.weight"])
     line = extract_and_evaluate(with_images, tmp_path / "run" / "latest.pth", monkeypatch)
     assert line["encoder"] == "davenet" and line["teacher"] is None and "matchmap_audio_to_image_r1" in line
+    monkeypatch.setattr(speech_encoder, "PUBLISHED_FRAMES", FRAMES)            # what such a file does not say
     for name, state in (("audio", kept["state_dict"]), ("image", kept["objective"])):
         checkpoint.save(tmp_path / f"{name}_model.7.pth", {
             f"module.{key.removeprefix('image.')}": value for key, value in state.items()})

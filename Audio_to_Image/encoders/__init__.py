@@ -63,7 +63,7 @@ def encoder_class(name: str) -> type[SpeechEncoder]:
 
 
 def class_of_state(state: dict, name=None) -> type[SpeechEncoder] | None:
-    """The network class for a state dict: that of `name`, if it is known, else the first that recognises it, or None."""
+    """The network class for a state dict: that of a known `name`, else the first that recognises it, or None."""
     if isinstance(name, str) and name in ENCODERS:
         return encoder_class(name)
     return next((kind for kind in map(encoder_class, ENCODERS) if kind.recognises(state)), None)

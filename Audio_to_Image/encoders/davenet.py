@@ -63,7 +63,7 @@ class DAVEnetAudio(nn.Module):
         return x.squeeze(2)
 
     def forward(self, x: torch.Tensor, lens, n_frames=None) -> tuple[torch.Tensor, torch.Tensor]:
-        """→ (words `[N, d, T/16]`, zero where a clip has ended; sentence `[N, d]`, their mean over the clip's own positions).
+        """→ (words `[N, d, T/16]`, zero where a clip has ended; sentence `[N, d]`, their mean over its own positions).
 
         lens: `[N]`, positions of each clip: n_frames // 16, at least 1. n_frames is not needed.
         """
@@ -90,7 +90,7 @@ class VGG16Image(nn.Module):
 
 
 def similarity(image: torch.Tensor, audio: torch.Tensor, lens: torch.Tensor, kind: str = "MISA") -> torch.Tensor:
-    """Similarity of every image with every clip, `[N, M]`, by their matchmap M[h, w, t] = ⟨image[:, h, w], audio[:, t]⟩.
+    """Similarity of every image with every clip, `[N, M]`, by matchmaps M[h, w, t] = ⟨image[:, h, w], audio[:, t]⟩.
 
     image: `[N, D, H, W]`; audio: `[M, D, T]`; lens: `[M]`, the positions of each clip that count.
     SISA: the mean of the matchmap; MISA: its largest value over the image, then the mean over time; SIMA: its largest
@@ -136,8 +136,8 @@ def sampled_margin_loss(scores: torch.Tensor, impostor_images: torch.Tensor, imp
                         margin: float = 1.0) -> torch.Tensor:
     """Margin ranking loss with one impostor image and one impostor clip for every pair (section 4.3 of the paper).
 
-    scores: `[N, N]`, similarity of image i and clip j; pairs stand on the diagonal. impostor_*: `[N]`, row numbers other than
-    the pair's own. Σ max(0, margin + S_impostor − S_own) over both kinds, divided by N.
+    scores: `[N, N]`, similarity of image i and clip j; pairs stand on the diagonal. impostor_*: `[N]`, row numbers
+    other than the pair's own. Σ max(0, margin + S_impostor − S_own) over both kinds, divided by N.
     """
     rows = torch.arange(len(scores), device=scores.device)
     assert scores.shape == (len(scores), len(scores)) and not (impostor_images == rows).any(), tuple(scores.shape)
@@ -154,7 +154,7 @@ def draw_impostors(count: int, generator: torch.Generator | None = None) -> torc
 
 
 def recalls(scores: torch.Tensor, ranks=(1, 5, 10)) -> dict[str, float]:
-    """Recall of one caption an image, in percent: `{"audio_to_image_r1", …, "image_to_audio_r10"}` (steps/util of the authors).
+    """Recall of one caption an image, in percent: `{"audio_to_image_r1", …, "image_to_audio_r10"}`, as the authors.
 
     scores: `[N, N]`, images in rows, clips in columns, pairs on the diagonal. Equal scores count as worse.
     """

@@ -19,7 +19,8 @@ from common.parallel import default_jobs
 from common.untrusted.images import open_rgb
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)       # of ImageNet, RGB in 0..1
-MOST_IMAGES = 1000          # in the recalls by matchmap, as in the authors' test set: time and memory grow with the square
+# In the recalls by matchmap, as in the authors' test set: time and memory grow with the square.
+MOST_IMAGES = 1000
 IMAGES_AT_ONCE = 32
 
 
@@ -67,8 +68,9 @@ class MatchmapObjective(Objective):
         """The images of a split's items, uint8 `[H, W, 3]`, the shorter side as in the authors' test; read once."""
         if split.path not in self.held:
             paths = list(dict.fromkeys(item.image for item in split.items))
+            read = lambda path: shorter_side(open_rgb(path), self.settings.image_size)
             with ThreadPoolExecutor(default_jobs()) as threads:
-                images = dict(zip(paths, threads.map(lambda path: shorter_side(open_rgb(path), self.settings.image_size), paths)))
+                images = dict(zip(paths, threads.map(read, paths)))
             self.held[split.path] = [images[item.image] for item in split.items]
         return self.held[split.path]
 
@@ -85,9 +87,9 @@ class MatchmapObjective(Objective):
     @torch.no_grad()
     def _maps_of(self, split, items, precision):
         """The maps of some items of a split, centre crops, some images at a time."""
-        images = self.images_of(split)
+        images, size = self.images_of(split), self.settings.image_size
         for start in range(0, len(items), IMAGES_AT_ONCE):
-            crops = [centre_crop(images[item], self.settings.image_size) for item in items[start:start + IMAGES_AT_ONCE]]
+            crops = [centre_crop(images[item], size) for item in items[start:start + IMAGES_AT_ONCE]]
             yield self.maps(to_tensor(crops).to(self.mean.device), precision)
 
     # ---- losses and metrics ----
@@ -120,7 +122,8 @@ class MatchmapObjective(Objective):
         for start in range(0, len(chosen), batch_size):
             rows = slice(start, start + batch_size)
             with autocast(clips.device, precision):
-                words.append(encoder(clips.mels(chosen[rows]), lens[rows], n_frames[rows])[0][:, :, :int(lens.max())].float())
+                maps, _ = encoder(clips.mels(chosen[rows]), lens[rows], n_frames[rows])
+            words.append(maps[:, :, :int(lens.max())].float())
         encoder.train(training)
         scores = [davenet.similarity(maps, torch.cat(words), lens, self.settings.similarity)
                   for maps in self._maps_of(clips.split, items, precision)]
@@ -146,7 +149,8 @@ def random_crop(image: np.ndarray, size: int, generator: np.random.Generator) ->
     """
     height, width = image.shape[:2]
     for _ in range(10):
-        area, aspect = height * width * generator.uniform(0.08, 1), np.exp(generator.uniform(np.log(3 / 4), np.log(4 / 3)))
+        area = height * width * generator.uniform(0.08, 1)
+        aspect = np.exp(generator.uniform(np.log(3 / 4), np.log(4 / 3)))
         w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
             left, top = generator.integers(width - w + 1), generator.integers(height - h + 1)

@@ -49,14 +49,15 @@ class S2IGANEncoder(nn.Module):
     nhidden    width of the output: both directions of the GRU
     drop_prob  dropout between the GRU's two layers
 
-    The authors' input is another log-mel (22,050 Hz, per-band mean and variance); here each clip's bands are normalised to
-    mean 0 and variance 1 over its frames, so that any log-mel serves.
+    The authors' input is another log-mel (22,050 Hz, per-band mean and variance); here each clip's bands are normalised
+    to mean 0 and variance 1 over its frames, so that any log-mel serves.
     """
     name = "s2igan"
     objective = "Audio_to_Image.encoders.s2igan_objective:MatchingObjective"
     defaults = {"batch_size": 128, "learning_rate": 2e-4, "beta1": 0.95}
 
-    def __init__(self, n_filters: int = 40, nhidden: int = 1024, drop_prob: float = 0.0, attention: int = 128, heads: int = 1):
+    def __init__(self, n_filters: int = 40, nhidden: int = 1024, drop_prob: float = 0.0, attention: int = 128,
+                 heads: int = 1):
         super().__init__()
         if nhidden % 2:
             raise ValueError(f"a bidirectional GRU needs an even width, not {nhidden}")
@@ -90,8 +91,8 @@ class S2IGANEncoder(nn.Module):
     def forward(self, x: torch.Tensor, lens, n_frames) -> tuple[torch.Tensor, torch.Tensor]:
         """x: log-mels `[N, n_filters, T]` or `[N, 1, n_filters, T]`; n_frames: `[N]`, frames of each clip.
 
-        → (words `[N, nhidden, T']`, zero where a clip has ended; sentence `[N, nhidden · heads]` of length 1). Clips may
-        come in any order; lens is not needed.
+        → (words `[N, nhidden, T']`, zero where a clip has ended; sentence `[N, nhidden · heads]` of length 1). Clips
+        may come in any order; lens is not needed.
         """
         x = x.flatten(1, 2) if x.dim() == 4 else x
         assert x.dim() == 3 and x.shape[1] == self.n_filters, tuple(x.shape)
@@ -127,7 +128,8 @@ class ImageHead(nn.Module):
         return F.normalize(self.L1(features), dim=1)
 
 
-def matching_loss(audio: torch.Tensor, image: torch.Tensor, labels: torch.Tensor, temperature: float = TEMPERATURE) -> torch.Tensor:
+def matching_loss(audio: torch.Tensor, image: torch.Tensor, labels: torch.Tensor,
+                  temperature: float = TEMPERATURE) -> torch.Tensor:
     """Cross entropy both ways over a batch's pairs; other pairs of the same class do not count as wrong (equation 1).
 
     audio, image: `[N, d]`; labels: `[N]`. Scores are `temperature` times the cosine.

@@ -1,7 +1,7 @@
 """What S2IGAN's encoder learns from: matching with the teacher's features through a linear layer, and the classes.
 
-Wang et al. 2020, section 2.1. The authors' image features are 2,048 numbers of an Inception network; here they are those
-of the set's teacher, of any width.
+Wang et al. 2020, section 2.1. The authors' image features are 2,048 numbers of an Inception network; here they are
+those of the set's teacher, of any width.
 """
 import torch
 import torch.nn.functional as F
