@@ -2,9 +2,11 @@
 import json
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
+import rank_processes
 import torch
 from test_encoder_training import FRAMES, META, WIDTH, call, make_set, parts, stats
 from torch import nn
@@ -23,6 +25,7 @@ from Audio_to_Image.encoders.s2igan_objective import MatchingObjective
 from Audio_to_Image.speech_encoder import CNNRNN, embed, load_encoder
 from common import checkpoint, devices, resume, runs, splits
 from common.cli import UserError
+from common.distributed import ranks
 from common.features import feature_path, load_features
 
 
@@ -78,8 +81,8 @@ def make_trainer(folder, output, network, objective, **settings):
     devices.seed_everything(settings.seed)
     network = network()
     options = types.SimpleNamespace(training=settings)
-    return trainer.Trainer(network, train, test, image, META, settings, runs.Run(output, {}, True, tensorboard=False),
-                           objective(options, network, train))
+    run = runs.Run(output, {}, ranks.is_main(), tensorboard=False)
+    return trainer.Trainer(network, train, test, image, META, settings, run, objective(options, network, train))
 
 
 def require_exact_resume(tmp_path, make):
@@ -141,8 +144,8 @@ def test_s2igans_total_is_matching_and_both_class_losses(folder):
 
 def words_of(folder, output, *more):
     return ["--dataset", "tiny", "--data_root", folder.parent, "--teacher", "stub", "--output_dir", output,
-            "--max_frames", FRAMES, "--batch_size", 4, "--device", "cpu", "--precision", "fp32", "--short_clips", "skip",
-            "--max_steps", 1, *more]
+            "--max_frames", FRAMES, "--batch_size", 4, "--device", "cpu", "--precision", "fp32",
+            "--short_clips", "skip", "--max_steps", 1, *more]
 
 
 def extract_and_evaluate(folder, model, monkeypatch) -> dict:
@@ -329,3 +332,27 @@ def test_davenet_through_the_commands(with_images, tmp_path, monkeypatch):
                 "image_model.7.pth", "--dataset", "tiny", "--data_root", with_images.parent, "--device", "cpu") == 0
     published = json.loads((tmp_path / "metric-speech.jsonl").read_text())
     assert published["digest"] == line["digest"]
+
+
+def rank_main(folder: str, output: str) -> None:
+    """A step of S2IGAN's objective as this process's rank; rank 0 keeps the gradients of both sides."""
+    ranks.start(torch.device("cpu"))
+    job = make_trainer(Path(folder), Path(output), lambda: s2igan.S2IGANEncoder(40, 6, attention=4),
+                       MatchingObjective.from_data, batch_size=6 // ranks.world_size(), sync_bn=True, max_steps=1)
+    trainer.evaluate = lambda *a, **k: {"accuracy": 0.0}
+    job.fit()
+    if ranks.is_main():
+        torch.save({name: value.grad for name, value in job.trained.named_parameters()}, Path(output) / "result.pt")
+    ranks.finish()
+
+
+def test_two_processes_equal_one(folder, tmp_path, monkeypatch):
+    parts(folder)                                  # makes the log-mels, which only one may do
+    processes = rank_processes.start(rank_main, 2, str(folder), str(tmp_path / "2"))
+    monkeypatch.setattr(trainer, "evaluate", None)                             # rank_main replaces it
+    rank_main(folder, tmp_path / "1")
+    rank_processes.wait(processes, 120)
+    one, two = (torch.load(tmp_path / world / "result.pt", weights_only=True) for world in "12")
+    assert {name.partition(".")[0] for name in one} == {"0", "1"}              # of the encoder and of the objective
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5, msg=lambda text, at=name: f"{at}: {text}")
