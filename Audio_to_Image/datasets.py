@@ -34,11 +34,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Batch:
-    """mels float32 `[B, 40, T]`, image `[B, d]`, labels `[B]` on the device; n_frames `[B]` on the CPU, descending."""
+    """mels float32 `[B, 40, T]`, image `[B, d]`, labels `[B]` on the device; n_frames `[B]` on the CPU, descending.
+
+    items: the items' numbers, int `[B]`; images: what an objective that looks at images adds, `[B, 3, S, S]`.
+    """
     mels: torch.Tensor
     n_frames: torch.Tensor
     image: torch.Tensor
     labels: torch.Tensor
+    items: np.ndarray | None = None
+    images: torch.Tensor | None = None
 
 
 def is_places(split: Split) -> bool:
@@ -206,7 +211,7 @@ class TrainingSet:
             mels = spec_augment(mels, n_frames[order], drawn[:, rows][:, order])
         to_device = lambda values: torch.from_numpy(values[order]).to(mels.device, non_blocking=True)
         return Batch(mels, torch.from_numpy(n_frames[order]), self.features.index_select(0, to_device(views)),
-                     self.labels.index_select(0, to_device(items)))
+                     self.labels.index_select(0, to_device(items)), items[order])
 
     def files(self, plan: Plan, step: int) -> list[str]:
         """The sound files of a whole batch."""

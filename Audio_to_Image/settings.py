@@ -2,6 +2,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from Audio_to_Image.encoders import ENCODERS
 from common.settings import REQUIRED, Group, SettingError, setting, with_default
 from common.training_settings import ComputeSettings, ResumeSettings, SeedSettings, SnapshotSettings
 
@@ -37,15 +38,22 @@ class DataSettings(Group):
 @dataclass(frozen=True)
 class NetworkSettings(Group):
     """Network."""
+    encoder: str = setting("cnn_rnn", "speech encoder", metavar="|".join(ENCODERS),
+                           more="cnn_rnn: the paper's, which the options below and the losses shape; others have "
+                                "losses and defaults of their own")
     bidirectional: bool = setting(True, "LSTM in both directions", more="each of half the width")
     rnn_layers: int = setting(1, "LSTM layers", at_least=1, at_most=16)
     dropout: float = setting(0.5, "share of values dropped between LSTM layers", at_least=0, below=1,
                              more="without effect on a single layer")
 
+    def check(self) -> None:
+        if self.encoder not in ENCODERS:
+            raise SettingError("encoder", self.encoder, f"known are {', '.join(ENCODERS)}")
+
 
 @dataclass(frozen=True)
 class LossSettings(Group):
-    """Losses (one at least)."""
+    """Losses of the encoder cnn_rnn (one at least)."""
     jel: bool = setting(True, "joint embedding loss", options=("--jel_flag",))
     loss_diff: float = setting(1.0, "JEL weight, other class", more="of pairs within the joint embedding loss",
                                at_least=0)
@@ -58,10 +66,14 @@ class LossSettings(Group):
     distill_temperature: float = setting(2.0, "temperature of the distillation loss", options=("--distill_T",), above=0,
                                          more="of the teacher's side alone")
 
-    def check(self) -> None:
-        if not (self.jel or self.l1 or self.distill):
-            raise SettingError("jel", False, "no loss is on: give at least one of --jel_flag, --l1_flag, "
-                                             "--distill_flag")
+
+@dataclass(frozen=True)
+class MatchmapSettings(Group):
+    """Matchmaps of the encoder davenet."""
+    similarity: str = setting("MISA", "how an image and a clip are compared", choices=("SISA", "MISA", "SIMA"),
+                              more="mean, or largest value over the image (MISA) or over time (SIMA), of the matchmap")
+    margin: float = setting(1.0, "margin of the ranking loss", at_least=0)
+    image_size: int = setting(224, "side of the images", unit="pixels", at_least=32, at_most=1024)
 
 
 @dataclass(frozen=True)
@@ -70,8 +82,10 @@ class OptimizationSettings(Group):
     epochs: int = setting(1000, "epochs", options=("--epoch",), at_least=1, more="passes over the training images")
     batch_size: int = setting(64, "batch size", unit="images a step and process", at_least=1,
                               more="the paper's is 64; 2 at least without --sync_bn")
-    learning_rate: float = setting(1e-3, "learning rate", above=0, more="of Adam, weight decay 1e-5")
-    weight_decay: float = setting(1e-5, "weight decay of Adam", options=(), at_least=0)
+    learning_rate: float = setting(1e-3, "learning rate", above=0)
+    optimizer: str = setting("adam", "optimizer", choices=("adam", "sgd"))
+    beta1: float = setting(0.9, "first beta of Adam, momentum of SGD", at_least=0, below=1)
+    weight_decay: float = setting(1e-5, "weight decay", at_least=0)
     lr_schedule: str = setting("step", "learning-rate schedule", choices=("step", "cosine"), published=False,
                                more="step: published, as the next two options say; cosine: down to 0 over all epochs")
     lr_step: int = setting(200, "epochs between two reductions of the rate", options=("--lr_scheduler_step_size",),
@@ -111,7 +125,8 @@ class ExecutionSettings(Group):
 
 
 @dataclass(frozen=True)
-class Settings(ExecutionSettings, EvaluationSettings, SeedSettings, OptimizationSettings, LossSettings):
+class Settings(ExecutionSettings, EvaluationSettings, SeedSettings, OptimizationSettings, MatchmapSettings,
+               LossSettings):
     """What decides the course of a training, beside the data and the network. Defaults as published."""
 
 
@@ -121,6 +136,9 @@ class StartSettings(ResumeSettings):
     init_weights: Path | None = setting(None, "encoder whose weights the training begins with", none="random ones",
                                         exists="file", compared=False,
                                         more="where there is a resume file to go on from, that decides")
+    image_weights: Path | None = setting(None, "weights that davenet's image network begins with", none="random ones",
+                                         exists="file", compared=False,
+                                         more="of torchvision's VGG16, or the authors' image_model.<n>.pth")
 
 
 @dataclass(frozen=True)
@@ -131,3 +149,9 @@ class EncoderOptions(Group):
     training: Settings = Settings()
     start: StartSettings = StartSettings()
     compute: ComputeSettings = ComputeSettings()
+
+    def check(self) -> None:
+        losses = self.training.jel or self.training.l1 or self.training.distill
+        if self.network.encoder == "cnn_rnn" and not losses:
+            raise SettingError("--jel_flag", False, "no loss is on: give at least one of --jel_flag, --l1_flag, "
+                                                    "--distill_flag")

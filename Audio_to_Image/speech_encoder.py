@@ -1,4 +1,4 @@
-"""The speech encoder: a convolutional network over log-mel frames and an LSTM; its files; embedding of clips.
+"""The paper's speech encoder, convolutions over log-mel frames and an LSTM; files of all encoders; embedding of clips.
 
 Li et al., "Direct Speech-to-Image Translation", JSTSP 2020 (arXiv 2004.03413), section III-A.
 """
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from Audio_to_Image.encoders import SpeechEncoder, class_of_state
 from Audio_to_Image.padding_free_conv import convolve_columns
 from common import checkpoint
 from common.cli import UserError
@@ -39,6 +40,9 @@ class CNNRNN(nn.Module):
 
     ValueError for a width below 1, and for an odd `nhidden` of a bidirectional encoder.
     """
+    name = "cnn_rnn"
+    objective = "Audio_to_Image.objectives:TeacherLosses"
+    defaults: dict = {}
     # Convolve padding too, as published, instead of counting its equal columns (padding_free_conv.py). None: on a GPU,
     # where fixed shapes are faster.
     whole_maps = None
@@ -75,6 +79,30 @@ class CNNRNN(nn.Module):
                 nn.init.normal_(module.weight, 1.0, 0.02)
                 nn.init.zeros_(module.bias)
 
+    @classmethod
+    def from_settings(cls, network, width: int) -> "CNNRNN":
+        return cls(nhidden=width, rnn_layers=network.rnn_layers, bidirectional=network.bidirectional,
+                   drop_prob=network.dropout)
+
+    @staticmethod
+    def recognises(state: dict) -> bool:
+        return "Conv.1.0.weight" in state and "RNN.weight_hh_l0" in state
+
+    @classmethod
+    def from_state(cls, state: dict) -> "CNNRNN":
+        layers = [key for key in state if re.fullmatch(r"RNN\.weight_hh_l\d+", key)]
+        bidirectional = "RNN.weight_ih_l0_reverse" in state
+        return cls(n_filters=state["Conv.1.0.weight"].shape[2], embedding_dim=state["Conv.10.0.weight"].shape[0],
+                   nhidden=state["RNN.weight_hh_l0"].shape[1] * (2 if bidirectional else 1),
+                   rnn_layers=len(layers), bidirectional=bidirectional)
+
+    @staticmethod
+    def positions(n_frames: torch.Tensor) -> torch.Tensor:
+        return positions_of(n_frames)
+
+    def describe(self) -> dict:
+        return {"embedding_dim": self.embedding_dim, "rnn_layers": self.rnn_layers, "bidirectional": self.bidirectional}
+
     def forward(self, x: torch.Tensor, lens, n_frames=None) -> tuple[torch.Tensor, torch.Tensor]:
         """→ words `[N, nhidden, T/64]`, 0 after a clip's end; sentence `[N, nhidden]`, the mean of all T/64 positions.
 
@@ -109,14 +137,13 @@ class CNNRNN(nn.Module):
         return x
 
 
-def build_from(state: dict, path) -> CNNRNN:
-    """The network with the state dict `state`; all widths are read from its shapes. UserError, which names `path`."""
+def build_from(state: dict, path, name=None) -> SpeechEncoder:
+    """The network with the state dict `state`; all widths are read from its shapes. UserError, which names `path`.
+
+    name: the encoder's, if the file says it; None: the kind is recognised by the tensors' names.
+    """
     try:
-        layers = [key for key in state if re.fullmatch(r"RNN\.weight_hh_l\d+", key)]
-        bidirectional = "RNN.weight_ih_l0_reverse" in state
-        network = CNNRNN(n_filters=state["Conv.1.0.weight"].shape[2], embedding_dim=state["Conv.10.0.weight"].shape[0],
-                         nhidden=state["RNN.weight_hh_l0"].shape[1] * (2 if bidirectional else 1),
-                         rnn_layers=len(layers), bidirectional=bidirectional)
+        network = (class_of_state(state, name) or CNNRNN).from_state(state)
     except (KeyError, IndexError, ValueError, RuntimeError) as error:          # missing tensors, shapes without sense
         fault = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         if "ca_net.fc.weight" in state:
@@ -127,12 +154,12 @@ def build_from(state: dict, path) -> CNNRNN:
     return network
 
 
-def load_encoder(path, device="cpu") -> tuple[CNNRNN, dict]:
+def load_encoder(path, device="cpu") -> tuple[SpeechEncoder, dict]:
     """Read an encoder's file, this project's or a published one → (network in evaluation mode, meta).
 
-    meta always has `max_frames` (2048 if the file does not say), `nhidden`, `rnn_layers`, `bidirectional`, `n_filters`,
-    `teacher` and `dataset` (None if unknown), `short_clips` ('skip' if the file does not say) and `digest`, the hash of
-    the tensors.
+    meta always has `encoder` (a name in encoders.ENCODERS), `max_frames` (2048 if the file does not say), `nhidden`,
+    `rnn_layers`, `bidirectional`, `n_filters`, `teacher` and `dataset` (None if unknown), `short_clips` ('skip' if the
+    file does not say) and `digest`, the hash of the tensors.
     UserError: the file is missing, damaged, or of another architecture.
     """
     content = checkpoint.load(path)
@@ -142,15 +169,15 @@ def load_encoder(path, device="cpu") -> tuple[CNNRNN, dict]:
     found = checkpoint.digest(state)
     if stored.get("digest", found) != found:
         raise UserError(f"{path} is damaged: its tensors hash to {found}, not {stored['digest']}; use an older one")
-    network = build_from(state, path)
+    network = build_from(state, path, stored.get("encoder"))
     frames = stored.get("max_frames", PUBLISHED_FRAMES)
     if not isinstance(frames, int) or frames <= 0 or frames % FRAMES_PER_POSITION:
         raise UserError(f"{path} is refused: its max_frames is {frames!r}, not a multiple of {FRAMES_PER_POSITION}; "
                         "give another encoder")
     short_clips = "pad" if stored.get("short_clips") == "pad" else "skip"
-    meta = {"teacher": None, "dataset": None, **stored, "short_clips": short_clips, "max_frames": frames, "nhidden": network.nhidden,
-            "rnn_layers": network.rnn_layers, "bidirectional": network.bidirectional,
-            "n_filters": network.n_filters, "digest": found}
+    meta = {"teacher": None, "dataset": None, **stored, "encoder": network.name, "short_clips": short_clips,
+            "max_frames": frames, "nhidden": network.nhidden, "n_filters": network.n_filters, **network.describe(),
+            "digest": found}
     return network.to(device).eval(), meta
 
 
@@ -160,7 +187,7 @@ def positions_of(n_frames: torch.Tensor) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def embed(encoder: CNNRNN, meta: dict, mels: torch.Tensor, n_frames) -> torch.Tensor:
+def embed(encoder: SpeechEncoder, meta: dict, mels: torch.Tensor, n_frames) -> torch.Tensor:
     """Sentence embeddings `[N, nhidden]`, float32 on the encoder's device, of clips in any order.
 
     mels: log-mels `[N, n_filters, T]` padded with 0; any T is cut or padded to the encoder's own `max_frames`, since
@@ -177,7 +204,7 @@ def embed(encoder: CNNRNN, meta: dict, mels: torch.Tensor, n_frames) -> torch.Te
     mels = F.pad(mels, (0, meta["max_frames"] - mels.shape[2]))         # a negative padding cuts
     device = next(encoder.parameters()).device
     n_frames = n_frames[order]
-    _, sentence = encoder(mels[order.to(mels.device)].to(device), positions_of(n_frames), n_frames)
+    _, sentence = encoder(mels[order.to(mels.device)].to(device), encoder.positions(n_frames), n_frames)
     result = torch.empty_like(sentence)
     result[order.to(device)] = sentence
     return result

@@ -7,6 +7,7 @@ and TensorBoard events.
 import argparse
 import dataclasses
 
+from Audio_to_Image.encoders import ENCODERS, class_of_state, encoder_class
 from Audio_to_Image.settings import EncoderOptions
 from common import cli
 from common.options import add_options, add_published, by_option, parse_groups
@@ -19,7 +20,19 @@ def parse(argv=None) -> EncoderOptions:
                         help="the same as --device cpu")
     # published: the split files say where recordings are, and torchrun's variables which process this is
     add_published(parser, flags=("--distributed",), valued=("--data_path", "--local_rank", "--local-rank"))
+    parser.set_defaults(**defaults_of_encoder(argv))
     return parse_groups(parser, EncoderOptions, argv)[1]
+
+
+def defaults_of_encoder(argv) -> dict:
+    """The defaults that the encoder named on the command line has instead of Li et al.'s."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--encoder", default="cnn_rnn", help=argparse.SUPPRESS)
+    try:
+        name = first.parse_known_args(argv)[0].encoder
+    except SystemExit:                             # --encoder without a name: the parser of all options says so
+        return {}
+    return encoder_class(name).defaults if name in ENCODERS and name != "cnn_rnn" else {}
 
 
 def main() -> int:
@@ -60,8 +73,16 @@ def load_splits(data) -> dict:
 
 
 def load_teacher_features(options, split: dict) -> dict:
-    """The teacher's features of both splits, as lists of arrays `[views, d]`. UserError if their widths do not fit."""
+    """The teacher's features of both splits, as lists of arrays `[views, d]`. UserError if their widths do not fit.
+
+    An encoder that needs no teacher gets a view of a single 0 for each image.
+    """
+    import numpy as np
+
+    from Audio_to_Image.objectives import objective_class
     from common import features
+    if not objective_class(encoder_class(options.network.encoder)).needs_teacher:
+        return {role: [np.zeros((1, 1), np.float32)] * len(one.items) for role, one in split.items()}
     teacher = options.data.teacher
     made_by = f"prepare_image_feature.py --dataset {options.data.dataset} --teacher {teacher}"
     path = {role: features.find_features(one, "image", teacher) for role, one in split.items()}
@@ -70,7 +91,8 @@ def load_teacher_features(options, split: dict) -> dict:
     if widths["train"] != widths["test"]:
         raise cli.UserError(f"the features of teacher {teacher} are {widths['train']} wide for train and "
                             f"{widths['test']} for test; run prepare_image_feature.py again for both")
-    if options.network.bidirectional and widths["train"] % 2:
+    network = options.network
+    if network.encoder == "cnn_rnn" and network.bidirectional and widths["train"] % 2:
         raise cli.UserError(f"--bidirectional needs features of even width; those of {teacher} are "
                             f"{widths['train']} wide")
     return image
@@ -79,15 +101,18 @@ def load_teacher_features(options, split: dict) -> dict:
 def train(options: EncoderOptions, clips: dict, image: dict, device, run) -> int:
     """Build the network, go on from a resume file if there is one, train. → exit status."""
     from Audio_to_Image import datasets, trainer
+    from Audio_to_Image.objectives import objective_class
     from common import devices
     data, training = options.data, options.training
     tell_unusable(clips, run)
     devices.seed_everything(training.seed)
-    network = new_network(options.network, image["train"][0].shape[1])
-    meta = {"dataset": data.dataset, "teacher": data.teacher, "max_frames": data.max_frames,
-            "short_clips": data.short_clips}
+    network = encoder_class(options.network.encoder).from_settings(options.network, image["train"][0].shape[1])
+    kind = objective_class(network)
+    meta = {"dataset": data.dataset, "teacher": data.teacher if kind.needs_teacher else None,
+            "max_frames": data.max_frames, "short_clips": data.short_clips}
     train_set = datasets.TrainingSet(clips["train"], image["train"])
-    job = trainer.Trainer(network, train_set, clips["test"], trainer.mean_views(image["test"]), meta, training, run)
+    job = trainer.Trainer(network, train_set, clips["test"], trainer.mean_views(image["test"]), meta, training, run,
+                          kind.from_data(options, network, train_set))
     start(job, options.start)
     run.log(f"{len(train_set)} training images with {len(clips['train'].usable)} captions, "
             f"{len(clips['test'].split.items)} test images with {len(clips['test'].usable)}; {job.steps_per_epoch} "
@@ -115,12 +140,6 @@ def tell_unusable(clips: dict, run) -> None:
                     f"and are left out: {first(items)}")
 
 
-def new_network(network, width: int):
-    from Audio_to_Image.speech_encoder import CNNRNN
-    return CNNRNN(nhidden=width, rnn_layers=network.rnn_layers, bidirectional=network.bidirectional,
-                  drop_prob=network.dropout)
-
-
 def start(job, start) -> None:
     """Go on from a resume file, or begin with weights (--init_weights, or --resume as published), or from scratch."""
     from common import checkpoint, resume
@@ -138,8 +157,10 @@ def start(job, start) -> None:
 
 def is_weights(content) -> bool:
     """Whether a checkpoint holds an encoder rather than the state of a training."""
-    return isinstance(content, dict) and "order" not in content and any(
-        isinstance(key, str) and key.removeprefix("module.").startswith(("Conv.", "state_dict")) for key in content)
+    if not isinstance(content, dict) or "order" in content:
+        return False
+    keys = {key.removeprefix("module."): None for key in content if isinstance(key, str)}
+    return "state_dict" in keys or any(key.startswith("Conv.") for key in keys) or class_of_state(keys) is not None
 
 
 if __name__ == "__main__":

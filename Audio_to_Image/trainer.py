@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from Audio_to_Image import losses
 from Audio_to_Image.datasets import Batch, SpeechClips, TrainingSet, embed_clips
+from Audio_to_Image.encoders import SpeechEncoder
 from Audio_to_Image.metrics import speech_metrics
-from Audio_to_Image.settings import LossSettings, Settings
-from Audio_to_Image.speech_encoder import CNNRNN, positions_of
+from Audio_to_Image.objectives import Objective, TeacherLosses
+from Audio_to_Image.settings import Settings
+from Audio_to_Image.speech_encoder import CNNRNN
 from common import checkpoint, devices, resume, snapshots
 from common.cli import UserError
 from common.distributed import ranks
@@ -22,28 +23,9 @@ from common.runs import Run
 from common.training_loop import TrainingLoop, is_better
 
 
-def loss_terms(audio, image, labels, settings: LossSettings) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """→ (the total to minimise, the terms that it is made of, unweighted, and the training accuracy in percent).
-
-    audio, image: `[N, d]` of the global batch, labels: `[N]`.
-    """
-    terms, total = {}, audio.new_zeros(())
-    jel, accuracy = losses.joint_embedding_loss(audio, image, labels, settings.loss_diff, settings.loss_same)
-    if settings.jel:
-        terms["jel"] = jel
-        total = total + jel
-    if settings.l1:
-        terms["l1"] = losses.l1_loss(audio, image)
-        total = total + settings.lambda_l1 * terms["l1"]
-    if settings.distill:
-        terms["distill"] = losses.distillation_loss(audio, image, settings.distill_temperature)
-        total = total + settings.lambda_distill * terms["distill"]
-    return total, {"loss": total, **terms, "train_accuracy": accuracy}
-
-
-def evaluate(encoder: CNNRNN, meta: dict, clips: SpeechClips, image: torch.Tensor, batch_size: int,
+def evaluate(encoder: SpeechEncoder, meta: dict, clips: SpeechClips, image: torch.Tensor, batch_size: int,
              precision: str = "fp32", everything: bool = True, progress: bool = False) -> dict[str, float]:
-    """`speech_metrics` over every usable caption of a split. image: `[images, d]`, the mean of each image's views.
+    """`speech_metrics` over every usable caption of a split. image: `[images, d]`, what they are compared with.
 
     The encoder is left in the mode that it was in. Every rank gets the result.
     """
@@ -66,13 +48,15 @@ class Trainer(TrainingLoop):
     """Trains `network` on `train`, tests it on `test` and its features `test_image` `[images, d]`, writes into `run`.
 
     meta: what a checkpoint says about itself, beside what is read from its tensors: dataset, teacher, max_frames.
+    objective: what is learned from; None: the paper's losses.
     """
 
-    def __init__(self, network: CNNRNN, train: TrainingSet, test: SpeechClips, test_image: torch.Tensor, meta: dict,
-                 settings: Settings, run: Run):
+    def __init__(self, network: SpeechEncoder, train: TrainingSet, test: SpeechClips, test_image: torch.Tensor,
+                 meta: dict, settings: Settings, run: Run, objective: Objective | None = None):
         super().__init__(train.clips.device, settings.log_every)
         self.train, self.test, self.test_image = train, test, test_image
-        self.meta, self.settings, self.run = meta, settings, run
+        self.meta, self.settings, self.run = {**meta, "encoder": network.name}, settings, run
+        self.objective = objective or TeacherLosses(settings, network.nhidden)
         self._divide_batches()
         self._prepare(network)
         devices.seed_everything(settings.seed + ranks.rank())      # for dropout, which each rank draws for itself
@@ -81,8 +65,7 @@ class Trainer(TrainingLoop):
         self.due = False                                           # what an epoch's end asks for is still to be done
         self.best = {"score": None, "epoch": None}
         self.metrics: dict[str, float] = {}
-        losses_on = [name for name in ("jel", "l1", "distill") if getattr(settings, name)]
-        self.names = ["loss", *losses_on, "train_accuracy", "gradient"]     # a step's numbers
+        self.names = ["loss", *self.objective.terms, "gradient"]   # a step's numbers
         self._plan = functools.lru_cache(2)(lambda epoch: train.plan(settings.seed, epoch, self.batch))
         self._ahead: deque = deque()               # batches being made: that of this step and `workers` more
 
@@ -99,17 +82,24 @@ class Trainer(TrainingLoop):
         self.steps_per_epoch = len(self.train) // self.batch
         self.rows = slice(ranks.rank() * self.rank_batch, (ranks.rank() + 1) * self.rank_batch)
 
-    def _prepare(self, network: CNNRNN) -> None:
+    def _prepare(self, network: SpeechEncoder) -> None:
         settings = self.settings
         self.network = network.to(self.device)
-        ranks.broadcast_module(network)
+        self.trained = torch.nn.ModuleList([network, self.objective.to(self.device)])
+        ranks.broadcast_module(self.trained)
         if settings.sync_bn:
             synchronize_batch_norm(network)
-        network.whole_maps = settings.whole_maps or (True if settings.compile else None)
-        if settings.compile:
-            network.convolve = torch.compile(network.convolve)
-        self.optimizer = torch.optim.Adam(network.parameters(), settings.learning_rate,
-                                          weight_decay=settings.weight_decay, fused=True)
+        if isinstance(network, CNNRNN):            # the encoder with rewritten convolutions
+            network.whole_maps = settings.whole_maps or (True if settings.compile else None)
+            if settings.compile:
+                network.convolve = torch.compile(network.convolve)
+        parameters = self.trained.parameters()
+        if settings.optimizer == "sgd":
+            self.optimizer: torch.optim.Optimizer = torch.optim.SGD(
+                parameters, settings.learning_rate, settings.beta1, weight_decay=settings.weight_decay)
+        else:
+            self.optimizer = torch.optim.Adam(parameters, settings.learning_rate, (settings.beta1, 0.999),
+                                              weight_decay=settings.weight_decay, fused=True)
 
     def fit(self) -> int:
         """Train to the end. → exit status: 0, or 128 + the signal that ended it, after writing resume.pth."""
@@ -117,7 +107,7 @@ class Trainer(TrainingLoop):
             torch.backends.cudnn.benchmark = True                  # all batches have the same shape
         if self.step == 0:
             self.save_resume(first=True)                           # so that there is always one from before a fault
-        self.network.train()
+        self.trained.train()
         last = self.last_step()
         if self.due and self.step < last:
             self.between()
@@ -174,20 +164,25 @@ class Trainer(TrainingLoop):
     def _make_batch(self, step: int) -> Batch:
         epoch, position = divmod(step, self.steps_per_epoch)
         masks = np.random.default_rng([self.settings.seed, epoch, position]) if self.settings.specaugment else None
-        return self.train.batch(self._plan(epoch), position, self.rows, masks)
+        batch = self.train.batch(self._plan(epoch), position, self.rows, masks)
+        return self.objective.prepare(batch, self._seed(epoch))
+
+    def _seed(self, *where: int) -> tuple[int, ...]:
+        """Of what an objective draws at random: a pure function of where the training is."""
+        return self.settings.seed, *where
 
     def train_on(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Losses, gradients and update of one batch. → the step's numbers by `names`."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         with devices.autocast(self.device, self.settings.precision):
-            _, sentence = self.network(batch.mels, positions_of(batch.n_frames), batch.n_frames)
-        total, numbers = loss_terms(ranks.gather_rows(sentence), ranks.gather_rows(batch.image),
-                                    ranks.gather_rows(batch.labels), self.settings)
+            lens = self.network.positions(batch.n_frames)
+            words, sentence = self.network(batch.mels, lens, batch.n_frames)
+        total, numbers = self.objective(words, lens, sentence, batch, self._seed(self.epoch, self.position))
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
-        ranks.average_gradients(self.network)
-        parameters = list(self.network.parameters())
+        ranks.average_gradients(self.trained)
+        parameters = list(self.trained.parameters())
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         if self.settings.grad_clip:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.settings.grad_clip, norm)
@@ -208,6 +203,7 @@ class Trainer(TrainingLoop):
         if self.window.rows:
             self.window.means()
         wrong = checkpoint.first_not_finite({"weights": self.network.state_dict(),
+                                             "objective": self.objective.state_dict(),
                                              "optimizer": self.optimizer.state_dict()["state"]})
         if wrong and self.step:
             self.not_finite(self.step - 1, wrong, math.nan)
@@ -251,8 +247,12 @@ class Trainer(TrainingLoop):
     def _evaluate(self) -> bool:
         """Measure on the test split. → whether this is the best so far."""
         ranks.broadcast_module(self.network)                       # batch norm's statistics are each rank's own
-        self.metrics = evaluate(self.network, self.meta, self.test, self.test_image, self.settings.batch_size,
-                                self.settings.precision, everything=False)
+        size, precision = self.settings.batch_size, self.settings.precision
+        self.objective.eval()
+        image = self.objective.embed_images(self.test_image, self.test.split, precision)
+        self.metrics = evaluate(self.network, self.meta, self.test, image, size, precision, everything=False)
+        self.metrics |= self.objective.more_metrics(self.network, self.meta, self.test, size, precision)
+        self.objective.train()
         self.evaluated = self.step
         epoch = round(self.epoch + self.position / self.steps_per_epoch, 4)
         self.run.stats(self.step, epoch=epoch, **{f"eval_{name}": value for name, value in self.metrics.items()})
@@ -268,12 +268,12 @@ class Trainer(TrainingLoop):
             return
         number, network = self.epochs_begun(), self.network
         state = {key: value.cpu() for key, value in network.state_dict().items()}
-        meta = {**self.meta, "network": "CNNRNN", "n_filters": network.n_filters, "nhidden": network.nhidden,
-                "embedding_dim": network.embedding_dim, "rnn_layers": network.rnn_layers,
-                "bidirectional": network.bidirectional, "epoch": number, "step": self.step, "metrics": self.metrics,
-                "settings": asdict(self.settings), "digest": checkpoint.digest(state)}
+        meta = {**self.meta, "network": type(network).__name__, "n_filters": network.n_filters,
+                "nhidden": network.nhidden, **network.describe(), "epoch": number, "step": self.step,
+                "metrics": self.metrics, "settings": asdict(self.settings), "digest": checkpoint.digest(state)}
         path = self.run.folder / f"epoch_{number}.pth"
-        checkpoint.save(path, {"meta": meta, "state_dict": state})
+        own = {key: value.cpu() for key, value in self.objective.state_dict().items()}
+        checkpoint.save(path, {"meta": meta, "state_dict": state, **({"objective": own} if own else {})})
         snapshots.set_links(path, best)
         snapshots.thin_out(path, self.settings.keep, self.settings.keep_every)
 
@@ -294,7 +294,8 @@ class Trainer(TrainingLoop):
         epoch, position = (self.epoch - 1, self.steps_per_epoch) if done else (self.epoch, self.position)
         resume.keep(self.run.folder, {
             "meta": self.meta, "settings": asdict(self.settings), "order": self._order(),
-            "network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "random": random,
+            "network": self.network.state_dict(), "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "random": random,
             "epoch": epoch, "position": position, "step": self.step, "evaluated": self.evaluated,
             "best": self.best, "metrics": self.metrics, "window": self._saved_window()}, first, replace)
 
@@ -325,6 +326,7 @@ class Trainer(TrainingLoop):
                     raise UserError(f"{path} was made with {name} {saved_part[name]}, not {value}; "
                                     f"make them agree, or start from scratch with --resume none")
         checkpoint.load_into(self.network, checkpoint.state_dict_of(saved["network"], path), path)
+        checkpoint.load_into(self.objective, saved.get("objective", {}), path)
         checkpoint.load_optimizer(self.optimizer, saved["optimizer"], path)
         devices.set_random_state({key: rows[ranks.rank() % len(rows)] for key, rows in saved["random"].items()},
                                  self.device)

@@ -76,8 +76,8 @@ def plain(data_set, feed=None) -> harness.Variant:
     """Contiguous float32 over whole maps, the first convolution as a tall kernel, Adam tensor by tensor."""
     import torch
 
+    from Audio_to_Image.objectives import loss_terms
     from Audio_to_Image.speech_encoder import FRAMES_PER_POSITION
-    from Audio_to_Image.trainer import loss_terms
     job = trainer(data_set, precision="fp32", whole_maps=True)
     job.network.convolve = lambda x: job.network.Conv(x[:, None])
     optimizer = torch.optim.Adam(job.network.parameters(), 1e-3, weight_decay=1e-5, foreach=False)

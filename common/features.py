@@ -6,6 +6,7 @@ source.
 """
 import datetime
 import pickle
+import re
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from common.files import MADE_BY, atomic_path, read_json, read_note, require_our
 from common.untrusted.pickles import read_pickle
 
 PUBLISHED_TEACHER = "googlenet_caffe"              # whose features published sets have, some under names of their own
+_S2IGAN, _FILENAMES = "speech_embeddings_", "filenames.pickle"
 UNFINISHED = "unfinished"                          # stands in place of the order while a file is being written
 
 
@@ -55,10 +57,13 @@ def _hide_secrets(argv: list[str]) -> list[str]:
 def load_features(path, split, made_by: str, some_without: bool = False) -> list[np.ndarray]:
     """One float32 array `[k_i, d]` an item of `split`, in order.
 
-    some_without: items may have no row (`k_i` = 0), as those without a usable recording. UserError if the file is missing,
-    of another split or order, not features, or without any row; `made_by` is the stage to run (again).
+    A missing `audio_features_<NAME>.pickle` is looked for in S2IGAN's form (`s2igan_form`).
+    some_without: items may have no row (`k_i` = 0), as those without a usable recording. UserError if the file is
+    missing, of another split or order, not features, or without any row; `made_by` is the stage to run (again).
     """
-    path = Path(path)
+    path, published = Path(path), s2igan_form(path)
+    if published:
+        return _checked(_rows_by_name(published, split), published, split, made_by, some_without)
     if not path.is_file():
         raise UserError(f"{path} does not exist; run {made_by} first")
     described = path.with_suffix(".json")
@@ -70,7 +75,11 @@ def load_features(path, split, made_by: str, some_without: bool = False) -> list
         if order != split.digest():
             raise UserError(f"{path} was made for another version of {split.path} (order {order}, now "
                             f"{split.digest()}); run {made_by} again")
-    rows = read_pickle(path)
+    return _checked(read_pickle(path), path, split, made_by, some_without)
+
+
+def _checked(rows, path: Path, split, made_by: str, some_without: bool) -> list[np.ndarray]:
+    """The content of a feature pickle as `load_features` gives it."""
     count = len(rows) if isinstance(rows, list) or isinstance(rows, np.ndarray) and rows.ndim else "no"
     if count != len(split.items):
         raise UserError(f"{path} holds {count} rows, but {split.path} has {len(split.items)} items; run {made_by} "
@@ -91,6 +100,50 @@ def load_features(path, split, made_by: str, some_without: bool = False) -> list
     if not all(np.isfinite(row).all() for row in rows):
         raise UserError(f"{path} holds numbers that are not finite; run {made_by} again")
     return rows
+
+
+def s2igan_form(path) -> Path | None:
+    """The file in S2IGAN's form that takes the place of `audio_features_<NAME>.pickle`, or `path` if it is one itself.
+
+    That is `speech_embeddings_<NAME>.pickle` beside it, for the name s2igan also `speech_embeddings_<split>.pickle` as
+    published; None if the file is there itself or there is neither.
+    """
+    path = Path(path)
+    if path.name.startswith(_S2IGAN) and path.with_name(_FILENAMES).is_file():
+        return path if path.is_file() else None
+    name = path.stem.removeprefix("audio_features_")
+    if path.is_file() or name == path.stem:
+        return None
+    names = [name, path.parent.name] if name == "s2igan" else [name]
+    found = (path.with_name(f"{_S2IGAN}{one}.pickle") for one in names)
+    return next((other for other in found if other.is_file()), None)
+
+
+def _rows_by_name(path: Path, split) -> list:
+    """The rows of a file in S2IGAN's form in the order of `split`: its filenames.pickle says which image each is of."""
+    listed = path.with_name(_FILENAMES)
+    if not listed.is_file():
+        raise UserError(f"{listed} does not exist, which says what the rows of {path.name} are of; copy it from the "
+                        "same set of S2IGAN")
+    rows, names = read_pickle(path), read_pickle(listed)
+    names = names.tolist() if isinstance(names, np.ndarray) else names
+    if not isinstance(rows, (list, np.ndarray)) or not isinstance(names, list) or len(rows) != len(names):
+        raise UserError(f"{path} and {listed.name} beside it do not belong together: they are not two lists of one "
+                        "length")
+    row_of: dict[str, int] = {}
+    short: dict[str, list[int]] = {}
+    for number, name in enumerate(names):
+        key = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+        key = re.sub(r"\.(jpe?g|png)$", "", key.removeprefix("./"), flags=re.IGNORECASE)
+        row_of.setdefault(key, number)
+        short.setdefault(key.rpartition("/")[2], []).append(number)
+    found = []
+    for item in split.items:                       # folders may differ: a name that no other image has is enough
+        alike = [row_of[item.key]] if item.key in row_of else short.get(item.key.rpartition("/")[2], [])
+        if len(alike) != 1:
+            raise UserError(f"{listed} does not name '{item.key}' of {split.path}; it is of another set or split")
+        found.append(rows[alike[0]])
+    return found
 
 
 def feature_path(data_dir, split_name: str, kind: str, switch: str) -> Path:
