@@ -4,6 +4,7 @@ The settings are those of Li et al. (arXiv 2004.03413). torch does the transform
 thread but always in blocks of the same shape, so that a clip's numbers do not depend on what is computed beside it. torch and
 librosa are imported only where sound is read.
 """
+
 import functools
 import math
 import threading
@@ -15,24 +16,35 @@ from Audio_to_Image.sound_files import Sound, SoundError, read_sound, resample
 from common.cli import UserError
 from common.parallel import in_chunks, one_torch_thread, parallel_map
 
-RATE = 16000                # Hz
-N_FFT = WINDOW = 400        # samples: 25 ms
-HOP = 160                   # samples: 10 ms a frame
+RATE = 16000  # Hz
+N_FFT = WINDOW = 400  # samples: 25 ms
+HOP = 160  # samples: 10 ms a frame
 N_MELS = 40
 F_MIN, F_MAX = 20.0, 8000.0  # Hz
 PREEMPHASIS = 0.97
-FLOOR = 1e-10               # of power, before the logarithm
+FLOOR = 1e-10  # of power, before the logarithm
 TOP_DB = 80.0
-MAX_FRAMES = 2048           # 20.5 s: longer clips are cut, shorter ones padded
-MIN_FRAMES = 64             # 0.64 s: one time step of the encoder
-EMPTY_SAMPLES = 200         # what an empty clip becomes
-_FRAME_BLOCK = 256          # frames transformed at a time: small enough for a core's cache
-_TOGETHER = 2048            # frames of clips that are computed together
-_MOST_KEPT = 1 << 21        # float32 values of a buffer that is kept for the next clips
+MAX_FRAMES = 2048  # 20.5 s: longer clips are cut, shorter ones padded
+MIN_FRAMES = 64  # 0.64 s: one time step of the encoder
+EMPTY_SAMPLES = 200  # what an empty clip becomes
+_FRAME_BLOCK = 256  # frames transformed at a time: small enough for a core's cache
+_TOGETHER = 2048  # frames of clips that are computed together
+_MOST_KEPT = 1 << 21  # float32 values of a buffer that is kept for the next clips
 _rooms = threading.local()
 
-SETTINGS = dict(rate=RATE, n_fft=N_FFT, hop=HOP, n_mels=N_MELS, f_min=F_MIN, f_max=F_MAX, preemphasis=PREEMPHASIS,
-                floor=FLOOR, top_db=TOP_DB, max_frames=MAX_FRAMES, empty_samples=EMPTY_SAMPLES)
+SETTINGS = dict(
+    rate=RATE,
+    n_fft=N_FFT,
+    hop=HOP,
+    n_mels=N_MELS,
+    f_min=F_MIN,
+    f_max=F_MAX,
+    preemphasis=PREEMPHASIS,
+    floor=FLOOR,
+    top_db=TOP_DB,
+    max_frames=MAX_FRAMES,
+    empty_samples=EMPTY_SAMPLES,
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,7 @@ class Clip:
     in one sentence and `cause` in a word (sound_files). seconds: of sound that is there; promised: that the file
     announces, 0 where that is not more; remarks: what is odd about it (sound_files).
     """
+
     mel: np.ndarray | None = None
     seconds: float = 0.0
     promised: float = 0.0
@@ -52,6 +65,7 @@ class Clip:
 
 
 # ---- from files -----------------------------------------------------------------------------------------------------
+
 
 def load_log_mel(path) -> tuple[np.ndarray, int]:
     """The encoder's input from a sound file.
@@ -100,12 +114,13 @@ def is_heard(n_frames, silent, short_clips: str):
 
 # ---- from samples ---------------------------------------------------------------------------------------------------
 
+
 def log_mel(samples: np.ndarray, max_frames: int = MAX_FRAMES) -> tuple[np.ndarray, int]:
     """Mono float32 samples at 16 kHz → (float32 [40, n] in dB from -80 to 0, n), n = 1 + len // 160 up to `max_frames`.
 
     The mean and the maximum are those of the whole clip, also where it is cut.
     """
-    mel, = _log_mels([samples], max_frames)
+    (mel,) = _log_mels([samples], max_frames)
     return mel, mel.shape[1]
 
 
@@ -113,42 +128,47 @@ def _log_mels(clips, max_frames: int = MAX_FRAMES) -> list[np.ndarray]:
     """log_mel of many clips, each to the bit as by itself: rows of a transform or product do not depend on each other
     where the shape is the same."""
     import torch
+
     clips = [samples if len(samples) else np.zeros(EMPTY_SAMPLES, np.float32) for samples in clips]
     # One clip lies behind the other, each from a multiple of HOP on: their frames are rows of one view, with a few rows
     # between two clips that nobody uses.
     places = np.cumsum([0] + [-(-(len(samples) + WINDOW) // HOP) for samples in clips])
     rows = -(-int(places[-1]) // _FRAME_BLOCK) * _FRAME_BLOCK
-    with one_torch_thread(), torch.inference_mode():        # sums come out the same whatever torch's number of threads
+    with one_torch_thread(), torch.inference_mode():  # sums come out the same whatever torch's number of threads
         signal = _room("signal", rows * HOP + WINDOW).zero_()
         for samples, place in zip(clips, places):
             assert samples.ndim == 1 and samples.dtype == np.float32, (samples.shape, samples.dtype)
-            _emphasize(samples, signal[place * HOP:place * HOP + len(samples) + WINDOW].numpy())
+            _emphasize(samples, signal[place * HOP : place * HOP + len(samples) + WINDOW].numpy())
         power = _mel_power(signal.as_strided((rows, WINDOW), (HOP, 1))).clamp_(min=FLOOR)
-        parts = [power[place:place + 1 + len(samples) // HOP] for samples, place in zip(clips, places)]
+        parts = [power[place : place + 1 + len(samples) // HOP] for samples, place in zip(clips, places)]
         loudest = [10 * float(np.log10(part.max().item())) for part in parts]
         power.log10_().mul_(10)
-        return [part[:max_frames].T.contiguous().sub_(decibels).clamp_(-TOP_DB, 0).numpy()
-                for part, decibels in zip(parts, loudest)]
+        return [
+            part[:max_frames].T.contiguous().sub_(decibels).clamp_(-TOP_DB, 0).numpy()
+            for part, decibels in zip(parts, loudest)
+        ]
 
 
 def _mel_power(frames):
     """Tensor [rows, 400], rows a multiple of _FRAME_BLOCK → [rows, 40], which the next call writes over."""
     import torch
+
     window, filters = torch.from_numpy(hamming_window()), torch.from_numpy(mel_filters()).T
     result = _room("result", len(frames), N_MELS)
     windowed, power = _room("windowed", _FRAME_BLOCK, N_FFT), _room("power", _FRAME_BLOCK, N_FFT // 2 + 1)
     for start in range(0, len(frames), _FRAME_BLOCK):
-        torch.mul(frames[start:start + _FRAME_BLOCK], window, out=windowed)
+        torch.mul(frames[start : start + _FRAME_BLOCK], window, out=windowed)
         parts = torch.view_as_real(torch.fft.rfft(windowed))
-        parts.mul_(parts)                                   # stft() takes twice as long for this much
+        parts.mul_(parts)  # stft() takes twice as long for this much
         torch.add(parts[..., 0], parts[..., 1], out=power)
-        torch.mm(power, filters, out=result[start:start + _FRAME_BLOCK])
+        torch.mm(power, filters, out=result[start : start + _FRAME_BLOCK])
     return result
 
 
 def _room(name: str, *shape: int):
     """Uninitialized float32 tensor, the same memory for the same name in a thread: fresh pages take as long as sums."""
     import torch
+
     size = math.prod(shape)
     held = getattr(_rooms, name, None)
     if held is None or len(held) < size:
@@ -165,11 +185,11 @@ def _emphasize(samples: np.ndarray, result: np.ndarray) -> None:
     inside[0] = samples[0] - mean
     np.multiply(samples[:-1], np.float32(-PREEMPHASIS), out=inside[1:])
     inside[1:] += samples[1:]
-    inside[1:] -= np.float32(1 - PREEMPHASIS) * mean                # what pre-emphasis leaves of the mean
-    if len(samples) <= margin:                                      # mirrored more than once
+    inside[1:] -= np.float32(1 - PREEMPHASIS) * mean  # what pre-emphasis leaves of the mean
+    if len(samples) <= margin:  # mirrored more than once
         result[:] = np.pad(inside, margin, mode="reflect")
     else:
-        result[:margin], result[-margin:] = inside[margin:0:-1], inside[-2:-margin - 2:-1]
+        result[:margin], result[-margin:] = inside[margin:0:-1], inside[-2 : -margin - 2 : -1]
 
 
 def pad(mel: np.ndarray, width: int) -> np.ndarray:
@@ -190,17 +210,22 @@ def hamming_window() -> np.ndarray:
 def mel_filters() -> np.ndarray:
     """float32 [40, 201]: triangles on Slaney's mel scale with Slaney's norm (equal area)."""
     import librosa.filters
+
     return librosa.filters.mel(sr=RATE, n_fft=N_FFT, n_mels=N_MELS, fmin=F_MIN, fmax=F_MAX, norm="slaney", htk=False)
 
 
 # ---- many files -----------------------------------------------------------------------------------------------------
 
+
 def iter_clips(paths, jobs: int | None = None, progress: bool = False, encode=None):
     """Yield (index, Clip) for every path, in no fixed order, computed by `jobs` threads; `encode` as in load_clip."""
     from tqdm import tqdm
+
     chunks = in_chunks(list(enumerate(map(str, paths))), 64)
-    with tqdm(total=sum(map(len, chunks)), desc="log-mels", unit="clip", disable=not progress) as bar, \
-            one_torch_thread():
+    with (
+        tqdm(total=sum(map(len, chunks)), desc="log-mels", unit="clip", disable=not progress) as bar,
+        one_torch_thread(),
+    ):
         for results in parallel_map(functools.partial(_clips_of_chunk, encode=encode), chunks, jobs, threads=True):
             bar.update(len(results))
             yield from results
@@ -247,5 +272,5 @@ def log_mels(paths, jobs: int | None = None, progress: bool = False, max_frames:
         if clip.error:
             raise UserError(clip.error)
         lens[index] = min(clip.mel.shape[1], max_frames)
-        mels[index, :, :lens[index]] = clip.mel[:, :max_frames]
+        mels[index, :, : lens[index]] = clip.mel[:, :max_frames]
     return mels, lens

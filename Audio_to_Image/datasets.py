@@ -1,4 +1,5 @@
 """What the encoder is trained on: spoken captions and teacher features of one split, and the order they come in."""
+
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -16,14 +17,15 @@ from common.devices import autocast
 from common.distributed import ranks
 from common.splits import PLACES_CLASSES, Split
 
-TIME_MASKS = BAND_MASKS = 2         # SpecAugment (Park et al. 2019), sized for sentences of a few seconds
-WIDEST_TIME_MASK = 0.1              # of a clip's frames
-WIDEST_BAND_MASK = 8                # of 40 mel bands
+TIME_MASKS = BAND_MASKS = 2  # SpecAugment (Park et al. 2019), sized for sentences of a few seconds
+WIDEST_TIME_MASK = 0.1  # of a clip's frames
+WIDEST_BAND_MASK = 8  # of 40 mel bands
 
 
 @dataclass(frozen=True)
 class Plan:
     """One epoch: `[steps, batch]` numbers of items, and of the clip and the teacher view drawn for each."""
+
     items: np.ndarray
     clips: np.ndarray
     views: np.ndarray
@@ -38,6 +40,7 @@ class Batch:
 
     items: the items' numbers, int `[B]`; images: what an objective that looks at images adds, `[B, 3, S, S]`.
     """
+
     mels: torch.Tensor
     n_frames: torch.Tensor
     image: torch.Tensor
@@ -66,8 +69,15 @@ class SpeechClips:
     used. UserError if there is none.
     """
 
-    def __init__(self, split: Split, cache: MelCache, max_frames: int, device: torch.device, where: str | None = None,
-                 short_clips: str = "skip"):
+    def __init__(
+        self,
+        split: Split,
+        cache: MelCache,
+        max_frames: int,
+        device: torch.device,
+        where: str | None = None,
+        short_clips: str = "skip",
+    ):
         assert max_frames % FRAMES_PER_POSITION == 0, max_frames
         self.split, self.cache, self.max_frames, self.device = split, cache, max_frames, device
         self.items = np.repeat(np.arange(len(split.items)), [len(item.audio) for item in split.items])
@@ -79,7 +89,7 @@ class SpeechClips:
         self.where = self._hold(where or "auto")
 
     def _silent(self) -> np.ndarray:
-        clips = getattr(self.cache, "clips", None)                                # a benchmark's stand-in has none
+        clips = getattr(self.cache, "clips", None)  # a benchmark's stand-in has none
         return np.array([SILENT in clip.remarks for clip in clips] if clips else np.zeros(len(self.n_frames)), bool)
 
     def _hold(self, wanted: str) -> str:
@@ -88,8 +98,8 @@ class SpeechClips:
         if place == "gpu":
             held = torch.empty(len(self.cache.values), dtype=torch.int16, device=self.device)
             for start in range(0, len(held), 1 << 26):
-                block = np.array(self.cache.values[start:start + (1 << 26)])
-                held[start:start + len(block)] = torch.from_numpy(block).to(self.device)
+                block = np.array(self.cache.values[start : start + (1 << 26)])
+                held[start : start + len(block)] = torch.from_numpy(block).to(self.device)
             self._values = held
         elif place == "ram":
             self.cache.values = np.array(self.cache.values)
@@ -125,8 +135,10 @@ class SpeechClips:
         faults = {}
         for clip in np.setdiff1d(np.arange(len(self.items)), self.usable)[::-1]:
             faults[self.items[clip]] = clip_fault(self.cache, clip)
-        return [f"{self.split.items[number].key}: {faults.get(number, 'no recording is named')}"
-                for number in np.setdiff1d(np.arange(len(self.split.items)), self.items[self.usable])]
+        return [
+            f"{self.split.items[number].key}: {faults.get(number, 'no recording is named')}"
+            for number in np.setdiff1d(np.arange(len(self.split.items)), self.items[self.usable])
+        ]
 
 
 def clip_fault(cache: MelCache, clip: int) -> str:
@@ -134,8 +146,11 @@ def clip_fault(cache: MelCache, clip: int) -> str:
     if clip in cache.errors:
         return cache.errors[clip]
     seconds = cache.clips[clip].seconds
-    return (f"{cache.paths[clip]} holds no sound" if not seconds else
-            f"{cache.paths[clip]} lasts {seconds:.2f} s, under 0.64 s")
+    return (
+        f"{cache.paths[clip]} holds no sound"
+        if not seconds
+        else f"{cache.paths[clip]} lasts {seconds:.2f} s, under 0.64 s"
+    )
 
 
 def no_recording(split: Split, cache: MelCache) -> str:
@@ -144,18 +159,28 @@ def no_recording(split: Split, cache: MelCache) -> str:
     for number, clip in enumerate(cache.clips):
         kinds.setdefault(clip.cause or "under 0.64 s or silent", []).append(clip_fault(cache, number))
     return f"{split.path} has no recording that can be used: " + "; ".join(
-        f"{len(faults)} {kind} (the first: {faults[0]})" for kind, faults in kinds.items())
+        f"{len(faults)} {kind} (the first: {faults[0]})" for kind, faults in kinds.items()
+    )
 
 
-def open_clips(split: Split, max_frames: int, device: torch.device, where: str | None = None, jobs: int | None = None,
-               progress: bool = True, short_clips: str = "skip") -> SpeechClips:
+def open_clips(
+    split: Split,
+    max_frames: int,
+    device: torch.device,
+    where: str | None = None,
+    jobs: int | None = None,
+    progress: bool = True,
+    short_clips: str = "skip",
+) -> SpeechClips:
     """The clips of a split, their log-mels computed first where they lack: by one process, while others wait.
 
     UserError if the split names no recording, or none that can be used.
     """
     if not any(item.audio for item in split.items):
-        raise UserError(f"{split.path} names no recordings ('audio' or 'wav' of its items); record them, or have the "
-                        "captions spoken by text_to_speech.py")
+        raise UserError(
+            f"{split.path} names no recordings ('audio' or 'wav' of its items); record them, or have the "
+            "captions spoken by text_to_speech.py"
+        )
     if ranks.is_main():
         cache = MelCache.of_split(split, jobs=jobs, progress=progress)
     ranks.barrier()
@@ -175,8 +200,8 @@ class TrainingSet:
         device = clips.device
         self.clips, self.width, self.scale_by_peak = clips, features[0].shape[1], is_places(clips.split)
         self.captions = np.bincount(clips.items[clips.usable], minlength=len(features))
-        self.spoken = np.flatnonzero(self.captions)                              # items that are trained on
-        self.first_caption = np.cumsum(self.captions) - self.captions            # in `clips.usable`
+        self.spoken = np.flatnonzero(self.captions)  # items that are trained on
+        self.first_caption = np.cumsum(self.captions) - self.captions  # in `clips.usable`
         self.views = np.array([len(rows) for rows in features])
         self.first_view = np.cumsum(self.views) - self.views
         self.features = torch.from_numpy(np.concatenate(features)).to(device)
@@ -196,11 +221,11 @@ class TrainingSet:
         clips = self.clips.usable[self.first_caption[items] + (caption * self.captions[items]).astype(np.int64)]
         views = self.first_view[items] + (view * self.views[items]).astype(np.int64)
         steps = len(self) // batch
-        return Plan(*(values[:steps * batch].reshape(steps, batch) for values in (items, clips, views)))
+        return Plan(*(values[: steps * batch].reshape(steps, batch) for values in (items, clips, views)))
 
     def batch(self, plan: Plan, step: int, rows: slice, masks: np.random.Generator | None = None) -> Batch:
         """`rows` of the plan's batch `step`, longest clip first. masks: draw SpecAugment's masks from it."""
-        drawn = masks.random((4, plan.items.shape[1], TIME_MASKS)) if masks else None     # for all ranks alike
+        drawn = masks.random((4, plan.items.shape[1], TIME_MASKS)) if masks else None  # for all ranks alike
         items, clips, views = (values[step, rows] for values in (plan.items, plan.clips, plan.views))
         n_frames = np.minimum(self.clips.n_frames[clips], self.clips.max_frames)
         order = np.argsort(-n_frames, kind="stable")
@@ -210,8 +235,13 @@ class TrainingSet:
         if masks:
             mels = spec_augment(mels, n_frames[order], drawn[:, rows][:, order])
         to_device = lambda values: torch.from_numpy(values[order]).to(mels.device, non_blocking=True)
-        return Batch(mels, torch.from_numpy(n_frames[order]), self.features.index_select(0, to_device(views)),
-                     self.labels.index_select(0, to_device(items)), items[order])
+        return Batch(
+            mels,
+            torch.from_numpy(n_frames[order]),
+            self.features.index_select(0, to_device(views)),
+            self.labels.index_select(0, to_device(items)),
+            items[order],
+        )
 
     def files(self, plan: Plan, step: int) -> list[str]:
         """The sound files of a whole batch."""
@@ -229,26 +259,28 @@ def spec_augment(mels: torch.Tensor, n_frames: np.ndarray, drawn: np.ndarray) ->
     band_width = np.floor(drawn[3] * (WIDEST_BAND_MASK + 1))
     band_start = np.floor(drawn[2] * (bands - band_width + 1))
     limits = torch.from_numpy(np.stack([time_start, time_start + time_width, band_start, band_start + band_width]))
-    limits = limits.float().to(mels.device, non_blocking=True)[..., None]                 # [4, B, masks, 1]
+    limits = limits.float().to(mels.device, non_blocking=True)[..., None]  # [4, B, masks, 1]
     time, band = (torch.arange(n, device=mels.device) for n in (frames, bands))
-    hidden_time = ((time >= limits[0]) & (time < limits[1])).any(1)                       # [B, T]
-    hidden_band = ((band >= limits[2]) & (band < limits[3])).any(1)                       # [B, 40]
+    hidden_time = ((time >= limits[0]) & (time < limits[1])).any(1)  # [B, T]
+    hidden_band = ((band >= limits[2]) & (band < limits[3])).any(1)  # [B, 40]
     lens = torch.from_numpy(n_frames).to(mels.device, non_blocking=True)
-    spoken = (time < lens[:, None])[:, None]                                              # [B, 1, T]
-    mean = mels.sum((1, 2)) / (lens * bands)                                              # the padding is zero
+    spoken = (time < lens[:, None])[:, None]  # [B, 1, T]
+    mean = mels.sum((1, 2)) / (lens * bands)  # the padding is zero
     return torch.where((hidden_time[:, None] | hidden_band[..., None]) & spoken, mean[:, None, None], mels)
 
 
-def embed_clips(encoder, meta: dict, clips: SpeechClips, batch_size: int, precision: str = "fp32",
-                progress: bool = False) -> torch.Tensor:
+def embed_clips(
+    encoder, meta: dict, clips: SpeechClips, batch_size: int, precision: str = "fp32", progress: bool = False
+) -> torch.Tensor:
     """Embeddings `[usable clips, d]`, float32 on the device, in the order of `clips.usable`; ranks share the work."""
     from tqdm import tqdm
+
     mine = np.array_split(clips.usable, ranks.world_size())
     longest = max(map(len, mine))
     mine = mine[ranks.rank()]
     parts = [torch.zeros(0, encoder.nhidden, device=clips.device)]
     for start in tqdm(range(0, len(mine), batch_size), "embedding speech", unit="batch", disable=not progress):
-        chosen = mine[start:start + batch_size]
+        chosen = mine[start : start + batch_size]
         with autocast(clips.device, precision):
             parts.append(embed(encoder, meta, clips.mels(chosen), clips.n_frames[chosen]))
     rows = torch.cat(parts)

@@ -7,6 +7,7 @@ the encoder was trained without such) is reported and gets the mean of its image
 that can be used is reported and gets no embedding, [0, width]: the generator leaves it out; with --strict it is an
 error. The encoder's kind, width, map length and what it does with short clips are read from its file.
 """
+
 import argparse
 import sys
 
@@ -18,35 +19,75 @@ from common.settings import tell_ignored
 def parse(argv=None):
     parser = cli.Parser(__doc__)
     add = parser.add_argument
-    add("--model", required=True, type=cli.existing_file, metavar="FILE",
-        help="the encoder: an epoch_<n>.pth, latest.pth, …")
-    add("--dataset", metavar="NAME", help="the folder under --data_root with the split files (not needed with "
-        "--train_json and --val_json); places means Places_subset")
+    add(
+        "--model",
+        required=True,
+        type=cli.existing_file,
+        metavar="FILE",
+        help="the encoder: an epoch_<n>.pth, latest.pth, …",
+    )
+    add(
+        "--dataset",
+        metavar="NAME",
+        help="the folder under --data_root with the split files (not needed with "
+        "--train_json and --val_json); places means Places_subset",
+    )
     add("--data_root", metavar="DIR", help="folder of the data sets (default: data/ of the project)")
-    add("--audio_switch", default="googlenet_caffe", metavar="NAME",
-        help="name of the features; the generator asks for it")
+    add(
+        "--audio_switch",
+        default="googlenet_caffe",
+        metavar="NAME",
+        help="name of the features; the generator asks for it",
+    )
     add("--train_json", type=cli.existing_file, metavar="FILE", help="split file to embed in place of the set's train")
     add("--val_json", type=cli.existing_file, metavar="FILE", help="split file to embed in place of the set's test")
     add("--splits", nargs="+", default=["train", "test"], metavar="NAME", help="the splits to embed")
-    add("--bidirectional", action="store_true",
-        help="published option, no longer needed: an error if the encoder is not so")
-    add("--rnn_layers", type=cli.positive_int, metavar="N",
-        help="published option, no longer needed: an error if the encoder has another number of LSTM layers")
-    add("--feature_len", type=cli.positive_int, metavar="N",
-        help="published option, no longer needed: an error if the encoder has another width")
-    add("--short_clips", choices=("pad", "skip"),
-        help="recordings under 0.64 s: pad hears them, skip leaves them out (default: as the encoder was trained)")
+    add(
+        "--bidirectional",
+        action="store_true",
+        help="published option, no longer needed: an error if the encoder is not so",
+    )
+    add(
+        "--rnn_layers",
+        type=cli.positive_int,
+        metavar="N",
+        help="published option, no longer needed: an error if the encoder has another number of LSTM layers",
+    )
+    add(
+        "--feature_len",
+        type=cli.positive_int,
+        metavar="N",
+        help="published option, no longer needed: an error if the encoder has another width",
+    )
+    add(
+        "--short_clips",
+        choices=("pad", "skip"),
+        help="recordings under 0.64 s: pad hears them, skip leaves them out (default: as the encoder was trained)",
+    )
     add("--strict", action="store_true", help="end with an error if an image has no recording that can be used")
     add("--batch_size", type=cli.positive_int, default=64, metavar="N", help="clips at a time")
-    add("--jobs", type=cli.positive_int, metavar="N",
-        help="threads that compute missing log-mels (default: all cores)")
-    add("--device", default="auto", metavar="D",
-        help="auto, cpu, cuda or cuda:<number>; auto takes a GPU if there is one")
-    add("--precision", choices=("auto", "fp32", "tf32", "bf16"), default="fp32",
-        help="auto: bf16 where the device multiplies it")
-    add("--no_cuda", dest="device", action="store_const", const="cpu", default=argparse.SUPPRESS,
-        help="the same as --device cpu")
-    add_published(parser, valued=("--dropout",))   # published; nothing is dropped when embedding
+    add("--jobs", type=cli.positive_int, metavar="N", help="threads that compute missing log-mels (default: all cores)")
+    add(
+        "--device",
+        default="auto",
+        metavar="D",
+        help="auto, cpu, cuda or cuda:<number>; auto takes a GPU if there is one",
+    )
+    add(
+        "--precision",
+        choices=("auto", "fp32", "tf32", "bf16"),
+        default="fp32",
+        help="auto: bf16 where the device multiplies it",
+    )
+    add(
+        "--no_cuda",
+        dest="device",
+        action="store_const",
+        const="cpu",
+        default=argparse.SUPPRESS,
+        help="the same as --device cpu",
+    )
+    add_published(parser, valued=("--dropout",))  # published; nothing is dropped when embedding
     options = parser.parse_args(argv)
     if not (options.dataset or options.train_json and options.val_json):
         parser.error("the following arguments are required: --dataset")
@@ -57,22 +98,30 @@ def parse(argv=None):
 def load_splits(options) -> list:
     """The splits to embed: those of the set, or split files given one by one in place of them."""
     from common import splits
+
     given = {"train": options.train_json, "test": options.val_json}
     folder = splits.data_dir(options.dataset, options.data_root) if options.dataset else None
-    return [splits.load_split_file(given[name]) if given.get(name) else splits.load_split(folder, name)
-            for name in options.splits if folder or given.get(name)]
+    return [
+        splits.load_split_file(given[name]) if given.get(name) else splits.load_split(folder, name)
+        for name in options.splits
+        if folder or given.get(name)
+    ]
 
 
 def check_claims(options, meta: dict) -> None:
     """UserError if --bidirectional, --rnn_layers or --feature_len contradict the checkpoint."""
     if options.feature_len and options.feature_len != meta["nhidden"]:
-        raise cli.UserError(f"--feature_len {options.feature_len} contradicts {options.model}, whose embeddings have "
-                            f"{meta['nhidden']} numbers; leave it away")
+        raise cli.UserError(
+            f"--feature_len {options.feature_len} contradicts {options.model}, whose embeddings have "
+            f"{meta['nhidden']} numbers; leave it away"
+        )
     if options.bidirectional and not meta["bidirectional"]:
         raise cli.UserError(f"--bidirectional contradicts {options.model}, whose LSTM runs one way; leave it away")
     if options.rnn_layers and options.rnn_layers != meta["rnn_layers"]:
-        raise cli.UserError(f"--rnn_layers {options.rnn_layers} contradicts {options.model}, which has "
-                            f"{meta['rnn_layers']} LSTM layers; leave it away")
+        raise cli.UserError(
+            f"--rnn_layers {options.rnn_layers} contradicts {options.model}, which has "
+            f"{meta['rnn_layers']} LSTM layers; leave it away"
+        )
 
 
 def per_image(clips, embeddings):
@@ -81,6 +130,7 @@ def per_image(clips, embeddings):
     clips: a SpeechClips; embeddings: `[usable clips, d]`. An item without a usable caption has 0 rows.
     """
     import numpy as np
+
     rows = np.full((len(clips.items), embeddings.shape[1]), np.nan, np.float32)
     rows[clips.usable] = embeddings
     frames = np.minimum(clips.n_frames, clips.max_frames).astype(np.float32)
@@ -104,6 +154,7 @@ def main() -> int:
     from Audio_to_Image.recording_remarks import first
     from Audio_to_Image.speech_encoder import load_encoder
     from common import devices, features
+
     loaded = load_splits(options)
     for split in loaded:
         for switch in (options.audio_switch, f"lens_{options.audio_switch}"):
@@ -114,21 +165,36 @@ def main() -> int:
     encoder, meta = load_encoder(options.model, device)
     check_claims(options, meta)
     meta["short_clips"] = options.short_clips or meta["short_clips"]
-    opened = [open_clips(split, meta["max_frames"], device, jobs=options.jobs, short_clips=meta["short_clips"])
-              for split in loaded]
+    opened = [
+        open_clips(split, meta["max_frames"], device, jobs=options.jobs, short_clips=meta["short_clips"])
+        for split in loaded
+    ]
     for split, clips in zip(loaded, opened):
         if options.strict and clips.without_speech():
-            raise cli.UserError(f"{split.path}: {len(clips.without_speech())} images have no recording that can be used: "
-                                f"{first(clips.without_speech())}")
+            raise cli.UserError(
+                f"{split.path}: {len(clips.without_speech())} images have no recording that can be used: "
+                f"{first(clips.without_speech())}"
+            )
     for split, clips in zip(loaded, opened):
         embeddings = embed_clips(encoder, meta, clips, options.batch_size, precision, progress=True).cpu().numpy()
         rows, lens = per_image(clips, embeddings)
         path = features.feature_path(split.folder, split.name, "audio", options.audio_switch)
-        source = dict(encoder=meta["digest"], model=str(options.model), teacher=meta["teacher"],
-                      max_frames=meta["max_frames"], short_clips=meta["short_clips"], precision=precision)
+        source = dict(
+            encoder=meta["digest"],
+            model=str(options.model),
+            teacher=meta["teacher"],
+            max_frames=meta["max_frames"],
+            short_clips=meta["short_clips"],
+            precision=precision,
+        )
         features.save_features(path, rows, split, **source)
-        features.save_features(features.feature_path(split.folder, split.name, "audio", f"lens_{options.audio_switch}"),
-                               lens, split, unit="frames of 10 ms", **source)
+        features.save_features(
+            features.feature_path(split.folder, split.name, "audio", f"lens_{options.audio_switch}"),
+            lens,
+            split,
+            unit="frames of 10 ms",
+            **source,
+        )
         print(f"{path}: {len(rows)} images, {len(clips.items)} captions, {rows[0].shape[1]} numbers each")
         report(clips)
     return 0
@@ -136,11 +202,16 @@ def main() -> int:
 
 def report(clips) -> None:
     for heading, lines in (
-            ("captions could not be used and have the mean of their image's others", clips.unusable()),
-            ("images have no recording that can be used and no embedding; the generator leaves them out",
-             clips.without_speech())):
+        ("captions could not be used and have the mean of their image's others", clips.unusable()),
+        (
+            "images have no recording that can be used and no embedding; the generator leaves them out",
+            clips.without_speech(),
+        ),
+    ):
         if lines:
-            print(f"{len(lines)} {heading}:", *(f"  {line}" for line in cli.first_few(lines)), sep="\n", file=sys.stderr)
+            print(
+                f"{len(lines)} {heading}:", *(f"  {line}" for line in cli.first_few(lines)), sep="\n", file=sys.stderr
+            )
     for line in clips.remarks():
         print(line, file=sys.stderr)
 

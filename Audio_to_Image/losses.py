@@ -1,10 +1,12 @@
 """Losses of the speech encoder: pure functions of embeddings. Li et al. 2020, section III-A."""
+
 import torch
 import torch.nn.functional as F
 
 
-def joint_embedding_loss(audio: torch.Tensor, image: torch.Tensor, labels: torch.Tensor, loss_diff: float,
-                         loss_same: float) -> tuple[torch.Tensor, torch.Tensor]:
+def joint_embedding_loss(
+    audio: torch.Tensor, image: torch.Tensor, labels: torch.Tensor, loss_diff: float, loss_same: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Structured joint embedding (after Reed et al., CVPR 2016, equation 5, over all pairs).
 
     audio, image: `[N, d]`, rows i of both from the same item; labels: `[N]`, class of each item.
@@ -12,10 +14,13 @@ def joint_embedding_loss(audio: torch.Tensor, image: torch.Tensor, labels: torch
     `loss_diff`), by any margin over speech of its own class (weight `loss_same`). Returns the loss and the accuracy in
     percent, both 0-d; accuracy is the share of images whose highest score is that of their own speech.
     """
-    assert audio.dim() == 2 and audio.shape == image.shape and labels.shape == audio.shape[:1], \
-        (audio.shape, image.shape, labels.shape)
-    scores = image @ audio.T                                    # [image i, speech j]
-    excess = scores - scores.diagonal()                         # over speech j's score with its own image
+    assert audio.dim() == 2 and audio.shape == image.shape and labels.shape == audio.shape[:1], (
+        audio.shape,
+        image.shape,
+        labels.shape,
+    )
+    scores = image @ audio.T  # [image i, speech j]
+    excess = scores - scores.diagonal()  # over speech j's score with its own image
     same = labels[:, None] == labels[None, :]
     # The diagonal is of the same class and its excess is 0, so that it adds nothing.
     loss = torch.where(same, loss_same * excess.clamp(min=0), loss_diff * (excess + 1).clamp(min=0)).sum()

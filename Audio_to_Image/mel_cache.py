@@ -9,6 +9,7 @@ of float32 (118,000 captions of 4 s: 3.8 GB). float16 takes the same space and i
 A build appends to a partial file with a journal, so that a killed one goes on where it stopped; clips whose sound files
 have not changed are copied from the cache before.
 """
+
 import fcntl
 import json
 import os
@@ -22,9 +23,9 @@ from common.files import file_state, npy_header, read_note, write_json, write_te
 
 DB_PER_STEP = audio.TOP_DB / 32767
 SETTINGS = {"format": 2, **audio.SETTINGS}
-_FACTS = ("seconds", "promised", "remarks", "error", "cause")        # of an audio.Clip
+_FACTS = ("seconds", "promised", "remarks", "error", "cause")  # of an audio.Clip
 _HEADER_BYTES = len(npy_header("<i2", (0,)))
-_JOURNAL_EVERY = 4096               # clips between two journal entries: a second or two of work to lose at most
+_JOURNAL_EVERY = 4096  # clips between two journal entries: a second or two of work to lose at most
 
 
 class MelCache:
@@ -47,17 +48,21 @@ class MelCache:
         records = _read_index(self.folder)
         missing = [name for name in sources if not _is_current(records.get(name), sources[name][1])]
         if missing and not build:
-            raise UserError(f"{self.folder / 'log_mels.npy'} lacks {len(missing)} of {len(sources)} clips; "
-                            f"let one process build it first")
+            raise UserError(
+                f"{self.folder / 'log_mels.npy'} lacks {len(missing)} of {len(sources)} clips; "
+                f"let one process build it first"
+            )
         if missing:
             records = _Build(self.folder, sources, records).run(jobs, progress)
         rows = [records[name] for name in self._names]
         self.offsets = np.array([row["offset"] for row in rows], np.int64)
         self.n_frames = np.array([row["n_frames"] for row in rows], np.int64)
         self.errors = {number: row["error"] for number, row in enumerate(rows) if row["error"]}
-        self.clips = [audio.Clip(None, row["seconds"], row["promised"], tuple(row["remarks"]), row["error"], row["cause"])
-                      for row in rows]
-        self.values = np.load(self.folder / "log_mels.npy", mmap_mode="r")       # int16, one dimension
+        self.clips = [
+            audio.Clip(None, row["seconds"], row["promised"], tuple(row["remarks"]), row["error"], row["cause"])
+            for row in rows
+        ]
+        self.values = np.load(self.folder / "log_mels.npy", mmap_mode="r")  # int16, one dimension
 
     @classmethod
     def of_split(cls, split, **options) -> "MelCache":
@@ -93,7 +98,7 @@ class MelCache:
         if number in self.errors:
             raise UserError(self.errors[number])
         start, n = self.offsets[number], self.n_frames[number]
-        return self.values[start:start + audio.N_MELS * n].reshape(audio.N_MELS, n)
+        return self.values[start : start + audio.N_MELS * n].reshape(audio.N_MELS, n)
 
 
 def quantize(mel: np.ndarray) -> np.ndarray:
@@ -103,14 +108,15 @@ def quantize(mel: np.ndarray) -> np.ndarray:
 
 # ---- building -------------------------------------------------------------------------------------------------------
 
+
 class _Build:
     """One run of making `log_mels.npy`: what an earlier, killed run or the present cache has is not computed again."""
 
     def __init__(self, folder: Path, sources: dict, old_records: dict):
         self.folder, self.sources, self.old_records = folder, sources, old_records
         self.partial, self.journal = folder / ".log_mels.partial", folder / ".log_mels.partial.jsonl"
-        self.records, self.fresh = {}, []          # all records so far; those not yet in the journal
-        self.position = 0                          # int16 values written
+        self.records, self.fresh = {}, []  # all records so far; those not yet in the journal
+        self.position = 0  # int16 values written
 
     def run(self, jobs, progress) -> dict:
         try:
@@ -149,8 +155,11 @@ class _Build:
             good.append(line)
             if len(good) > 1:
                 self.position = entry["end"]
-                self.records.update((name, record) for name, record in entry["records"].items()
-                                    if name in self.sources and _is_current(record, self.sources[name][1]))
+                self.records.update(
+                    (name, record)
+                    for name, record in entry["records"].items()
+                    if name in self.sources and _is_current(record, self.sources[name][1])
+                )
         if self.records:
             write_text(self.journal, "\n".join(good) + "\n")
         else:
@@ -158,13 +167,16 @@ class _Build:
             self.journal.unlink()
 
     def _copy_unchanged(self) -> None:
-        kept = [name for name in self.sources
-                if name not in self.records and _is_current(self.old_records.get(name), self.sources[name][1])]
+        kept = [
+            name
+            for name in self.sources
+            if name not in self.records and _is_current(self.old_records.get(name), self.sources[name][1])
+        ]
         values = np.load(self.folder / "log_mels.npy", mmap_mode="r") if kept else None
         for name in kept:
             record = self.old_records[name]
             start = record["offset"]
-            self._add(name, values[start:start + audio.N_MELS * record["n_frames"]], record)
+            self._add(name, values[start : start + audio.N_MELS * record["n_frames"]], record)
         self._flush()
 
     def _compute(self, jobs, progress) -> None:
@@ -177,7 +189,7 @@ class _Build:
                 if len(self.fresh) >= _JOURNAL_EVERY:
                     self._flush()
         finally:
-            self._flush()                          # also on Ctrl-C
+            self._flush()  # also on Ctrl-C
 
     def _add(self, name: str, mel, record: dict) -> None:
         """record: `state` and the fields of an audio.Clip; where the log-mel lies is added."""
@@ -215,6 +227,7 @@ class _Build:
 
 # ---- index ----------------------------------------------------------------------------------------------------------
 
+
 def _name(path: Path, root) -> str:
     try:
         return path.relative_to(root).as_posix() if root else path.as_posix()
@@ -235,7 +248,7 @@ def _read_index(folder: Path) -> dict:
     content = read_note(index)
     try:
         held = np.load(values, mmap_mode="r")
-    except Exception:                              # a damaged header can raise anything at all
+    except Exception:  # a damaged header can raise anything at all
         return {}
     if content.get("settings") != SETTINGS or held.dtype != np.int16 or held.shape != (content.get("values"),):
         return {}
@@ -249,9 +262,13 @@ def _are_strings(values) -> bool:
 def _fit(records, held: int) -> bool:
     """Whether all records lie within `held` values: then no damage can make one read another's, or none's."""
     return isinstance(records, dict) and all(
-        isinstance(record, dict) and record.keys() >= {"state", "offset", "n_frames", *_FACTS}
+        isinstance(record, dict)
+        and record.keys() >= {"state", "offset", "n_frames", *_FACTS}
         and all(isinstance(record[name], str | None) for name in ("error", "cause"))
         and all(type(record[name]) is int for name in ("offset", "n_frames"))
-        and all(type(record[name]) is float for name in ("seconds", "promised")) and _are_strings(record["remarks"])
+        and all(type(record[name]) is float for name in ("seconds", "promised"))
+        and _are_strings(record["remarks"])
         and 0 <= record["offset"] <= record["offset"] + audio.N_MELS * record["n_frames"] <= held
-        and record["n_frames"] >= 0 for record in records.values())
+        and record["n_frames"] >= 0
+        for record in records.values()
+    )

@@ -4,14 +4,21 @@ training, unless cosines are asked for.
 Where scores are equal the wrong candidate counts as the better one, so that an encoder that says the same about
 everything gets nothing for it.
 """
+
 import torch
 import torch.nn.functional as F
 
 from common.retrieval import best_first, retrieval
 
 
-def class_retrieval(audio: torch.Tensor, image: torch.Tensor, labels: torch.Tensor, topk: int = 50,
-                    image_labels: torch.Tensor | None = None, cosine: bool = False) -> tuple[float, float]:
+def class_retrieval(
+    audio: torch.Tensor,
+    image: torch.Tensor,
+    labels: torch.Tensor,
+    topk: int = 50,
+    image_labels: torch.Tensor | None = None,
+    cosine: bool = False,
+) -> tuple[float, float]:
     """Zero-shot classification and AP@topk over class centres, as published (after Reed et al., CVPR 2016).
 
     audio: `[N, d]` speech embeddings with classes `labels` `[N]`; image: `[M, d]` features with classes `image_labels`
@@ -32,7 +39,7 @@ def class_retrieval(audio: torch.Tensor, image: torch.Tensor, labels: torch.Tens
     image = image.double()
     if cosine:
         image, centres = F.normalize(image), F.normalize(centres)
-    scores = image @ centres.T                                              # [M, classes]
+    scores = image @ centres.T  # [M, classes]
     own = image_labels[:, None] == classes
     best_own = scores.masked_fill(~own, -torch.inf).amax(1)
     best_other = scores.masked_fill(own, -torch.inf).amax(1)
@@ -55,16 +62,20 @@ def highest_ap(labels: torch.Tensor, topk: int = 50) -> float:
     return 100 * (sizes.clamp(max=places).double() / places).mean().item()
 
 
-def both_ways(audio: torch.Tensor, image: torch.Tensor, audio_ids: torch.Tensor,
-              image_ids: torch.Tensor) -> dict[str, float]:
+def both_ways(
+    audio: torch.Tensor, image: torch.Tensor, audio_ids: torch.Tensor, image_ids: torch.Tensor
+) -> dict[str, float]:
     """`retrieval` of images by speech and of speech by images: {"speech_to_image_map", …, "image_to_speech_r10"}."""
-    ways = {"speech_to_image": retrieval(audio, image, audio_ids, image_ids),
-            "image_to_speech": retrieval(image, audio, image_ids, audio_ids)}
+    ways = {
+        "speech_to_image": retrieval(audio, image, audio_ids, image_ids),
+        "image_to_speech": retrieval(image, audio, image_ids, audio_ids),
+    }
     return {f"{way}_{name}": value for way, values in ways.items() for name, value in values.items()}
 
 
-def speech_metrics(audio: torch.Tensor, items: torch.Tensor, image: torch.Tensor, labels: torch.Tensor | None,
-                   everything: bool = True) -> dict[str, float]:
+def speech_metrics(
+    audio: torch.Tensor, items: torch.Tensor, image: torch.Tensor, labels: torch.Tensor | None, everything: bool = True
+) -> dict[str, float]:
     """Every number of the encoder on one split, in percent.
 
     audio: `[captions, d]`, of items `items` `[captions]` (row numbers of `image`); image: `[images, d]`, the mean of an

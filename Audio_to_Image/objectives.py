@@ -1,4 +1,5 @@
 """What speech encoders learn from: losses with parameters of their own, and the images' side of the comparison."""
+
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ class Objective(nn.Module):
     feature_width   width of the features that `embed_images` takes; None: any, or none are wanted
     terms           names of the numbers of a step, beside "loss"
     """
+
     needs_teacher = True
     feature_width: int | None = None
     terms: tuple[str, ...] = ()
@@ -93,8 +95,9 @@ class TeacherLosses(Objective):
         return cls(LossSettings(), network.nhidden)
 
     def forward(self, words, lens, sentence, batch, seed):
-        return loss_terms(ranks.gather_rows(sentence), ranks.gather_rows(batch.image), ranks.gather_rows(batch.labels),
-                          self.settings)
+        return loss_terms(
+            ranks.gather_rows(sentence), ranks.gather_rows(batch.image), ranks.gather_rows(batch.labels), self.settings
+        )
 
 
 def objective_class(encoder) -> type[Objective]:
@@ -119,8 +122,10 @@ def load_objective(path, encoder, image_model=None) -> Objective:
     try:
         objective = objective_class(encoder).from_state(state, encoder, MatchmapSettings(**known))
     except (KeyError, IndexError, AttributeError):
-        raise UserError(f"{source} holds no image network that belongs to a {encoder.name} encoder; give one by "
-                        "--image_model, or a snapshot of train_audio_encoder.py") from None
+        raise UserError(
+            f"{source} holds no image network that belongs to a {encoder.name} encoder; give one by "
+            "--image_model, or a snapshot of train_audio_encoder.py"
+        ) from None
     checkpoint.load_into(objective, state, source)
     device = next(encoder.parameters()).device
     return objective.to(device).eval()

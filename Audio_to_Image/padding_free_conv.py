@@ -8,6 +8,7 @@ end. A convolution gathers the columns under each tap of its kernel and is one m
 every column by how often it occurs in the padded maps. Values, gradients and running statistics equal those of the
 padded maps up to rounding.
 """
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import nn
 
 from common.distributed.sync_bn import sum_over_ranks
 
-_TAIL = 256     # frames; enough at every layer for the columns that see the right end (194 frames in the last one)
+_TAIL = 256  # frames; enough at every layer for the columns that see the right end (194 frames in the last one)
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class _Layout:
     If `ended[i]`, map i consists of its own columns, repetitions of the tail's first column, and the tail. Otherwise
     its own columns are the complete map.
     """
+
     widths: np.ndarray
     ended: np.ndarray
     frames: int
@@ -45,8 +47,9 @@ class _Layout:
     def after(self, kernel: int, stride: int) -> "_Layout":
         """Layout of the output of a layer that pads by kernel // 2 on both sides."""
         reached = -(-(self.widths + kernel // 2) // stride)
-        return _Layout(np.where(self.ended, reached, self.frames // stride), self.ended, self.frames // stride,
-                       self.tail // stride)
+        return _Layout(
+            np.where(self.ended, reached, self.frames // stride), self.ended, self.frames // stride, self.tail // stride
+        )
 
     @property
     def first(self) -> np.ndarray:
@@ -105,7 +108,7 @@ def convolve_columns(layers: nn.Sequential, x: torch.Tensor, n_frames) -> torch.
         gather = layout.gather(kernel, stride).to(x.device, non_blocking=True)
         inputs = F.pad(columns, (0, 0, 0, 1)).index_select(0, gather)
         layout = layout.after(kernel, stride)
-        if isinstance(layer, nn.MaxPool2d):                     # after a ReLU, padding with 0 is as good as with −∞
+        if isinstance(layer, nn.MaxPool2d):  # after a ReLU, padding with 0 is as good as with −∞
             parts = inputs.view(-1, kernel, columns.shape[1]).unbind(1)
             columns = torch.maximum(torch.maximum(parts[0], parts[1]), parts[2])
         else:
@@ -137,7 +140,7 @@ def counted_norm(x: torch.Tensor, norm: nn.Module, counts: torch.Tensor, total: 
         total = sum_over_ranks(counts.new_full((1,), total), norm)
         mean = sum_over_ranks(counts @ wide, norm) / total
         centred = wide - mean
-        variance = sum_over_ranks(counts @ centred.square(), norm) / total              # two passes: no cancellation
+        variance = sum_over_ranks(counts @ centred.square(), norm) / total  # two passes: no cancellation
         with torch.no_grad():
             norm.num_batches_tracked += 1
             norm.running_mean.lerp_(mean.detach(), norm.momentum)

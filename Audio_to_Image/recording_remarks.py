@@ -1,4 +1,5 @@
 """What those who recorded a data set should know about their recordings: one line a kind, naming the files."""
+
 from Audio_to_Image.audio import HOP, RATE
 from Audio_to_Image.sound_files import CANCELLING, CUT_OFF, SILENT
 
@@ -7,8 +8,9 @@ MOST_NAMES = 5
 _TEXTS = {
     SILENT: "{} silent",
     CANCELLING: "{} in channels that cancel each other, so that nothing is left of them as one channel; export one of "
-                "the channels alone",
-    CUT_OFF: "{} cut off or damaged; what is there is heard"}
+    "the channels alone",
+    CUT_OFF: "{} cut off or damaged; what is there is heard",
+}
 
 
 def remarks(clips, max_frames: int) -> list[str]:
@@ -18,11 +20,18 @@ def remarks(clips, max_frames: int) -> list[str]:
     lines = []
     long = [f"{name} ({heard:.2f} of {clip.seconds:.2f} s)" for name, clip in clips if clip.seconds > heard]
     if long:
-        lines.append(f"{_recordings(long)} longer than the {heard:.2f} s that the encoder hears; the rest is not heard: "
-                     f"{first(long)}")
+        lines.append(
+            f"{_recordings(long)} longer than the {heard:.2f} s that the encoder hears; the rest is not heard: "
+            f"{first(long)}"
+        )
     for kind, text in _TEXTS.items():
-        names = [f"{name} ({clip.seconds:.2f} of {clip.promised:.2f} s)" if kind == CUT_OFF and clip.promised else
-                 f"{name} ({clip.seconds:.2f} s)" for name, clip in clips if kind in clip.remarks]
+        names = [
+            f"{name} ({clip.seconds:.2f} of {clip.promised:.2f} s)"
+            if kind == CUT_OFF and clip.promised
+            else f"{name} ({clip.seconds:.2f} s)"
+            for name, clip in clips
+            if kind in clip.remarks
+        ]
         if names:
             lines.append(f"{text.format(_recordings(names))}: {first(names)}")
     return lines

@@ -4,6 +4,7 @@ soundfile (libsndfile) decodes plain files whose headers fit to their sizes, PyA
 Files are untrusted: length and memory are bounded, and FFmpeg opens nothing but the file that it is given. soundfile,
 av and soxr are imported only where sound is read.
 """
+
 import functools
 import io
 import os
@@ -16,15 +17,15 @@ import numpy as np
 from Audio_to_Image.sound_kinds import Kind, Piece, kind_of, layout_of
 from common.cli import UserError
 
-MAX_SECONDS = 600           # limits against files that unpack to absurd lengths: the method hears the first 20 s
-MAX_SAMPLES = 1 << 25       # 134 MB of float32, in each of the workers: 11 minutes at 48 kHz
-MAX_LEVEL = 1e6             # full scale is 1; powers of far larger samples overflow float32
-SILENCE = 1e-4              # half the range of samples that nobody hears: -80 dB of full scale
-CANCELLED = 1e-3            # share of the channels' power that is left in their mean
-_READ_BLOCK = 1 << 22       # samples read at a time, all channels together
-_FRAMES_BLOCK = 1 << 17     # the same for FFmpeg's frames
-_HEAD = 1 << 12             # bytes by which a file's kind is known
-_SAY_THEIR_LENGTH = ("flac", "au", "mov", "matroska")       # in their headers; others are guessed by FFmpeg
+MAX_SECONDS = 600  # limits against files that unpack to absurd lengths: the method hears the first 20 s
+MAX_SAMPLES = 1 << 25  # 134 MB of float32, in each of the workers: 11 minutes at 48 kHz
+MAX_LEVEL = 1e6  # full scale is 1; powers of far larger samples overflow float32
+SILENCE = 1e-4  # half the range of samples that nobody hears: -80 dB of full scale
+CANCELLED = 1e-3  # share of the channels' power that is left in their mean
+_READ_BLOCK = 1 << 22  # samples read at a time, all channels together
+_FRAMES_BLOCK = 1 << 17  # the same for FFmpeg's frames
+_HEAD = 1 << 12  # bytes by which a file's kind is known
+_SAY_THEIR_LENGTH = ("flac", "au", "mov", "matroska")  # in their headers; others are guessed by FFmpeg
 
 # Why a file cannot be used; in this order in lists.
 MISSING, NOT_SOUND, TOO_LONG = "missing", "not sound", "too long"
@@ -40,7 +41,7 @@ class SoundError(UserError):
         super().__init__(message)
         self.cause = cause
 
-    def __reduce__(self):                           # for the way back from a worker process
+    def __reduce__(self):  # for the way back from a worker process
         return SoundError, (str(self), self.cause)
 
 
@@ -48,6 +49,7 @@ class SoundError(UserError):
 class Sound:
     """samples: float32 [n], the mean of the channels, full scale 1; rate in Hz; promised: seconds that the file
     announces, 0 where it does not say more than is there; remarks: of SILENT, CANCELLING, CUT_OFF."""
+
     samples: np.ndarray
     rate: int
     promised: float = 0.0
@@ -81,6 +83,7 @@ def resample(samples: np.ndarray, source_rate: int, rate: int) -> np.ndarray:
     if source_rate == rate or not len(samples):
         return samples
     import soxr
+
     wanted = int(np.ceil(len(samples) * float(rate) / source_rate))
     result = soxr.resample(samples, source_rate, rate, quality="HQ")[:wanted]
     return np.pad(result, (0, wanted - len(result)))
@@ -99,23 +102,31 @@ def _opened(path: Path):
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode) or not status.st_size:
         os.close(handle)
-        raise SoundError(f"{path} is not a file" if not stat.S_ISREG(status.st_mode) else
-                         f"{path} is empty (0 bytes); make or download it again")
+        raise SoundError(
+            f"{path} is not a file"
+            if not stat.S_ISREG(status.st_mode)
+            else f"{path} is empty (0 bytes); make or download it again"
+        )
     return open(handle, "rb", buffering=0)
 
 
 # ---- decoding -------------------------------------------------------------------------------------------------------
 
+
 def _read(file, size: int, path: Path) -> Sound:
     kind = kind_of(file.read(_HEAD))
     layout = layout_of(file, size, kind.container)
     mix = _Mix(path)
-    if not (layout.is_plain and _by_soundfile(mix, file) or (kind.container or not kind.name) and _by_ffmpeg(
-            mix, layout.pieces, kind.container or "mp3")):              # mp3 may lie behind anything
+    if not (
+        layout.is_plain
+        and _by_soundfile(mix, file)
+        or (kind.container or not kind.name)
+        and _by_ffmpeg(mix, layout.pieces, kind.container or "mp3")
+    ):  # mp3 may lie behind anything
         raise SoundError(_not_sound(path, kind))
     samples, rate = mix.samples(), mix.rate
     lowest, highest = (samples.min(), samples.max()) if len(samples) else (0, 0)
-    if not (lowest > -MAX_LEVEL and highest < MAX_LEVEL):               # so written, NaN fails too
+    if not (lowest > -MAX_LEVEL and highest < MAX_LEVEL):  # so written, NaN fails too
         raise SoundError(f"{path} holds samples that are not numbers or are absurdly large; it cannot be used as sound")
     cancels = mix.power > 0 and mix.power_of_mean < CANCELLED * mix.power
     silent = highest - lowest < 2 * SILENCE
@@ -132,11 +143,11 @@ class _Mix:
     """Samples of one file as they are decoded: the mean of the channels, within the limits."""
 
     def __init__(self, path: Path):
-        self.path, self.stretches = path, []        # (rate, blocks): files that were joined differ in their rates
+        self.path, self.stretches = path, []  # (rate, blocks): files that were joined differ in their rates
         self.seconds = 0.0
-        self.power = self.power_of_mean = 0.0       # sums of squares; of files with several channels only
-        self.broke = False                          # whether the decoder failed somewhere
-        self.announced = 0.0                        # seconds, by the header
+        self.power = self.power_of_mean = 0.0  # sums of squares; of files with several channels only
+        self.broke = False  # whether the decoder failed somewhere
+        self.announced = 0.0  # seconds, by the header
 
     @property
     def rate(self) -> int:
@@ -165,8 +176,12 @@ class _Mix:
             raise SoundError(f"{self.path} is longer than {limit / 60:.0f} minutes, the limit for one clip", TOO_LONG)
 
     def samples(self) -> np.ndarray:
-        parts = [resample(blocks[0] if len(blocks) == 1 else np.concatenate(blocks or [np.zeros(0, np.float32)]),
-                          rate, self.rate) for rate, blocks in self.stretches]
+        parts = [
+            resample(
+                blocks[0] if len(blocks) == 1 else np.concatenate(blocks or [np.zeros(0, np.float32)]), rate, self.rate
+            )
+            for rate, blocks in self.stretches
+        ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
@@ -178,12 +193,14 @@ def _sequential():
     class Sequential(soundfile.SoundFile):
         def seekable(self):
             return False
+
     return Sequential
 
 
 def _by_soundfile(mix: _Mix, file) -> bool:
     """Whether libsndfile can read the file: twice as fast as FFmpeg where a header is right."""
     import soundfile
+
     file.seek(0)
     # libsndfile reads a plain file by itself, twice as fast as through Python
     source = file.fileno() if isinstance(file, io.FileIO) else file
@@ -191,13 +208,13 @@ def _by_soundfile(mix: _Mix, file) -> bool:
         with _sequential()(source, closefd=False) as opened:
             mix.begin(opened.samplerate)
             most = max(1, _READ_BLOCK // opened.channels)
-            if 0 < opened.frames < most:            # no more room than is needed; one more block finds the true end
+            if 0 < opened.frames < most:  # no more room than is needed; one more block finds the true end
                 most = opened.frames
             # The same numbers, but libsndfile takes three times as long to make float32 of them.
             kind = "int16" if opened.subtype == "PCM_16" else "float32"
             while len(block := opened.read(most, dtype=kind, always_2d=True)):
                 mix.add(_as_float(block))
-    except (soundfile.SoundFileError, TypeError, ValueError, OSError):      # TypeError: a headerless .raw
+    except (soundfile.SoundFileError, TypeError, ValueError, OSError):  # TypeError: a headerless .raw
         mix.broke = mix.seconds > 0
         return mix.broke
     return True
@@ -209,6 +226,7 @@ def _by_ffmpeg(mix: _Mix, pieces, container: str) -> bool:
     It gets the name of the container, so that no playlist is followed, and may open nothing by itself.
     """
     import av
+
     # Video is not decoded, not even to look at it.
     options = {"protocol_whitelist": "none", "codec_whitelist": "none"}
     for piece in pieces:
@@ -225,13 +243,14 @@ def _by_ffmpeg(mix: _Mix, pieces, container: str) -> bool:
                 for rate, block in _in_blocks(_frames(opened, stream, mix)):
                     mix.begin(rate)
                     mix.add(block)
-        except (av.FFmpegError, IndexError, ValueError):                # IndexError: no stream of sound that it knows
+        except (av.FFmpegError, IndexError, ValueError):  # IndexError: no stream of sound that it knows
             mix.broke = True
     return mix.seconds > 0 or bool(mix.stretches) and not mix.broke
 
 
 def _frames(opened, stream, mix: _Mix):
     import av
+
     for packet in opened.demux(stream):
         try:
             yield from packet.decode()
@@ -261,8 +280,11 @@ def _as_float(values: np.ndarray) -> np.ndarray:
     if values.dtype == np.uint8:
         return (values - np.float32(128)) * np.float32(1 / 128)
     if values.dtype.kind == "i":
-        return values * np.float32(0.5 ** (8 * values.itemsize - 1)) if values.itemsize == 2 else \
-            (values * 0.5 ** (8 * values.itemsize - 1)).astype(np.float32)
+        return (
+            values * np.float32(0.5 ** (8 * values.itemsize - 1))
+            if values.itemsize == 2
+            else (values * 0.5 ** (8 * values.itemsize - 1)).astype(np.float32)
+        )
     return values.astype(np.float32, copy=False)
 
 

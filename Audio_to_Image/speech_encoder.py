@@ -2,6 +2,7 @@
 
 Li et al., "Direct Speech-to-Image Translation", JSTSP 2020 (arXiv 2004.03413), section III-A.
 """
+
 import re
 
 import torch
@@ -14,13 +15,16 @@ from Audio_to_Image.padding_free_conv import convolve_columns
 from common import checkpoint
 from common.cli import UserError
 
-FRAMES_PER_POSITION = 64    # the convolutions halve the time axis six times
-PUBLISHED_FRAMES = 2048     # a map of the published encoder: 20.5 s of speech
+FRAMES_PER_POSITION = 64  # the convolutions halve the time axis six times
+PUBLISHED_FRAMES = 2048  # a map of the published encoder: 20.5 s of speech
 
 
 def _conv(inputs: int, outputs: int, kernel, stride: int = 1, padding: int = 0) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, (1, stride), (0, padding), bias=False),
-                         nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, (1, stride), (0, padding), bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
 
 
 def _halve() -> nn.MaxPool2d:
@@ -40,6 +44,7 @@ class CNNRNN(nn.Module):
 
     ValueError for a width below 1, and for an odd `nhidden` of a bidirectional encoder.
     """
+
     name = "cnn_rnn"
     objective = "Audio_to_Image.objectives:TeacherLosses"
     defaults: dict = {}
@@ -47,31 +52,48 @@ class CNNRNN(nn.Module):
     # where fixed shapes are faster.
     whole_maps = None
 
-    def __init__(self, n_filters=40, embedding_dim=1024, drop_prob=0.5, nhidden=1024, rnn_layers=1,
-                 bidirectional=False, nsent=1024):
+    def __init__(
+        self,
+        n_filters=40,
+        embedding_dim=1024,
+        drop_prob=0.5,
+        nhidden=1024,
+        rnn_layers=1,
+        bidirectional=False,
+        nsent=1024,
+    ):
         super().__init__()
         directions = 2 if bidirectional else 1
         if min(n_filters, embedding_dim, nhidden, rnn_layers) < 1:
-            raise ValueError(f"below 1: n_filters {n_filters}, embedding_dim {embedding_dim}, nhidden {nhidden} or "
-                             f"rnn_layers {rnn_layers}")
+            raise ValueError(
+                f"below 1: n_filters {n_filters}, embedding_dim {embedding_dim}, nhidden {nhidden} or "
+                f"rnn_layers {rnn_layers}"
+            )
         if nhidden % directions:
             raise ValueError(f"a bidirectional encoder needs an even width, not {nhidden}")
         self.n_filters, self.embedding_dim, self.nhidden = n_filters, embedding_dim, nhidden
         self.rnn_layers, self.bidirectional = rnn_layers, bidirectional
-        self.Conv = nn.Sequential(                                  # frames: T
+        self.Conv = nn.Sequential(  # frames: T
             nn.BatchNorm2d(1),
             _conv(1, 64, (n_filters, 1)),
             _conv(64, 64, (1, 3), padding=1),
-            _halve(),                                               # T / 2
-            _conv(64, 128, (1, 17), stride=2, padding=8),           # T / 4
-            _conv(128, 256, (1, 13), stride=2, padding=6),          # T / 8
+            _halve(),  # T / 2
+            _conv(64, 128, (1, 17), stride=2, padding=8),  # T / 4
+            _conv(128, 256, (1, 13), stride=2, padding=6),  # T / 8
             _conv(256, 256, (1, 3), padding=1),
-            _conv(256, 512, (1, 9), stride=2, padding=4),           # T / 16
-            _halve(),                                               # T / 32
+            _conv(256, 512, (1, 9), stride=2, padding=4),  # T / 16
+            _halve(),  # T / 32
             _conv(512, 512, (1, 3), padding=1),
-            _conv(512, embedding_dim, (1, 5), stride=2, padding=2))  # T / 64
-        self.RNN = nn.LSTM(embedding_dim, nhidden // directions, rnn_layers, batch_first=True,
-                           dropout=drop_prob if rnn_layers > 1 else 0.0, bidirectional=bidirectional)
+            _conv(512, embedding_dim, (1, 5), stride=2, padding=2),
+        )  # T / 64
+        self.RNN = nn.LSTM(
+            embedding_dim,
+            nhidden // directions,
+            rnn_layers,
+            batch_first=True,
+            dropout=drop_prob if rnn_layers > 1 else 0.0,
+            bidirectional=bidirectional,
+        )
         for module in self.Conv.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, 0.0, 0.02)
@@ -81,8 +103,9 @@ class CNNRNN(nn.Module):
 
     @classmethod
     def from_settings(cls, network, width: int) -> "CNNRNN":
-        return cls(nhidden=width, rnn_layers=network.rnn_layers, bidirectional=network.bidirectional,
-                   drop_prob=network.dropout)
+        return cls(
+            nhidden=width, rnn_layers=network.rnn_layers, bidirectional=network.bidirectional, drop_prob=network.dropout
+        )
 
     @staticmethod
     def recognises(state: dict) -> bool:
@@ -92,9 +115,13 @@ class CNNRNN(nn.Module):
     def from_state(cls, state: dict) -> "CNNRNN":
         layers = [key for key in state if re.fullmatch(r"RNN\.weight_hh_l\d+", key)]
         bidirectional = "RNN.weight_ih_l0_reverse" in state
-        return cls(n_filters=state["Conv.1.0.weight"].shape[2], embedding_dim=state["Conv.10.0.weight"].shape[0],
-                   nhidden=state["RNN.weight_hh_l0"].shape[1] * (2 if bidirectional else 1),
-                   rnn_layers=len(layers), bidirectional=bidirectional)
+        return cls(
+            n_filters=state["Conv.1.0.weight"].shape[2],
+            embedding_dim=state["Conv.10.0.weight"].shape[0],
+            nhidden=state["RNN.weight_hh_l0"].shape[1] * (2 if bidirectional else 1),
+            rnn_layers=len(layers),
+            bidirectional=bidirectional,
+        )
 
     @staticmethod
     def positions(n_frames: torch.Tensor) -> torch.Tensor:
@@ -144,12 +171,14 @@ def build_from(state: dict, path, name=None) -> SpeechEncoder:
     """
     try:
         network = (class_of_state(state, name) or CNNRNN).from_state(state)
-    except (KeyError, IndexError, ValueError, RuntimeError) as error:          # missing tensors, shapes without sense
+    except (KeyError, IndexError, ValueError, RuntimeError) as error:  # missing tensors, shapes without sense
         fault = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         if "ca_net.fc.weight" in state:
             fault = "it holds a generator"
-        raise UserError(f"{path} is no speech encoder: {fault}; give a latest.pth, best.pth or epoch_<n>.pth of "
-                        "train_audio_encoder.py") from None
+        raise UserError(
+            f"{path} is no speech encoder: {fault}; give a latest.pth, best.pth or epoch_<n>.pth of "
+            "train_audio_encoder.py"
+        ) from None
     checkpoint.load_into(network, state, path)
     return network
 
@@ -172,12 +201,23 @@ def load_encoder(path, device="cpu") -> tuple[SpeechEncoder, dict]:
     network = build_from(state, path, stored.get("encoder"))
     frames = stored.get("max_frames", PUBLISHED_FRAMES)
     if not isinstance(frames, int) or frames <= 0 or frames % FRAMES_PER_POSITION:
-        raise UserError(f"{path} is refused: its max_frames is {frames!r}, not a multiple of {FRAMES_PER_POSITION}; "
-                        "give another encoder")
+        raise UserError(
+            f"{path} is refused: its max_frames is {frames!r}, not a multiple of {FRAMES_PER_POSITION}; "
+            "give another encoder"
+        )
     short_clips = "pad" if stored.get("short_clips") == "pad" else "skip"
-    meta = {"teacher": None, "dataset": None, **stored, "encoder": network.name, "short_clips": short_clips,
-            "max_frames": frames, "nhidden": network.nhidden, "n_filters": network.n_filters, **network.describe(),
-            "digest": found}
+    meta = {
+        "teacher": None,
+        "dataset": None,
+        **stored,
+        "encoder": network.name,
+        "short_clips": short_clips,
+        "max_frames": frames,
+        "nhidden": network.nhidden,
+        "n_filters": network.n_filters,
+        **network.describe(),
+        "digest": found,
+    }
     return network.to(device).eval(), meta
 
 
@@ -201,7 +241,7 @@ def embed(encoder: SpeechEncoder, meta: dict, mels: torch.Tensor, n_frames) -> t
     if n_frames.numel() and int(n_frames.min()) < fewest:
         raise ValueError(f"a clip of {int(n_frames.min())} frames: the encoder needs {fewest}")
     order = torch.argsort(n_frames, descending=True, stable=True)
-    mels = F.pad(mels, (0, meta["max_frames"] - mels.shape[2]))         # a negative padding cuts
+    mels = F.pad(mels, (0, meta["max_frames"] - mels.shape[2]))  # a negative padding cuts
     device = next(encoder.parameters()).device
     n_frames = n_frames[order]
     _, sentence = encoder(mels[order.to(mels.device)].to(device), encoder.positions(n_frames), n_frames)

@@ -11,6 +11,7 @@ that this command did not write are never overwritten: they are taken as recordi
 that a split file names, one a caption; then only what is missing of them is spoken, and nothing else is needed if none
 is.
 """
+
 import os
 import sys
 from pathlib import Path
@@ -19,9 +20,9 @@ from common.cli import Parser, UserError, natural, positive_float, positive_int,
 from common.options import add_published
 from common.settings import tell_ignored
 
-BIRDS_AUDIO = "CUB_200_2011_audio"       # the published name, for sets in the layout of birds
+BIRDS_AUDIO = "CUB_200_2011_audio"  # the published name, for sets in the layout of birds
 BAIDU_THREADS = 4
-CHUNK_CLIPS = 8                          # half a second of hibari: Ctrl-C waits for two of them
+CHUNK_CLIPS = 8  # half a second of hibari: Ctrl-C waits for two of them
 
 
 def parse_options():
@@ -30,27 +31,45 @@ def parse_options():
     add("--dataset", help="name of a folder under --data_root: birds, flowers, toybirds, …; places means Places_subset")
     add("--data_root", type=Path, help="folder of the data sets (default: data/ of the project)")
     add("--splits", default="train,test", help="split files to speak, without .json, separated by commas")
-    add("--output_dir", type=Path, help=f"folder for audio/<person>/<class>/<image>_<k>.wav (default: {BIRDS_AUDIO} "
-        f"in the set's folder for birds and toybirds, <dataset>_audio there for others)")
+    add(
+        "--output_dir",
+        type=Path,
+        help=f"folder for audio/<person>/<class>/<image>_<k>.wav (default: {BIRDS_AUDIO} "
+        f"in the set's folder for birds and toybirds, <dataset>_audio there for others)",
+    )
     add("--engine", choices=("baidu", "hibari", "espeak"), default="baidu", help="speech synthesis to use")
-    add("--voices", "--person", help="voices by name separated by commas, a number N for the first N of --engine, "
-        "or 'all'; captions are given to them by a hash (default: the engine's own one). baidu: its numbers (0,1,3,4)")
-    add("--speed", type=speed_range, default="1", help="speaking rate, 1 = the voice's own, or a range (0.9-1.15) "
-        "from which each caption's is drawn")
+    add(
+        "--voices",
+        "--person",
+        help="voices by name separated by commas, a number N for the first N of --engine, "
+        "or 'all'; captions are given to them by a hash (default: the engine's own one). baidu: its numbers (0,1,3,4)",
+    )
+    add(
+        "--speed",
+        type=speed_range,
+        default="1",
+        help="speaking rate, 1 = the voice's own, or a range (0.9-1.15) from which each caption's is drawn",
+    )
     add("--seed", type=natural, default=0, help="number that the draws of voice, speed and breath noise start from")
-    add("--jobs", type=positive_int, help=f"processes (default: the cores); baidu: requests under way at the same time "
-        f"(default: {BAIDU_THREADS})")
+    add(
+        "--jobs",
+        type=positive_int,
+        help=f"processes (default: the cores); baidu: requests under way at the same time (default: {BAIDU_THREADS})",
+    )
     add("--limit", type=positive_int, help="speak the first LIMIT captions only, for trials (default: all)")
     add("--text", metavar="SENTENCE", help="speak this sentence alone, into --save_path")
     add("--save_path", type=Path, metavar="FILE", help="the .wav for --text")
-    baidu = parser.add_argument_group("baidu", "Credentials are better kept in the environment (BAIDU_APP_ID, "
-                                      "BAIDU_API_KEY, BAIDU_SECRET_KEY), out of shell histories.")
+    baidu = parser.add_argument_group(
+        "baidu",
+        "Credentials are better kept in the environment (BAIDU_APP_ID, "
+        "BAIDU_API_KEY, BAIDU_SECRET_KEY), out of shell histories.",
+    )
     for name in ("APP_ID", "API_KEY", "SECRET_KEY"):
         baidu.add_argument(f"--{name}", metavar="…", help=f"default: $BAIDU_{name}")
     baidu.add_argument("--qps", type=positive_float, default=5.0, help="requests a second at most")
     baidu.add_argument("--retries", type=natural, default=5, help="tries after the first, with growing pauses")
     baidu.add_argument("--timeout", type=positive_float, default=20.0, help="seconds to wait for an answer")
-    add_published(parser, flags=("--one_by_one",))         # published: skip what is there, which is always done
+    add_published(parser, flags=("--one_by_one",))  # published: skip what is there, which is always done
     options = parser.parse_args()
     if (options.text is None) != (options.save_path is None):
         parser.error("--text SENTENCE and --save_path FILE go together")
@@ -62,6 +81,7 @@ def parse_options():
 
 def speed_range(text: str) -> tuple[float, float]:
     import argparse
+
     low, dash, high = text.partition("-")
     try:
         speeds = float(low), float(high if dash else low)
@@ -79,15 +99,16 @@ def main() -> int:
     from Audio_to_Image import tts
     from Audio_to_Image.tts import clips
     from common.splits import data_dir, load_split
+
     folder = data_dir(options.dataset, options.data_root)
     splits = [load_split(folder, name) for name in split_names(options.splits)]
     output = options.output_dir or folder / default_output(options.dataset)
-    engine = None if options.engine == "baidu" else make_engine(options)       # its keys are asked for where needed
+    engine = None if options.engine == "baidu" else make_engine(options)  # its keys are asked for where needed
     voices = chosen_voices(options.voices, engine or tts.kind("baidu"))
     recorded = {split for split in splits if clips.has_recordings(split)}
     plans = {split: clips.plan(split, output / "audio", voices, options.speed, options.seed) for split in splits}
     check_shared_names(plans)
-    wanted = [clip for items in plans.values() for item in items for clip in item][:options.limit]
+    wanted = [clip for items in plans.values() for item in items for clip in item][: options.limit]
     state = {clip: clips.state_of(clip.path, clip.comment(options.engine)) for clip in wanted}
     for split, items in plans.items():
         check_own_names(split, items, output / "audio")
@@ -95,11 +116,16 @@ def main() -> int:
     foreign = [clip for clip in wanted if state[clip] == clips.FOREIGN]
     if todo:
         engine = checked_engine(options, engine, voices)
-    print(f"{len(wanted)} captions, {len(wanted) - len(todo)} of them spoken before; {len(todo)} to speak with "
-          f"{options.engine} ({', '.join(voices[:5])}{', …' if len(voices) > 5 else ''}) into {output}", flush=True)
+    print(
+        f"{len(wanted)} captions, {len(wanted) - len(todo)} of them spoken before; {len(todo)} to speak with "
+        f"{options.engine} ({', '.join(voices[:5])}{', …' if len(voices) > 5 else ''}) into {output}",
+        flush=True,
+    )
     if foreign:
-        print(f"{len(foreign)} of the files there are not from this command; they are kept as recordings of their "
-              "captions")
+        print(
+            f"{len(foreign)} of the files there are not from this command; they are kept as recordings of their "
+            "captions"
+        )
     failures = unusable(foreign) + speak(todo, engine, options.jobs)
     missing = {clip for clip, _ in failures}
     for split, items in plans.items():
@@ -110,11 +136,14 @@ def main() -> int:
 def speak_one(options) -> int:
     """One sentence into one file."""
     from Audio_to_Image.tts import clips
+
     path = options.save_path
     if path.suffix.lower() != ".wav":
         raise UserError(f"--save_path {path}: speech is written as .wav; end the name so")
     if clips.state_of(path, "") == clips.FOREIGN:
-        raise UserError(f"--save_path {path} is there, and this command did not write it; move it, or give another name")
+        raise UserError(
+            f"--save_path {path} is there, and this command did not write it; move it, or give another name"
+        )
     engine = make_engine(options)
     voice = chosen_voices(options.voices, engine)[0]
     clip = clips.Clip(options.text, path, path.name, voice, options.speed[0], options.seed)
@@ -137,6 +166,7 @@ def default_output(dataset: str) -> str:
 
 def make_engine(options):
     from Audio_to_Image import tts
+
     if options.engine != "baidu":
         return tts.make(options.engine)
     names = {"app_id": "APP_ID", "api_key": "API_KEY", "secret_key": "SECRET_KEY"}
@@ -163,7 +193,7 @@ def chosen_voices(text: str | None, engine) -> list[str]:
     elif text == "all":
         voices = engine.voices()
     elif text.isdecimal() and engine.name != "baidu":
-        voices = engine.voices()[:int(text)]
+        voices = engine.voices()[: int(text)]
         if len(voices) != int(text) or not voices:
             raise UserError(f"--voices {text}: --engine {engine.name} has from 1 to {len(engine.voices())} voices here")
     else:
@@ -182,24 +212,34 @@ def check_shared_names(plans) -> None:
         for item in items:
             for clip in item:
                 if said.setdefault(clip.path, clip.text) != clip.text:
-                    raise UserError(f"two splits have different captions for {clip.name}; speak them into different "
-                                    f"folders, with --splits and --output_dir")
+                    raise UserError(
+                        f"two splits have different captions for {clip.name}; speak them into different "
+                        f"folders, with --splits and --output_dir"
+                    )
 
 
 def check_own_names(split, items, audio_root: Path) -> None:
     """UserError where a split file names recordings that are there, that this command did not write, and whose names it
     would replace by others."""
     from Audio_to_Image.tts import clips
-    others = [path for item, of_item in zip(split.items, items) for path in item.audio
-              if path not in {clip.path for clip in of_item} and clips.state_of(path, "") == clips.FOREIGN]
+
+    others = [
+        path
+        for item, of_item in zip(split.items, items)
+        for path in item.audio
+        if path not in {clip.path for clip in of_item} and clips.state_of(path, "") == clips.FOREIGN
+    ]
     if others:
-        raise UserError(f"{split.path} names {len(others)} recordings that this command did not write, the first "
-                        f"{others[0]}; to have its captions spoken, take these names out of a copy of the set")
+        raise UserError(
+            f"{split.path} names {len(others)} recordings that this command did not write, the first "
+            f"{others[0]}; to have its captions spoken, take these names out of a copy of the set"
+        )
 
 
 def unusable(foreign) -> list:
     """[(clip, reason)] of files that are kept, but cannot be used as sound."""
     from Audio_to_Image.tts import clips
+
     failures = []
     for clip in foreign:
         try:
@@ -215,6 +255,7 @@ def speak(todo, engine, jobs) -> list:
 
     from Audio_to_Image.tts import clips
     from common.parallel import in_chunks, parallel_map
+
     if not todo:
         return []
     todo = list({clip.path: clip for clip in todo}.values())
@@ -235,6 +276,7 @@ def finish_split(split, items, audio_root: Path, missing: set, wanted: set | Non
     """Name the sound in the split file, once all of it is there; one that is `recorded` names it already."""
     from common.files import read_json, write_json
     from common.splits import project_path
+
     clips = [clip for item in items for clip in item]
     if any(clip in missing or wanted is not None and clip not in wanted for clip in clips):
         print(f"{split.path} is left as it is: not all of its captions have sound")

@@ -4,6 +4,7 @@ Usually started by run_audio_encoder.sh, which runs as many processes as wanted.
 epoch_<n>.pth, the links latest.pth and best.pth, resume.pth and the one before it, options.json, log.txt, stats.jsonl
 and TensorBoard events.
 """
+
 import argparse
 import dataclasses
 
@@ -16,8 +17,14 @@ from common.options import add_options, add_published, by_option, parse_groups
 def parse(argv=None) -> EncoderOptions:
     parser = cli.Parser(__doc__)
     add_options(parser, EncoderOptions)
-    parser.add_argument("--no_cuda", dest="device", action="store_const", const="cpu", default=argparse.SUPPRESS,
-                        help="the same as --device cpu")
+    parser.add_argument(
+        "--no_cuda",
+        dest="device",
+        action="store_const",
+        const="cpu",
+        default=argparse.SUPPRESS,
+        help="the same as --device cpu",
+    )
     # published: the split files say where recordings are, and torchrun's variables which process this is
     add_published(parser, flags=("--distributed",), valued=("--data_path", "--local_rank", "--local-rank"))
     parser.set_defaults(**defaults_of_encoder(argv))
@@ -30,7 +37,7 @@ def defaults_of_encoder(argv) -> dict:
     first.add_argument("--encoder", default="cnn_rnn", help=argparse.SUPPRESS)
     try:
         name = first.parse_known_args(argv)[0].encoder
-    except SystemExit:                             # --encoder without a name: the parser of all options says so
+    except SystemExit:  # --encoder without a name: the parser of all options says so
         return {}
     return encoder_class(name).defaults if name in ENCODERS and name != "cnn_rnn" else {}
 
@@ -40,13 +47,13 @@ def main() -> int:
     from Audio_to_Image import datasets
     from common import devices, runs
     from common.distributed import ranks
+
     device, precision = devices.set_up(options.compute.device, options.compute.precision)
     data = options.data
     data = dataclasses.replace(data, short_clips=data.short_clips or datasets.default_short_clips(data.dataset))
     training = dataclasses.replace(options.training, precision=precision)
     options = dataclasses.replace(options, data=data, training=training)
-    resolved = {**by_option(options), "device": str(device), "precision": precision,
-                "processes": ranks.world_size()}
+    resolved = {**by_option(options), "device": str(device), "precision": precision, "processes": ranks.world_size()}
     split = load_splits(data)
     if options.start.dry_run:
         if ranks.is_main():
@@ -55,8 +62,10 @@ def main() -> int:
     image = load_teacher_features(options, split)
     ranks.start(device)
     try:
-        clips = {role: datasets.open_clips(one, data.max_frames, device, data.cache, data.jobs,
-                                           short_clips=data.short_clips) for role, one in split.items()}
+        clips = {
+            role: datasets.open_clips(one, data.max_frames, device, data.cache, data.jobs, short_clips=data.short_clips)
+            for role, one in split.items()
+        }
         run = runs.Run(data.output_dir, resolved, ranks.is_main())
         return train(options, clips, image, device, run)
     finally:
@@ -66,10 +75,12 @@ def main() -> int:
 def load_splits(data) -> dict:
     """The splits named train and test, of the set or of split files given one by one."""
     from common import splits
+
     given = {"train": data.train_json, "test": data.val_json}
     folder = splits.data_dir(data.dataset, data.data_root) if None in given.values() else None
-    return {role: splits.load_split_file(path) if path else splits.load_split(folder, role)
-            for role, path in given.items()}
+    return {
+        role: splits.load_split_file(path) if path else splits.load_split(folder, role) for role, path in given.items()
+    }
 
 
 def load_teacher_features(options, split: dict) -> dict:
@@ -81,6 +92,7 @@ def load_teacher_features(options, split: dict) -> dict:
 
     from Audio_to_Image.objectives import objective_class
     from common import features
+
     if not objective_class(encoder_class(options.network.encoder)).needs_teacher:
         return {role: [np.zeros((1, 1), np.float32)] * len(one.items) for role, one in split.items()}
     teacher = options.data.teacher
@@ -89,12 +101,15 @@ def load_teacher_features(options, split: dict) -> dict:
     image = {role: features.load_features(path[role], one, made_by) for role, one in split.items()}
     widths = {role: rows[0].shape[1] for role, rows in image.items()}
     if widths["train"] != widths["test"]:
-        raise cli.UserError(f"the features of teacher {teacher} are {widths['train']} wide for train and "
-                            f"{widths['test']} for test; run prepare_image_feature.py again for both")
+        raise cli.UserError(
+            f"the features of teacher {teacher} are {widths['train']} wide for train and "
+            f"{widths['test']} for test; run prepare_image_feature.py again for both"
+        )
     network = options.network
     if network.encoder == "cnn_rnn" and network.bidirectional and widths["train"] % 2:
-        raise cli.UserError(f"--bidirectional needs features of even width; those of {teacher} are "
-                            f"{widths['train']} wide")
+        raise cli.UserError(
+            f"--bidirectional needs features of even width; those of {teacher} are {widths['train']} wide"
+        )
     return image
 
 
@@ -103,49 +118,72 @@ def train(options: EncoderOptions, clips: dict, image: dict, device, run) -> int
     from Audio_to_Image import datasets, trainer
     from Audio_to_Image.objectives import objective_class
     from common import devices
+
     data, training = options.data, options.training
     tell_unusable(clips, run)
     devices.seed_everything(training.seed)
     network = encoder_class(options.network.encoder).from_settings(options.network, image["train"][0].shape[1])
     kind = objective_class(network)
-    meta = {"dataset": data.dataset, "teacher": data.teacher if kind.needs_teacher else None,
-            "max_frames": data.max_frames, "short_clips": data.short_clips}
+    meta = {
+        "dataset": data.dataset,
+        "teacher": data.teacher if kind.needs_teacher else None,
+        "max_frames": data.max_frames,
+        "short_clips": data.short_clips,
+    }
     train_set = datasets.TrainingSet(clips["train"], image["train"])
-    job = trainer.Trainer(network, train_set, clips["test"], trainer.mean_views(image["test"]), meta, training, run,
-                          kind.from_data(options, network, train_set))
+    job = trainer.Trainer(
+        network,
+        train_set,
+        clips["test"],
+        trainer.mean_views(image["test"]),
+        meta,
+        training,
+        run,
+        kind.from_data(options, network, train_set),
+    )
     start(job, options.start)
-    run.log(f"{len(train_set)} training images with {len(clips['train'].usable)} captions, "
-            f"{len(clips['test'].split.items)} test images with {len(clips['test'].usable)}; {job.steps_per_epoch} "
-            f"steps of {job.batch} an epoch; {device}, {training.precision}, log-mels on {clips['train'].where}")
+    run.log(
+        f"{len(train_set)} training images with {len(clips['train'].usable)} captions, "
+        f"{len(clips['test'].split.items)} test images with {len(clips['test'].usable)}; {job.steps_per_epoch} "
+        f"steps of {job.batch} an epoch; {device}, {training.precision}, log-mels on {clips['train'].where}"
+    )
     status = job.fit()
     left_out = clips["train"].without_speech()
     if left_out:
-        run.log(f"{len(left_out)} images were left out of training, since they have no recording that can be used: "
-                f"{', '.join(line.split(': ')[0] for line in left_out[:20])}{', …' if len(left_out) > 20 else ''}")
+        run.log(
+            f"{len(left_out)} images were left out of training, since they have no recording that can be used: "
+            f"{', '.join(line.split(': ')[0] for line in left_out[:20])}{', …' if len(left_out) > 20 else ''}"
+        )
     return status
 
 
 def tell_unusable(clips: dict, run) -> None:
     """What is left out of both splits, and what is odd about the recordings, goes into the log."""
     from Audio_to_Image.recording_remarks import first
+
     for role, of_split in clips.items():
         unusable, items = of_split.unusable(), of_split.without_speech()
         if unusable:
-            run.log(f"{len(unusable)} of {len(of_split.items)} clips of {role} cannot be used and are left out; "
-                    f"the first: {unusable[0]}")
+            run.log(
+                f"{len(unusable)} of {len(of_split.items)} clips of {role} cannot be used and are left out; "
+                f"the first: {unusable[0]}"
+            )
         for line in of_split.remarks():
             run.log(f"{role}: {line}")
         if items:
-            run.log(f"{len(items)} of {len(of_split.split.items)} images of {role} have no recording that can be used "
-                    f"and are left out: {first(items)}")
+            run.log(
+                f"{len(items)} of {len(of_split.split.items)} images of {role} have no recording that can be used "
+                f"and are left out: {first(items)}"
+            )
 
 
 def start(job, start) -> None:
     """Go on from a resume file, or begin with weights (--init_weights, or --resume as published), or from scratch."""
     from common import checkpoint, resume
+
     found = resume.find(start.resume, job.run.folder)
     weights = start.init_weights
-    if found and is_weights(found[0]):             # published: --resume takes an encoder's file
+    if found and is_weights(found[0]):  # published: --resume takes an encoder's file
         found, weights = None, found[1]
     if found:
         job.resume(*found)

@@ -1,4 +1,5 @@
 """Training of the speech encoder, on one device or many ranks, that can be stopped and continued anywhere."""
+
 import functools
 import math
 from collections import deque
@@ -23,8 +24,16 @@ from common.runs import Run
 from common.training_loop import TrainingLoop, is_better
 
 
-def evaluate(encoder: SpeechEncoder, meta: dict, clips: SpeechClips, image: torch.Tensor, batch_size: int,
-             precision: str = "fp32", everything: bool = True, progress: bool = False) -> dict[str, float]:
+def evaluate(
+    encoder: SpeechEncoder,
+    meta: dict,
+    clips: SpeechClips,
+    image: torch.Tensor,
+    batch_size: int,
+    precision: str = "fp32",
+    everything: bool = True,
+    progress: bool = False,
+) -> dict[str, float]:
     """`speech_metrics` over every usable caption of a split. image: `[images, d]`, what they are compared with.
 
     The encoder is left in the mode that it was in. Every rank gets the result.
@@ -32,7 +41,7 @@ def evaluate(encoder: SpeechEncoder, meta: dict, clips: SpeechClips, image: torc
     training = encoder.training
     audio = embed_clips(encoder.eval(), meta, clips, batch_size, precision, progress)
     encoder.train(training)
-    numbers = np.array(clips.split.image_numbers)              # an image that several items share counts once
+    numbers = np.array(clips.split.image_numbers)  # an image that several items share counts once
     first = np.unique(numbers, return_index=True)[1]
     own = torch.from_numpy(numbers[clips.items[clips.usable]]).to(audio.device)
     labels = torch.tensor(clips.split.labels)[first].to(audio.device) if clips.split.has_classes else None
@@ -51,29 +60,40 @@ class Trainer(TrainingLoop):
     objective: what is learned from; None: the paper's losses.
     """
 
-    def __init__(self, network: SpeechEncoder, train: TrainingSet, test: SpeechClips, test_image: torch.Tensor,
-                 meta: dict, settings: Settings, run: Run, objective: Objective | None = None):
+    def __init__(
+        self,
+        network: SpeechEncoder,
+        train: TrainingSet,
+        test: SpeechClips,
+        test_image: torch.Tensor,
+        meta: dict,
+        settings: Settings,
+        run: Run,
+        objective: Objective | None = None,
+    ):
         super().__init__(train.clips.device, settings.log_every)
         self.train, self.test, self.test_image = train, test, test_image
         self.meta, self.settings, self.run = {**meta, "encoder": network.name}, settings, run
         self.objective = objective or TeacherLosses(settings, network.nhidden)
         self._divide_batches()
         self._prepare(network)
-        devices.seed_everything(settings.seed + ranks.rank())      # for dropout, which each rank draws for itself
-        self.evaluated = -1                                        # the step of the last evaluation
-        self.resume_step = None                                    # that of the run's resume.pth
-        self.due = False                                           # what an epoch's end asks for is still to be done
+        devices.seed_everything(settings.seed + ranks.rank())  # for dropout, which each rank draws for itself
+        self.evaluated = -1  # the step of the last evaluation
+        self.resume_step = None  # that of the run's resume.pth
+        self.due = False  # what an epoch's end asks for is still to be done
         self.best = {"score": None, "epoch": None}
         self.metrics: dict[str, float] = {}
-        self.names = ["loss", *self.objective.terms, "gradient"]   # a step's numbers
+        self.names = ["loss", *self.objective.terms, "gradient"]  # a step's numbers
         self._plan = functools.lru_cache(2)(lambda epoch: train.plan(settings.seed, epoch, self.batch))
-        self._ahead: deque = deque()               # batches being made: that of this step and `workers` more
+        self._ahead: deque = deque()  # batches being made: that of this step and `workers` more
 
     def _divide_batches(self) -> None:
         world = ranks.world_size()
         self.rank_batch = min(self.settings.batch_size, len(self.train) // world)
-        few = (f"{self.train.clips.split.path} has too few images ({len(self.train)}) for the number of processes "
-               f"({world})")
+        few = (
+            f"{self.train.clips.split.path} has too few images ({len(self.train)}) for the number of processes "
+            f"({world})"
+        )
         if not self.rank_batch:
             raise UserError(few)
         alone = self.settings.batch_size < 2
@@ -89,24 +109,30 @@ class Trainer(TrainingLoop):
         ranks.broadcast_module(self.trained)
         if settings.sync_bn:
             synchronize_batch_norm(network)
-        if isinstance(network, CNNRNN):            # the encoder with rewritten convolutions
+        if isinstance(network, CNNRNN):  # the encoder with rewritten convolutions
             network.whole_maps = settings.whole_maps or (True if settings.compile else None)
             if settings.compile:
                 network.convolve = torch.compile(network.convolve)
         parameters = self.trained.parameters()
         if settings.optimizer == "sgd":
             self.optimizer: torch.optim.Optimizer = torch.optim.SGD(
-                parameters, settings.learning_rate, settings.beta1, weight_decay=settings.weight_decay)
+                parameters, settings.learning_rate, settings.beta1, weight_decay=settings.weight_decay
+            )
         else:
-            self.optimizer = torch.optim.Adam(parameters, settings.learning_rate, (settings.beta1, 0.999),
-                                              weight_decay=settings.weight_decay, fused=True)
+            self.optimizer = torch.optim.Adam(
+                parameters,
+                settings.learning_rate,
+                (settings.beta1, 0.999),
+                weight_decay=settings.weight_decay,
+                fused=True,
+            )
 
     def fit(self) -> int:
         """Train to the end. → exit status: 0, or 128 + the signal that ended it, after writing resume.pth."""
         if self.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True                  # all batches have the same shape
+            torch.backends.cudnn.benchmark = True  # all batches have the same shape
         if self.step == 0:
-            self.save_resume(first=True)                           # so that there is always one from before a fault
+            self.save_resume(first=True)  # so that there is always one from before a fault
         self.trained.train()
         last = self.last_step()
         if self.due and self.step < last:
@@ -188,7 +214,7 @@ class Trainer(TrainingLoop):
             torch.nn.utils.clip_grads_with_norm_(parameters, self.settings.grad_clip, norm)
         numbers["gradient"] = norm
         assert list(numbers) == self.names, numbers.keys()
-        if self.device.type == "cpu":                              # where looking costs no wait, look before the update
+        if self.device.type == "cpu":  # where looking costs no wait, look before the update
             self.window.check(self.step, numbers)
         self.optimizer.step()
         return {name: value.detach() for name, value in numbers.items()}
@@ -202,9 +228,13 @@ class Trainer(TrainingLoop):
         """
         if self.window.rows:
             self.window.means()
-        wrong = checkpoint.first_not_finite({"weights": self.network.state_dict(),
-                                             "objective": self.objective.state_dict(),
-                                             "optimizer": self.optimizer.state_dict()["state"]})
+        wrong = checkpoint.first_not_finite(
+            {
+                "weights": self.network.state_dict(),
+                "objective": self.objective.state_dict(),
+                "optimizer": self.optimizer.state_dict()["state"],
+            }
+        )
         if wrong and self.step:
             self.not_finite(self.step - 1, wrong, math.nan)
 
@@ -215,7 +245,8 @@ class Trainer(TrainingLoop):
         raise UserError(
             f"training stopped at step {step} (epoch {epoch}): {name} is not finite, in the batch of "
             f"{', '.join(files[:3])}, … (all {len(files)} are in {self.run.folder / 'log.txt'}); {resume.RESUME} is "
-            f"from before: go on with a lower --learning_rate, or with --grad_clip 1")
+            f"from before: go on with a lower --learning_rate, or with --grad_clip 1"
+        )
 
     # ---- what is told and kept ----
 
@@ -246,7 +277,7 @@ class Trainer(TrainingLoop):
 
     def _evaluate(self) -> bool:
         """Measure on the test split. → whether this is the best so far."""
-        ranks.broadcast_module(self.network)                       # batch norm's statistics are each rank's own
+        ranks.broadcast_module(self.network)  # batch norm's statistics are each rank's own
         size, precision = self.settings.batch_size, self.settings.precision
         self.objective.eval()
         image = self.objective.embed_images(self.test_image, self.test.split, precision)
@@ -268,9 +299,18 @@ class Trainer(TrainingLoop):
             return
         number, network = self.epochs_begun(), self.network
         state = {key: value.cpu() for key, value in network.state_dict().items()}
-        meta = {**self.meta, "network": type(network).__name__, "n_filters": network.n_filters,
-                "nhidden": network.nhidden, **network.describe(), "epoch": number, "step": self.step,
-                "metrics": self.metrics, "settings": asdict(self.settings), "digest": checkpoint.digest(state)}
+        meta = {
+            **self.meta,
+            "network": type(network).__name__,
+            "n_filters": network.n_filters,
+            "nhidden": network.nhidden,
+            **network.describe(),
+            "epoch": number,
+            "step": self.step,
+            "metrics": self.metrics,
+            "settings": asdict(self.settings),
+            "digest": checkpoint.digest(state),
+        }
         path = self.run.folder / f"epoch_{number}.pth"
         own = {key: value.cpu() for key, value in self.objective.state_dict().items()}
         checkpoint.save(path, {"meta": meta, "state_dict": state, **({"objective": own} if own else {})})
@@ -285,28 +325,51 @@ class Trainer(TrainingLoop):
         One of the same step is replaced, so that the one before stays of an earlier step.
         """
         replace, self.resume_step = self.step == self.resume_step, self.step
-        random = {key: ranks.gather_rows(value.to(self.device)[None]).cpu()
-                  for key, value in devices.random_state(self.device).items()}
+        random = {
+            key: ranks.gather_rows(value.to(self.device)[None]).cpu()
+            for key, value in devices.random_state(self.device).items()
+        }
         if not ranks.is_main():
             return
         # an epoch whose evaluation and snapshot are still to come counts as the one before, at its end
         done = self.due and self.step > 0 and self.position == 0
         epoch, position = (self.epoch - 1, self.steps_per_epoch) if done else (self.epoch, self.position)
-        resume.keep(self.run.folder, {
-            "meta": self.meta, "settings": asdict(self.settings), "order": self._order(),
-            "network": self.network.state_dict(), "objective": self.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(), "random": random,
-            "epoch": epoch, "position": position, "step": self.step, "evaluated": self.evaluated,
-            "best": self.best, "metrics": self.metrics, "window": self._saved_window()}, first, replace)
+        resume.keep(
+            self.run.folder,
+            {
+                "meta": self.meta,
+                "settings": asdict(self.settings),
+                "order": self._order(),
+                "network": self.network.state_dict(),
+                "objective": self.objective.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "random": random,
+                "epoch": epoch,
+                "position": position,
+                "step": self.step,
+                "evaluated": self.evaluated,
+                "best": self.best,
+                "metrics": self.metrics,
+                "window": self._saved_window(),
+            },
+            first,
+            replace,
+        )
 
     def _saved_window(self) -> list:
-        return [([step, *divmod(step, self.steps_per_epoch)], torch.stack([terms[name] for name in self.names]).cpu())
-                for step, terms in self.window.rows]
+        return [
+            ([step, *divmod(step, self.steps_per_epoch)], torch.stack([terms[name] for name in self.names]).cpu())
+            for step, terms in self.window.rows
+        ]
 
     def _order(self) -> dict:
         """What the order of the data depends on."""
-        return {"training items": len(self.train), "batch of all processes": self.batch, "seed": self.settings.seed,
-                "teacher features of width": self.test_image.shape[1]}
+        return {
+            "training items": len(self.train),
+            "batch of all processes": self.batch,
+            "seed": self.settings.seed,
+            "teacher features of width": self.test_image.shape[1],
+        }
 
     def resume(self, saved, path) -> None:
         """Go on from `saved`, the content of the resume file `path`.
@@ -316,26 +379,35 @@ class Trainer(TrainingLoop):
         try:
             self._restore(saved, path)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
-            raise UserError(f"{path} is no resume file of this program; give a {resume.RESUME}, or --resume none"
-                            ) from None
+            raise UserError(
+                f"{path} is no resume file of this program; give a {resume.RESUME}, or --resume none"
+            ) from None
 
     def _restore(self, saved, path) -> None:
         for saved_part, own in ((saved["meta"], self.meta), (saved["order"], self._order())):
             for name, value in own.items():
                 if saved_part.get(name, value) != value:
-                    raise UserError(f"{path} was made with {name} {saved_part[name]}, not {value}; "
-                                    f"make them agree, or start from scratch with --resume none")
+                    raise UserError(
+                        f"{path} was made with {name} {saved_part[name]}, not {value}; "
+                        f"make them agree, or start from scratch with --resume none"
+                    )
         checkpoint.load_into(self.network, checkpoint.state_dict_of(saved["network"], path), path)
         checkpoint.load_into(self.objective, saved.get("objective", {}), path)
         checkpoint.load_optimizer(self.optimizer, saved["optimizer"], path)
-        devices.set_random_state({key: rows[ranks.rank() % len(rows)] for key, rows in saved["random"].items()},
-                                 self.device)
+        devices.set_random_state(
+            {key: rows[ranks.rank() % len(rows)] for key, rows in saved["random"].items()}, self.device
+        )
         self.step, self.due = saved["step"], saved["position"] == self.steps_per_epoch
         self.resume_step = self.step if Path(path) == self.run.folder / resume.RESUME else None
         self.evaluated, self.best, self.metrics = saved["evaluated"], saved["best"], saved["metrics"]
-        self.window.rows = [(where[0], dict(zip(self.names, numbers.to(self.device))))
-                            for where, numbers in saved["window"] if len(numbers) == len(self.names)]
+        self.window.rows = [
+            (where[0], dict(zip(self.names, numbers.to(self.device))))
+            for where, numbers in saved["window"]
+            if len(numbers) == len(self.names)
+        ]
         was = saved["settings"]
         changed = {name: value for name, value in asdict(self.settings).items() if was.get(name, value) != value}
-        self.run.log(f"going on from {path}: epoch {saved['epoch']}, step {self.step}" + "".join(
-            f", {name} now {value} (was {was[name]})" for name, value in changed.items()))
+        self.run.log(
+            f"going on from {path}: epoch {saved['epoch']}, step {self.step}"
+            + "".join(f", {name} now {value} (was {was[name]})" for name, value in changed.items())
+        )

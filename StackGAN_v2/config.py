@@ -2,6 +2,7 @@
 
 Every key that the published code does not have defaults to what the published code does.
 """
+
 import fnmatch
 from dataclasses import dataclass
 from typing import Any
@@ -12,39 +13,69 @@ from common.settings import Group, SettingError, build, fields_of, groups_of, se
 from common.untrusted.yaml_files import parse_yaml
 
 # Keys of published cfg files that mean nothing here; * stands for anything.
-IGNORED = ("CONFIG_NAME", "EMBEDDING_TYPE", "PROJECT_ROOT", "BIRDS_*", "INCEPTION_CUB", "B_VALIDATION", "TEST.TRUNC",
-           "TRAIN.B_VALIDATION", "TRAIN.PRETRAINED_MODEL", "TRAIN.PRETRAINED_EPOCH", "GAN.NETWORK_TYPE")
+IGNORED = (
+    "CONFIG_NAME",
+    "EMBEDDING_TYPE",
+    "PROJECT_ROOT",
+    "BIRDS_*",
+    "INCEPTION_CUB",
+    "B_VALIDATION",
+    "TEST.TRUNC",
+    "TRAIN.B_VALIDATION",
+    "TRAIN.PRETRAINED_MODEL",
+    "TRAIN.PRETRAINED_EPOCH",
+    "GAN.NETWORK_TYPE",
+)
 
 
 @dataclass(frozen=True)
 class TreeSettings(Group):
     """Branches, each of which doubles the images of the one before."""
-    BRANCH_NUM: int = setting(3, "branches", choices=(1, 2, 3), options=("--branch_num",),
-                              more="images of TREE.BASE_SIZE, of twice and of four times that")
+
+    BRANCH_NUM: int = setting(
+        3,
+        "branches",
+        choices=(1, 2, 3),
+        options=("--branch_num",),
+        more="images of TREE.BASE_SIZE, of twice and of four times that",
+    )
     BASE_SIZE: int = setting(64, "images of the first branch", unit="pixels", choices=(16, 32, 64))
 
 
 @dataclass(frozen=True)
 class CoefficientSettings(Group):
     """Weights of the losses."""
+
     KL: float = setting(2.0, "weight of the KL term", at_least=0)
     CAL_LOSS: float = setting(0.0, "class-aware loss (on above 0)", more="its weight is 1, as published", at_least=0)
     UNCOND_LOSS: float = setting(0.0, "weight of the unconditional loss", at_least=0)
     COLOR_LOSS: float = setting(0.0, "weight of the colour loss", at_least=0)
-    MA_PENALTY: float = setting(0.0, "matching-aware gradient penalty (DF-GAN), weight", more="DF-GAN: 2", at_least=0,
-                                published=False)
-    MATCHING: float = setting(0.0, "contrastive loss of a matching network, weight", at_least=0, published=False,
-                              more="the network is trained beforehand")
+    MA_PENALTY: float = setting(
+        0.0, "matching-aware gradient penalty (DF-GAN), weight", more="DF-GAN: 2", at_least=0, published=False
+    )
+    MATCHING: float = setting(
+        0.0,
+        "contrastive loss of a matching network, weight",
+        at_least=0,
+        published=False,
+        more="the network is trained beforehand",
+    )
 
 
 @dataclass(frozen=True)
 class TrainSettings(Group):
     """Training of the generator."""
+
     FLAG: bool = setting(True, "train", more="False: generate the test set with NET_G", compared=False)
     NET_G: str = setting("", "generator to start from, or to generate with", compared=False)
     NET_D: str = setting("", "start of the discriminators' file names: <NET_D>0.pth, …", compared=False)
-    BATCH_SIZE: int = setting(64, "batch size", unit="images an iteration, over all processes", at_least=2,
-                              more="the paper's is 24; batch normalisation needs 2")
+    BATCH_SIZE: int = setting(
+        64,
+        "batch size",
+        unit="images an iteration, over all processes",
+        at_least=2,
+        more="the paper's is 24; batch normalisation needs 2",
+    )
     VIS_COUNT: int = setting(64, "images on a sample sheet", at_least=1, at_most=4096, compared=False)
     MAX_EPOCH: int = setting(600, "epochs", at_least=1, compared=False)
     MAX_ITERATIONS: int = setting(0, "iterations", more="0: MAX_EPOCH decides alone", at_least=0, compared=False)
@@ -55,22 +86,43 @@ class TrainSettings(Group):
     BETAS: tuple[float, float] = setting((0.5, 0.999), "Adam β₁, β₂", at_least=0, below=1)
     EMA: float = setting(0.999, "decay of the generator's average, per iteration", at_least=0, below=1)
     ADVERSARIAL: str = setting("bce", "adversarial loss", choices=("bce", "hinge"), published=False)
-    WRONG: str = setting("image", "wrong pairs have another …", choices=("image", "speech"), published=False,
-                         more="image: of another class; speech: that of the next in the batch")
-    DETACH_CONDITION: bool = setting(False, "condition hidden from the adversarial gradient", published=False,
-                                     more="the generator cannot change mu to suit the discriminators")
+    WRONG: str = setting(
+        "image",
+        "wrong pairs have another …",
+        choices=("image", "speech"),
+        published=False,
+        more="image: of another class; speech: that of the next in the batch",
+    )
+    DETACH_CONDITION: bool = setting(
+        False,
+        "condition hidden from the adversarial gradient",
+        published=False,
+        more="the generator cannot change mu to suit the discriminators",
+    )
     COEFF: CoefficientSettings = CoefficientSettings()
-    CONDITION_INIT: bool = setting(False, "data-dependent start of the conditioning", published=False,
-                                   more="ca_net's conditions have unit spread on this set's embeddings")
-    MA_PENALTY_EVERY: int = setting(4, "iterations between two penalties", more="each counts this many times",
-                                    at_least=1, published=False, only_with="TRAIN.COEFF.MA_PENALTY")
-    MATCHER_STEPS: int = setting(600, "steps that train the matching network", at_least=1, published=False,
-                                 only_with="TRAIN.COEFF.MATCHING")
+    CONDITION_INIT: bool = setting(
+        False,
+        "data-dependent start of the conditioning",
+        published=False,
+        more="ca_net's conditions have unit spread on this set's embeddings",
+    )
+    MA_PENALTY_EVERY: int = setting(
+        4,
+        "iterations between two penalties",
+        more="each counts this many times",
+        at_least=1,
+        published=False,
+        only_with="TRAIN.COEFF.MA_PENALTY",
+    )
+    MATCHER_STEPS: int = setting(
+        600, "steps that train the matching network", at_least=1, published=False, only_with="TRAIN.COEFF.MATCHING"
+    )
 
 
 @dataclass(frozen=True)
 class GanSettings(Group):
     """Widths and depth of the networks."""
+
     EMBEDDING_DIM: int = setting(128, "width of the condition", at_least=1, at_most=65536)
     DF_DIM: int = setting(64, "width of the discriminators", at_least=1, at_most=4096)
     GF_DIM: int = setting(64, "width of the generator", at_least=1, at_most=4096)
@@ -86,13 +138,20 @@ class GanSettings(Group):
 @dataclass(frozen=True)
 class TextSettings(Group):
     """Speech features."""
-    DIMENSION: int = setting(1024, "width of the speech features", at_least=1, compared=False,
-                             more="kept for published files; it is read from the speech features")
+
+    DIMENSION: int = setting(
+        1024,
+        "width of the speech features",
+        at_least=1,
+        compared=False,
+        more="kept for published files; it is read from the speech features",
+    )
 
 
 @dataclass(frozen=True)
 class TestSettings(Group):
     """Sampling."""
+
     B_EXAMPLE: bool = setting(True, "kept for published files", compared=False)
     SAMPLE_NUM: int = setting(30000, "images at the most", more="0: one for every sentence", at_least=0, compared=False)
 
@@ -100,14 +159,18 @@ class TestSettings(Group):
 @dataclass(frozen=True)
 class Config(Group):
     """All keys of a cfg file."""
-    DATASET_NAME: str = setting("birds", "folder below data/", more="if --data_dir does not say otherwise",
-                                compared=False)
+
+    DATASET_NAME: str = setting(
+        "birds", "folder below data/", more="if --data_dir does not say otherwise", compared=False
+    )
     DATA_DIR: str = setting("", "folder of the data set", compared=False)
     GPU_ID: str = setting("0", "kept for published files; --device chooses", compared=False)
-    CUDA: bool = setting(True, "a GPU may be used", more="False: the CPU, where --device does not say otherwise",
-                         compared=False)
-    WORKERS: int = setting(4, "threads that write images, if the cores are fewer", at_least=0, at_most=4096,
-                           compared=False)
+    CUDA: bool = setting(
+        True, "a GPU may be used", more="False: the CPU, where --device does not say otherwise", compared=False
+    )
+    WORKERS: int = setting(
+        4, "threads that write images, if the cores are fewer", at_least=0, at_most=4096, compared=False
+    )
     TREE: TreeSettings = TreeSettings()
     TRAIN: TrainSettings = TrainSettings()
     GAN: GanSettings = GanSettings()
@@ -115,14 +178,19 @@ class Config(Group):
     TEST: TestSettings = TestSettings()
 
     def check(self) -> None:
-        halvings = 2 ** (self.TREE.BRANCH_NUM - 1)             # every branch after the first has half the channels
+        halvings = 2 ** (self.TREE.BRANCH_NUM - 1)  # every branch after the first has half the channels
         if self.GAN.GF_DIM % halvings:
-            raise SettingError("GAN.GF_DIM", self.GAN.GF_DIM, f"it must be a multiple of {halvings}",
-                               {"TREE.BRANCH_NUM": self.TREE.BRANCH_NUM})
+            raise SettingError(
+                "GAN.GF_DIM",
+                self.GAN.GF_DIM,
+                f"it must be a multiple of {halvings}",
+                {"TREE.BRANCH_NUM": self.TREE.BRANCH_NUM},
+            )
 
 
-def load_config(path=None, settings=(), overrides: dict[str, Any] | None = None,
-                sources: dict[str, str] | None = None) -> Config:
+def load_config(
+    path=None, settings=(), overrides: dict[str, Any] | None = None, sources: dict[str, str] | None = None
+) -> Config:
     """Defaults, the cfg file at `path`, `settings` such as 'TRAIN.BATCH_SIZE=8', `overrides` by key, in this order.
 
     sources: the option that each override comes from. UserError for an unknown key, a value of another type or out of

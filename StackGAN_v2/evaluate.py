@@ -3,6 +3,7 @@
 Prints a table, appends each number to metric-<name>.jsonl and keeps the latest of all in metrics.json (--output).
 Without --inception_weights nothing is called FID: the same metrics are then measured through EfficientNet-lite0.
 """
+
 from pathlib import Path
 
 from common import cli
@@ -13,6 +14,7 @@ METRICS = ("fid", "is", "kid", "pr", "retrieval", "s2igan", "class", "attributes
 
 def _metric_list(text: str) -> list[str]:
     import argparse
+
     names = text.split(",")
     for name in names:
         if name not in METRICS:
@@ -23,38 +25,101 @@ def _metric_list(text: str) -> list[str]:
 def parse(argv=None):
     parser = cli.Parser(__doc__)
     add = parser.add_argument
-    add("--images", required=True, type=cli.existing_dir, metavar="FOLDER", help="the generated images, as main.py "
-        "makes them: …/iteration<n>/single_samples/valid")
-    add("--data_dir", required=True, type=cli.existing_dir, metavar="DIR",
-        help="folder of the data set, such as ./data/birds")
-    add("--metrics", type=_metric_list, metavar="A,B,…", help=f"which of {','.join(METRICS)} (default: all that the "
+    add(
+        "--images",
+        required=True,
+        type=cli.existing_dir,
+        metavar="FOLDER",
+        help="the generated images, as main.py makes them: …/iteration<n>/single_samples/valid",
+    )
+    add(
+        "--data_dir",
+        required=True,
+        type=cli.existing_dir,
+        metavar="DIR",
+        help="folder of the data set, such as ./data/birds",
+    )
+    add(
+        "--metrics",
+        type=_metric_list,
+        metavar="A,B,…",
+        help=f"which of {','.join(METRICS)} (default: all that the "
         "set allows; class needs classes, attributes needs attributes.json, s2igan needs torchvision's weights; pr: "
-        "precision and recall; s2igan: retrieval by S2IGAN's protocol)")
-    add("--extractor", default="auto", choices=("auto", "inception", "pytorch_fid", "lite0"), help="network of FID, "
+        "precision and recall; s2igan: retrieval by S2IGAN's protocol)",
+    )
+    add(
+        "--extractor",
+        default="auto",
+        choices=("auto", "inception", "pytorch_fid", "lite0"),
+        help="network of FID, "
         "KID, precision and recall: inception shows it images as torch-fidelity does, pytorch_fid as pytorch-fid; "
-        "auto: inception if its weights are there, else lite0")
-    add("--inception_weights", type=cli.existing_file, metavar="FILE", help=f"the FID Inception, {WEIGHTS_NAME}, "
+        "auto: inception if its weights are there, else lite0",
+    )
+    add(
+        "--inception_weights",
+        type=cli.existing_file,
+        metavar="FILE",
+        help=f"the FID Inception, {WEIGHTS_NAME}, "
         "checked by SHA-256 (default: what scripts/download.py fid_inception puts into the folder pretrained beside "
-        "the set)")
+        "the set)",
+    )
     add("--any_weights", action="store_true", help="accept --inception_weights of another hash; the name then says so")
-    add("--is_weights", type=cli.existing_file, metavar="FILE", help="for the inception score, an Inception-v3 "
+    add(
+        "--is_weights",
+        type=cli.existing_file,
+        metavar="FILE",
+        help="for the inception score, an Inception-v3 "
         "fine-tuned on the set's classes: the StackGAN authors' TensorFlow checkpoint (model.ckpt-<n>, or its .index), "
-        "as papers use it, or a state dict of torchvision's network")
-    add("--torchvision_weights", type=cli.existing_file, metavar="FILE",
+        "as papers use it, or a state dict of torchvision's network",
+    )
+    add(
+        "--torchvision_weights",
+        type=cli.existing_file,
+        metavar="FILE",
         help="torchvision's ImageNet Inception-v3, for s2igan (default: the file that torchvision keeps after its own "
-        "download)")
-    add("--real_split", default="test", metavar="NAME", help="the split that the images were made for and are "
-        "compared with; all its images")
-    add("--crop", default="box", choices=("box", "whole"), help="real images: cut as for training the generator, "
-        "around the bounding box where there is one, or whole; always the square in the middle")
-    add("--image_size", "--picture_size", type=cli.positive_int, metavar="N",
-        help="which of the generated sizes, in pixels, by the name of the files (default: the largest)")
-    add("--size", type=cli.positive_int, metavar="N", help="pixels at which both sides are compared; papers: 256 "
-        "(default: that of the generated images)")
-    add("--max_images", "--max_pictures", type=cli.natural, default=0, metavar="N",
-        help="at most N generated images, drawn at random; 0: all")
-    add("--lite0_size", type=cli.positive_int, default=224, metavar="N", help="pixels that lite0 sees; fewer are "
-        "faster and change the metrics' names")
+        "download)",
+    )
+    add(
+        "--real_split",
+        default="test",
+        metavar="NAME",
+        help="the split that the images were made for and are compared with; all its images",
+    )
+    add(
+        "--crop",
+        default="box",
+        choices=("box", "whole"),
+        help="real images: cut as for training the generator, "
+        "around the bounding box where there is one, or whole; always the square in the middle",
+    )
+    add(
+        "--image_size",
+        "--picture_size",
+        type=cli.positive_int,
+        metavar="N",
+        help="which of the generated sizes, in pixels, by the name of the files (default: the largest)",
+    )
+    add(
+        "--size",
+        type=cli.positive_int,
+        metavar="N",
+        help="pixels at which both sides are compared; papers: 256 (default: that of the generated images)",
+    )
+    add(
+        "--max_images",
+        "--max_pictures",
+        type=cli.natural,
+        default=0,
+        metavar="N",
+        help="at most N generated images, drawn at random; 0: all",
+    )
+    add(
+        "--lite0_size",
+        type=cli.positive_int,
+        default=224,
+        metavar="N",
+        help="pixels that lite0 sees; fewer are faster and change the metrics' names",
+    )
     add("--batch_size", type=cli.positive_int, default=64, metavar="N", help="images at a time")
     add("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="where to compute")
     add("--jobs", type=cli.natural, default=0, metavar="N", help="threads that decode images; 0: one a core")
@@ -69,7 +134,8 @@ def main(argv=None) -> int:
 
     from common import devices, splits
     from StackGAN_v2.evaluation.evaluator import measure
-    torch.backends.cudnn.allow_tf32 = False        # numbers are to compare across machines
+
+    torch.backends.cudnn.allow_tf32 = False  # numbers are to compare across machines
     split = splits.load_split(args.data_dir, args.real_split)
     wanted = _wanted(args, split)
     weights = _weights(args)
@@ -82,10 +148,15 @@ def main(argv=None) -> int:
     for reason in job.left_out:
         print(f"without {reason}")
     if not weights and {"fid", "is", "kid", "pr"} & set(wanted):
-        print("lite0 stands in for the FID Inception, whose weights "
-              + ("were not asked for" if args.extractor == "lite0" else
-                 "are not there (--inception_weights, or scripts/download.py fid_inception)")
-              + ": these numbers compare with each other, not with published ones")
+        print(
+            "lite0 stands in for the FID Inception, whose weights "
+            + (
+                "were not asked for"
+                if args.extractor == "lite0"
+                else "are not there (--inception_weights, or scripts/download.py fid_inception)"
+            )
+            + ": these numbers compare with each other, not with published ones"
+        )
     print(f"kept in {output}/metrics.json and metric-<name>.jsonl")
     return 0
 
@@ -109,6 +180,7 @@ def _wanted(args, split) -> list[str]:
 def _weights(args) -> Path | None:
     """The file of the FID Inception: as given, or where the download registry puts it; None for lite0."""
     from common import ROOT
+
     if args.extractor == "lite0":
         if args.inception_weights:
             raise cli.UserError("--extractor lite0 has no use for --inception_weights; leave one of them out")
@@ -116,13 +188,16 @@ def _weights(args) -> Path | None:
     places = (args.data_dir.parent / "pretrained" / WEIGHTS_NAME, ROOT / "data" / "pretrained" / WEIGHTS_NAME)
     weights = args.inception_weights or next((path for path in places if path.is_file()), None)
     if args.extractor != "auto" and not weights:
-        raise cli.UserError(f"--extractor {args.extractor}: its weights are not in {places[0].parent}; run "
-                            "scripts/download.py fid_inception, or name the file by --inception_weights")
+        raise cli.UserError(
+            f"--extractor {args.extractor}: its weights are not in {places[0].parent}; run "
+            "scripts/download.py fid_inception, or name the file by --inception_weights"
+        )
     return weights
 
 
 def _torchvision_weights(args) -> Path | None:
     from StackGAN_v2.evaluation.feature_extractors import TorchvisionInception
+
     return args.torchvision_weights or TorchvisionInception.cached_weights()
 
 
@@ -133,6 +208,7 @@ def _job(args, split, wanted, weights, output, device):
     from StackGAN_v2.evaluation import stackgan_inception
     from StackGAN_v2.evaluation.evaluator import BY_CLASS, Job, feasible
     from StackGAN_v2.evaluation.image_sets import RealImages, find_generated
+
     found = find_generated(args.images, split, args.image_size or 0, args.max_images)
     size = args.size or found.size
     real = RealImages(split, size, args.crop)
@@ -142,9 +218,25 @@ def _job(args, split, wanted, weights, output, device):
         raise cli.UserError(f"--metrics {left_out[0]}")
     by_class = bool(BY_CLASS & set(wanted))
     main_extractor, lite0, classifier, torchvision = _extractors(args, wanted, weights, by_class, device)
-    return Job(wanted, args.data_dir, output, split, found, size, real, main_extractor, lite0, classifier, torchvision,
-               device, args.batch_size, args.jobs or os.cpu_count() or 1, not args.quiet,
-               {"images": str(args.images), **_made_with(args.images)}, left_out)
+    return Job(
+        wanted,
+        args.data_dir,
+        output,
+        split,
+        found,
+        size,
+        real,
+        main_extractor,
+        lite0,
+        classifier,
+        torchvision,
+        device,
+        args.batch_size,
+        args.jobs or os.cpu_count() or 1,
+        not args.quiet,
+        {"images": str(args.images), **_made_with(args.images)},
+        left_out,
+    )
 
 
 def _extractors(args, wanted, weights, by_class: bool, device):
@@ -158,6 +250,7 @@ def _extractors(args, wanted, weights, by_class: bool, device):
         TorchvisionInception,
     )
     from StackGAN_v2.evaluation.stackgan_inception import StackGANInception
+
     distances = bool({"fid", "kid", "pr"} & set(wanted)) or "is" in wanted and not args.is_weights
     kind = PytorchFidExtractor if args.extractor == "pytorch_fid" else InceptionExtractor
     main = kind(weights, device, args.any_weights) if distances and weights else None
@@ -174,6 +267,7 @@ def _extractors(args, wanted, weights, by_class: bool, device):
 def _made_with(images: Path) -> dict:
     """What main.py wrote about the images: digests of generator and embeddings, and the seed."""
     from common.files import read_json
+
     note = images.parent / "samples.json"
     return {"made_with": read_json(note)} if note.is_file() else {}
 
@@ -193,6 +287,7 @@ def _make_folder(folder: Path) -> None:
 
 def _save(records: list[dict], output: Path) -> None:
     from common.files import append_line, read_json, write_json
+
     latest = output / "metrics.json"
     known = read_json(latest) if latest.is_file() else {}
     if not isinstance(known, dict):
@@ -212,12 +307,16 @@ def _print_table(records: list[dict]) -> None:
     print(f"{'metric':{width}} {'value':>10} {'':2}{'± std':>9} {'ceiling':>8} {'chance':>7} {'normalised':>10}")
     for record in records:
         decimals = 2 if record["unit"] == "%" else 4
-        print(f"{record['metric']:{width}} {text(record, 'value', decimals):>10} {record['unit']:2}"
-              f"{text(record, 'std', decimals):>9} {text(record, 'ceiling', 2):>8} {text(record, 'chance', 2):>7} "
-              f"{text(record, 'normalised', 3):>10}")
+        print(
+            f"{record['metric']:{width}} {text(record, 'value', decimals):>10} {record['unit']:2}"
+            f"{text(record, 'std', decimals):>9} {text(record, 'ceiling', 2):>8} {text(record, 'chance', 2):>7} "
+            f"{text(record, 'normalised', 3):>10}"
+        )
         for name, row in record.get("attributes", {}).items():
-            print(f"{'  ' + name:{width}} {text(row, 'agreement', 2):>10} {'%':2}{'':>9} {text(row, 'ceiling', 2):>8} "
-                  f"{text(row, 'chance', 2):>7} {text(row, 'normalised', 3):>10}")
+            print(
+                f"{'  ' + name:{width}} {text(row, 'agreement', 2):>10} {'%':2}{'':>9} {text(row, 'ceiling', 2):>8} "
+                f"{text(row, 'chance', 2):>7} {text(row, 'normalised', 3):>10}"
+            )
     _print_remarks("warning", [(record["metric"], said) for record in records for said in record["warnings"]])
     _print_remarks("compare with", [(record["metric"], record["comparable_with"]) for record in records])
 
@@ -225,6 +324,7 @@ def _print_table(records: list[dict]) -> None:
 def _print_remarks(mark: str, remarks: list[tuple[str, str]]) -> None:
     """One line a remark, with the numbers that it is about, by the part of their names before the protocol."""
     import re
+
     about: dict[str, list[str]] = {}
     protocol = r"_(?:lite0|inception|pytorchfid|finetuned|stackgan|torchvision|\d+px)"
     for metric, said in remarks:

@@ -1,4 +1,5 @@
 """Generate images of recordings or sentences, or the images on the straight line between two of them."""
+
 import functools
 import sys
 from pathlib import Path
@@ -8,39 +9,80 @@ from common.files import require_ours, shortened
 from common.options import add_published
 from common.settings import tell_ignored
 
-STEPS = 11                                         # images on the line, both ends included
-NAME_BYTES = 180                                   # of an input's name in names of images, which have at most 255
-BASE_BYTES = 40                                    # of --img_filename_base before it
+STEPS = 11  # images on the line, both ends included
+NAME_BYTES = 180  # of an input's name in names of images, which have at most 255
+BASE_BYTES = 40  # of --img_filename_base before it
 
 
 def parse():
-    parser = cli.Parser(__doc__, epilog="examples:\n"
-                        "  python ./StackGAN_v2/interpolation.py --type inference --wav a.wav b.ogg --seeds 0-7\n"
-                        "  python ./StackGAN_v2/interpolation.py --type interpolation --text 'a small red bird with a "
-                        "white belly' 'a large blue bird'")
+    parser = cli.Parser(
+        __doc__,
+        epilog="examples:\n"
+        "  python ./StackGAN_v2/interpolation.py --type inference --wav a.wav b.ogg --seeds 0-7\n"
+        "  python ./StackGAN_v2/interpolation.py --type interpolation --text 'a small red bird with a "
+        "white belly' 'a large blue bird'",
+    )
     add = parser.add_argument
-    add("--type", default="inference", choices=("inference", "interpolation"),
+    add(
+        "--type",
+        default="inference",
+        choices=("inference", "interpolation"),
         help="inference: images of every input; interpolation: images between two inputs, and a strip of them "
-        "(default: inference)")
-    add("--wav", nargs="+", default=[], metavar="FILE", help="recordings, of any rate, channels and "
-        "format (wav, flac, ogg, mp3, webm, m4a, …)")
+        "(default: inference)",
+    )
+    add(
+        "--wav",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="recordings, of any rate, channels and format (wav, flac, ogg, mp3, webm, m4a, …)",
+    )
     add("--text", nargs="+", default=[], metavar="SENTENCE", help="sentences, spoken by --engine")
     add("--input_text", metavar="SENTENCE", help="published spelling of a --text")
     add("--input_text_other", metavar="SENTENCE", help="the second sentence of --type interpolation")
     add("--engine", choices=("hibari", "espeak"), default="hibari", help="speech synthesis for --text")
     add("--voice", metavar="NAME", help="voice of --engine (default: its first)")
-    add("--encoder", "--audio_encoder_path", metavar="FILE", help="speech encoder .pth (default: of the latest.pth and best.pth below "
-        "output/Audio_to_Image/log, the newest one that the generator was trained with)")
-    add("--generator", "--gan_path", metavar="FILE", help="generator netG_<n>.pth (default: the newest latest.pth below "
-        "output/StackGAN_v2)")
-    add("--seeds", type=cli.number_list, default="0", metavar="LIST", help="seeds of the noise: with 0-7, inference "
-        "generates each input eight times and interpolation makes eight lines")
-    add("--interpolation_num", type=cli.positive_int, default=STEPS - 1, metavar="N",
-        help="interpolation: parts that the line is cut into, so N + 1 images; 1000 at the most")
-    add("--img_filename_base", metavar="NAME", type=file_name_base, help="begin the images' names with this (default: "
-        "the recording's name or the words of the sentence)")
-    add("--output_dir", type=Path, default=ROOT / "output/interpolation", metavar="DIR", help="folder of the images; "
-        "files in it that this project did not write are never replaced")
+    add(
+        "--encoder",
+        "--audio_encoder_path",
+        metavar="FILE",
+        help="speech encoder .pth (default: of the latest.pth and best.pth below "
+        "output/Audio_to_Image/log, the newest one that the generator was trained with)",
+    )
+    add(
+        "--generator",
+        "--gan_path",
+        metavar="FILE",
+        help="generator netG_<n>.pth (default: the newest latest.pth below output/StackGAN_v2)",
+    )
+    add(
+        "--seeds",
+        type=cli.number_list,
+        default="0",
+        metavar="LIST",
+        help="seeds of the noise: with 0-7, inference "
+        "generates each input eight times and interpolation makes eight lines",
+    )
+    add(
+        "--interpolation_num",
+        type=cli.positive_int,
+        default=STEPS - 1,
+        metavar="N",
+        help="interpolation: parts that the line is cut into, so N + 1 images; 1000 at the most",
+    )
+    add(
+        "--img_filename_base",
+        metavar="NAME",
+        type=file_name_base,
+        help="begin the images' names with this (default: the recording's name or the words of the sentence)",
+    )
+    add(
+        "--output_dir",
+        type=Path,
+        default=ROOT / "output/interpolation",
+        metavar="DIR",
+        help="folder of the images; files in it that this project did not write are never replaced",
+    )
     add("--all_sizes", action="store_true", help="also write the images of the earlier, smaller branches")
     add("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="where to compute")
     # published; what they say about the networks is read from the networks' files
@@ -54,9 +96,17 @@ def parse():
 
 def file_name_base(text: str) -> str:
     import argparse
-    if not text or "/" in text or text.startswith(".") or not text.isprintable() or len(text.encode(errors="surrogateescape")) > BASE_BYTES:
-        raise argparse.ArgumentTypeError(f"'{text[:BASE_BYTES]}' is not the beginning of a file's name, of at most "
-                                         f"{BASE_BYTES} bytes")
+
+    if (
+        not text
+        or "/" in text
+        or text.startswith(".")
+        or not text.isprintable()
+        or len(text.encode(errors="surrogateescape")) > BASE_BYTES
+    ):
+        raise argparse.ArgumentTypeError(
+            f"'{text[:BASE_BYTES]}' is not the beginning of a file's name, of at most {BASE_BYTES} bytes"
+        )
     return text
 
 
@@ -65,8 +115,10 @@ def main():
     if not args.wav and not args.text:
         raise cli.UserError("there is nothing to generate: give recordings with --wav or sentences with --text")
     if args.type == "interpolation" and len(args.wav) + len(args.text) != 2:
-        raise cli.UserError(f"--type interpolation goes between two inputs, not {len(args.wav) + len(args.text)}: give "
-                            "two with --wav, --text or one of each")
+        raise cli.UserError(
+            f"--type interpolation goes between two inputs, not {len(args.wav) + len(args.text)}: give "
+            "two with --wav, --text or one of each"
+        )
     if args.interpolation_num > 1000:
         raise cli.UserError(f"--interpolation_num {args.interpolation_num}: 1000 parts of a line are the most")
     generators = _newest(args.generator, "--generator", "StackGAN_v2/*/Model/latest.pth")
@@ -79,17 +131,23 @@ def main():
     from common.devices import pick_device
     from common.features import trained_on
     from StackGAN_v2.model import load_generator
+
     device = pick_device(args.device)
     generator_path, generator = generators[0], load_generator(generators[0], device)
     learned = trained_on(generator_path)
     encoder_path, encoder, meta = _fitting(encoders, learned, lambda path: load_encoder(path, device))
     if learned not in (None, meta["digest"]):
-        print(f"warning: {generator_path} was trained with encoder {learned}, but {encoder_path} is {meta['digest']}: "
-              "the images may not show what is said", file=sys.stderr)
+        print(
+            f"warning: {generator_path} was trained with encoder {learned}, but {encoder_path} is {meta['digest']}: "
+            "the images may not show what is said",
+            file=sys.stderr,
+        )
     if meta["nhidden"] != generator.text_dim:
-        raise cli.UserError(f"{generator_path} was trained on speech features of width {generator.text_dim}, but "
-                            f"{encoder_path} makes {meta['nhidden']}; give an --encoder and a --generator that "
-                            "belong together")
+        raise cli.UserError(
+            f"{generator_path} was trained on speech features of width {generator.text_dim}, but "
+            f"{encoder_path} makes {meta['nhidden']}; give an --encoder and a --generator that "
+            "belong together"
+        )
     print(f"encoder {encoder_path}\ngenerator {generator_path}")
     inputs, faults = _embed_inputs(args, encoder, meta)
     if faults and (args.type == "interpolation" or not inputs):
@@ -114,8 +172,10 @@ def _newest(given, option: str, *patterns: str) -> list:
         return [given]
     found = [path for pattern in patterns for path in (ROOT / "output").glob(pattern) if path.is_file()]
     if not found:
-        raise cli.UserError(f"{option} is missing, and there is no such file of a run below {ROOT / 'output'}; "
-                            f"run bash scripts/demo.sh first, or give {option} FILE")
+        raise cli.UserError(
+            f"{option} is missing, and there is no such file of a run below {ROOT / 'output'}; "
+            f"run bash scripts/demo.sh first, or give {option} FILE"
+        )
     return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
@@ -126,7 +186,7 @@ def _fitting(paths: list, digest: str | None, load):
     for other in others if digest not in (None, meta["digest"]) else ():
         try:
             found, of_it = load(other)
-        except cli.UserError:                      # damaged; another one may do
+        except cli.UserError:  # damaged; another one may do
             continue
         if of_it["digest"] == digest:
             return other, found, of_it
@@ -144,17 +204,24 @@ def _embed_inputs(args, encoder, meta):
     from Audio_to_Image.recording_remarks import remarks
     from Audio_to_Image.sound_files import SILENT
     from Audio_to_Image.speech_encoder import embed
+
     given = [(Path(wav).stem, wav, load_clip(wav)) for wav in args.wav]
     given += [(_file_name(text), text, _spoken(text, args)) for text in args.text]
     inputs, faults, taken = [], [], set()
     for name, source, clip in given:
         n_frames = 0 if clip.error else clip.mel.shape[1]
         if clip.error or not is_heard(n_frames, SILENT in clip.remarks, meta["short_clips"]):
-            faults.append(clip.error or (f"{source} holds no sound" if SILENT in clip.remarks else
-                                         f"{source} lasts {clip.seconds:.2f} s; the encoder needs 0.64 s or more"))
+            faults.append(
+                clip.error
+                or (
+                    f"{source} holds no sound"
+                    if SILENT in clip.remarks
+                    else f"{source} lasts {clip.seconds:.2f} s; the encoder needs 0.64 s or more"
+                )
+            )
             continue
         name = shortened(name, NAME_BYTES)
-        while name in taken:                       # two files of one name in different folders
+        while name in taken:  # two files of one name in different folders
             name += "_"
         taken.add(name)
         inputs.append((name, embed(encoder, meta, torch.tensor(clip.mel)[None], [n_frames])[0].float().cpu()))
@@ -167,6 +234,7 @@ def _spoken(text: str, args):
     from Audio_to_Image.audio import RATE, Clip, clip_of
     from Audio_to_Image.sound_files import Sound
     from Audio_to_Image.tts import speak
+
     try:
         return clip_of(Sound(speak(text, args.engine, args.voice), RATE))
     except cli.UserError as error:
@@ -182,13 +250,14 @@ def _infer(args, generator, inputs):
     import torch
 
     from StackGAN_v2 import sampler
+
     if args.img_filename_base:
         base = args.img_filename_base
         inputs = [(base if len(inputs) == 1 else f"{base}_{name}", one) for name, one in inputs]
     _require_free(args, generator, [f"{name}_seed{seed}" for name, _ in inputs for seed in args.seeds])
     for name, embedding in inputs:
         for first in range(0, len(args.seeds), sampler.SMALL_BATCH):
-            seeds = args.seeds[first:first + sampler.SMALL_BATCH]
+            seeds = args.seeds[first : first + sampler.SMALL_BATCH]
             noises = torch.stack([sampler.noise(generator, seed) for seed in seeds])
             images = sampler.generate(generator, embedding.expand(len(seeds), -1), noises)
             for i, seed in enumerate(seeds):
@@ -201,6 +270,7 @@ def _interpolate(args, generator, inputs, steps: int = STEPS):
     import torch
 
     from StackGAN_v2 import sampler
+
     (first, start), (second, end) = inputs
     line = args.img_filename_base or f"{shortened(first, NAME_BYTES // 2)}_to_{shortened(second, NAME_BYTES // 2)}"
     steps_of = {seed: [f"{line}_seed{seed}_{step:02d}" for step in range(steps)] for seed in args.seeds}
@@ -233,8 +303,9 @@ def _require_free(args, generator, names: list[str]) -> None:
 
 def _save(args, generator, branches, name: str):
     from StackGAN_v2.sampler import save_image
+
     paths = _paths(args, generator, name)
-    for path, pixels in zip(paths, branches[-len(paths):]):
+    for path, pixels in zip(paths, branches[-len(paths) :]):
         save_image(path, pixels)
         yield path
 

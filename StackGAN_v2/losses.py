@@ -1,4 +1,5 @@
 """Losses of the generator and the discriminators, pure functions: StackGAN-v2, section 4; Li et al. 2020."""
+
 import torch
 import torch.nn.functional as F
 
@@ -29,7 +30,7 @@ def _bce(logits, target: float):
 
 _D_TERMS = {
     "bce": (lambda x: _bce(x, 1.0), lambda x: _bce(x, 0.0)),
-    "hinge": (lambda x: F.relu(1 - x).mean(), lambda x: F.relu(1 + x).mean()),      # Lim & Ye 2017
+    "hinge": (lambda x: F.relu(1 - x).mean(), lambda x: F.relu(1 + x).mean()),  # Lim & Ye 2017
 }
 _G_TERM = {"bce": lambda x: _bce(x, 1.0), "hinge": lambda x: -x.mean()}
 ADVERSARIAL = tuple(_G_TERM)
@@ -66,7 +67,7 @@ def color_loss(fine, coarse):
 
 
 def _color_statistics(images):
-    pixels = images.flatten(2).float()                                   # [N, 3, s²]
+    pixels = images.flatten(2).float()  # [N, 3, s²]
     mean = pixels.mean(2, keepdim=True)
     centred = pixels - mean
     return mean, centred @ centred.transpose(1, 2) / pixels.shape[2]

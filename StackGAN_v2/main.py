@@ -1,4 +1,5 @@
 """Train the generator on speech embeddings, or generate a split with it."""
+
 import dataclasses
 from pathlib import Path
 
@@ -8,19 +9,34 @@ from common.settings import to_plain
 from StackGAN_v2.config import Config, load_config
 from StackGAN_v2.settings import GeneratorOptions
 
-REFUSED = {"--my_dataset": "no longer needed: --data_dir names any data set that has train.json and test.json",
-           "--asr_flag": "there are no text embeddings here: --audio_switch NAME takes any "
-                         "<split>/audio_features_NAME.pickle"}
+REFUSED = {
+    "--my_dataset": "no longer needed: --data_dir names any data set that has train.json and test.json",
+    "--asr_flag": "there are no text embeddings here: --audio_switch NAME takes any <split>/audio_features_NAME.pickle",
+}
 
 
 def make_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--cfg", required=True, type=cli.existing_file, metavar="FILE", help="settings, for example "
-                        "./StackGAN_v2/cfg/birds_3stages.yml; TRAIN.FLAG in it chooses training or sampling")
-    parser.add_argument("--output_dir", metavar="NAME", help="training: name of the run's folder in output/StackGAN_v2/"
-                        " (or a path; default: that of the cfg file)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
-                        help="change one cfg key, for example TRAIN.BATCH_SIZE=8; may be given several times")
+    parser.add_argument(
+        "--cfg",
+        required=True,
+        type=cli.existing_file,
+        metavar="FILE",
+        help="settings, for example ./StackGAN_v2/cfg/birds_3stages.yml; TRAIN.FLAG in it chooses training or sampling",
+    )
+    parser.add_argument(
+        "--output_dir",
+        metavar="NAME",
+        help="training: name of the run's folder in output/StackGAN_v2/ (or a path; default: that of the cfg file)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="change one cfg key, for example TRAIN.BATCH_SIZE=8; may be given several times",
+    )
     add_key_options(parser, Config)
     add_options(parser, GeneratorOptions)
     # published: torchrun's variables say which process this is
@@ -39,8 +55,10 @@ def main():
         return 0
     if not cfg.TRAIN.FLAG:
         from StackGAN_v2.sampling import sample
+
         return sample(options, cfg)
     from StackGAN_v2.training.setup import train
+
     return train(options, cfg, name)
 
 
@@ -55,6 +73,7 @@ def _resolved(options: GeneratorOptions, path: Path, cfg: Config) -> GeneratorOp
 
 def _data_dir(path: Path, cfg: Config) -> Path:
     from common import splits
+
     if not cfg.DATA_DIR:
         return splits.data_dir(cfg.DATASET_NAME)
     if not Path(cfg.DATA_DIR).is_dir():
@@ -64,6 +83,7 @@ def _data_dir(path: Path, cfg: Config) -> Path:
 
 def _print_settings(names: dict, options: GeneratorOptions, cfg: Config) -> None:
     import yaml
+
     given = {name: str(value) if isinstance(value, Path) else value for name, value in by_option(options).items()}
     told = {"options": names | given, "cfg": to_plain(cfg)}
     print(yaml.safe_dump(told, sort_keys=False), end="")

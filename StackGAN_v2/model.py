@@ -3,6 +3,7 @@
 The generator has up to three branches, for images of base_size, 2·base_size and 4·base_size pixels; each size has a
 discriminator of its own. Parameter names and shapes are those of the published weights.
 """
+
 import re
 
 import torch
@@ -18,7 +19,7 @@ class GLU(nn.Module):
     """Gated linear unit over channels, a · sigmoid(b): `[N, 2C, …] → [N, C, …]` (Dauphin et al. 2017)."""
 
     def forward(self, x):
-        if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):    # keeps the gradient in that order
+        if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):  # keeps the gradient in that order
             return F.glu(x.permute(0, 2, 3, 1), dim=3).permute(0, 3, 1, 2)
         return F.glu(x, dim=1)
 
@@ -77,7 +78,7 @@ class JointConv(nn.Conv2d):
             return F.conv2d(torch.cat((c, h), 1), self.weight, self.bias, padding=1)
         of_c, of_h = self.weight.split((self.condition_dim, self.in_channels - self.condition_dim), 1)
         c = c.to(h.dtype)[:, :, None, None].expand(-1, -1, 3, 3)
-        cases = conv2d(c, of_c, self.bias, padding=1)                                  # [N, o, 3, 3]
+        cases = conv2d(c, of_c, self.bias, padding=1)  # [N, o, 3, 3]
         for dim in (2, 3):
             first, inner, last = cases.split(1, dim)
             length = h.shape[dim] - 2
@@ -91,8 +92,13 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.block = nn.Sequential(conv3x3(channels, 2 * channels), nn.BatchNorm2d(2 * channels), GLU(),
-                                   conv3x3(channels, channels), nn.BatchNorm2d(channels))
+        self.block = nn.Sequential(
+            conv3x3(channels, 2 * channels),
+            nn.BatchNorm2d(2 * channels),
+            GLU(),
+            conv3x3(channels, channels),
+            nn.BatchNorm2d(channels),
+        )
 
     def forward(self, x):
         return self.block(x) + x
@@ -122,9 +128,12 @@ class FirstBranch(nn.Module):
     def __init__(self, condition_dim: int, z_dim: int, gf_dim: int, base_size: int):
         super().__init__()
         self.blocks = _log2(base_size // 4)
-        self.width = gf_dim * 2 ** self.blocks
-        self.fc = nn.Sequential(nn.Linear(condition_dim + z_dim, self.width * 4 * 4 * 2, bias=False),
-                                nn.BatchNorm1d(self.width * 4 * 4 * 2), GLU())
+        self.width = gf_dim * 2**self.blocks
+        self.fc = nn.Sequential(
+            nn.Linear(condition_dim + z_dim, self.width * 4 * 4 * 2, bias=False),
+            nn.BatchNorm1d(self.width * 4 * 4 * 2),
+            GLU(),
+        )
         for i in range(self.blocks):
             setattr(self, f"upsample{i + 1}", up_block(self.width >> i, self.width >> (i + 1)))
 
@@ -140,8 +149,7 @@ class NextBranch(nn.Module):
 
     def __init__(self, condition_dim: int, gf_dim: int, r_num: int):
         super().__init__()
-        self.jointConv = nn.Sequential(JointConv(condition_dim, gf_dim, 2 * gf_dim), nn.BatchNorm2d(2 * gf_dim),
-                                       GLU())
+        self.jointConv = nn.Sequential(JointConv(condition_dim, gf_dim, 2 * gf_dim), nn.BatchNorm2d(2 * gf_dim), GLU())
         self.residual = nn.Sequential(*(ResBlock(gf_dim) for _ in range(r_num)))
         self.upsample = up_block(gf_dim, gf_dim // 2)
 
@@ -179,13 +187,16 @@ class Generator(nn.Module):
         if branch_num not in (1, 2, 3):
             raise ValueError(f"branch_num is {branch_num}; 1, 2 or 3 are known")
         if min(gf_dim, z_dim, embedding_dim, text_dim) < 1 or r_num < 0:
-            raise ValueError(f"gf_dim {gf_dim}, z_dim {z_dim}, embedding_dim {embedding_dim} and text_dim {text_dim} "
-                             f"must be 1 or more, r_num {r_num} 0 or more")
+            raise ValueError(
+                f"gf_dim {gf_dim}, z_dim {z_dim}, embedding_dim {embedding_dim} and text_dim {text_dim} "
+                f"must be 1 or more, r_num {r_num} 0 or more"
+            )
         if base_size < 8 or base_size & (base_size - 1):
             raise ValueError(f"base_size is {base_size}; it must be 8, 16, 32, 64 or a higher power of two")
         if gf_dim % 2 ** (branch_num - 1):
-            raise ValueError(f"gf_dim is {gf_dim}; with {branch_num} branches it must divide by "
-                             f"{2 ** (branch_num - 1)}")
+            raise ValueError(
+                f"gf_dim is {gf_dim}; with {branch_num} branches it must divide by {2 ** (branch_num - 1)}"
+            )
         self.branch_num, self.base_size, self.gf_dim, self.z_dim = branch_num, base_size, gf_dim, z_dim
         self.embedding_dim, self.text_dim, self.r_num = embedding_dim, text_dim, r_num
         self.ca_net = ConditioningAugmentation(text_dim, embedding_dim)
@@ -220,8 +231,11 @@ class Generator(nn.Module):
 
 
 def _down(channels_in: int, channels_out: int) -> list[nn.Module]:
-    return [Conv(channels_in, channels_out, 4, 2, 1, bias=False), nn.BatchNorm2d(channels_out),
-            nn.LeakyReLU(0.2, inplace=True)]
+    return [
+        Conv(channels_in, channels_out, 4, 2, 1, bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.LeakyReLU(0.2, inplace=True),
+    ]
 
 
 def _same(channels_in: int, channels_out: int) -> list[nn.Module]:
@@ -258,7 +272,7 @@ class Discriminator(nn.Module):
         for i in range(1, min(downs, 4)):
             layers += _down(widths[i - 1], widths[i])
         self.img_code_s16 = nn.Sequential(*layers)
-        self.tail = []                             # names of the blocks for more than 64 pixels, in their order
+        self.tail = []  # names of the blocks for more than 64 pixels, in their order
         if downs >= 5:
             self._add("img_code_s32", _down(widths[3], widths[4]))
         if downs == 5:
@@ -268,8 +282,9 @@ class Discriminator(nn.Module):
             self._add("img_code_s64_1", _same(widths[5], widths[4]))
             self._add("img_code_s64_2", _same(widths[4], widths[3]))
         self.code_dim = widths[min(downs, 4) - 1]
-        self.jointConv = nn.Sequential(JointConv(embedding_dim, self.code_dim, self.code_dim),
-                                       *_same(1, self.code_dim)[1:])
+        self.jointConv = nn.Sequential(
+            JointConv(embedding_dim, self.code_dim, self.code_dim), *_same(1, self.code_dim)[1:]
+        )
         self.logits = nn.Sequential(FullMapConv(self.code_dim, 1, 4, 4))
         self.uncond_logits = nn.Sequential(FullMapConv(self.code_dim, 1, 4, 4))
 
@@ -332,22 +347,27 @@ def generator_settings(state: dict) -> dict:
     embedding_dim = state["ca_net.fc.weight"].shape[0] // 4
     blocks = sum(f"h_net1.upsample{i}.1.weight" in state for i in range(1, 8))
     gf_dim = state["img_net1.img.0.weight"].shape[1]
-    return dict(branch_num=sum(f"img_net{i}.img.0.weight" in state for i in (1, 2, 3)), base_size=4 << blocks,
-                gf_dim=gf_dim, z_dim=state["h_net1.fc.0.weight"].shape[1] - embedding_dim, embedding_dim=embedding_dim,
-                text_dim=state["ca_net.fc.weight"].shape[1], r_num=_residual_blocks(state))
+    return dict(
+        branch_num=sum(f"img_net{i}.img.0.weight" in state for i in (1, 2, 3)),
+        base_size=4 << blocks,
+        gf_dim=gf_dim,
+        z_dim=state["h_net1.fc.0.weight"].shape[1] - embedding_dim,
+        embedding_dim=embedding_dim,
+        text_dim=state["ca_net.fc.weight"].shape[1],
+        r_num=_residual_blocks(state),
+    )
 
 
 def _residual_blocks(state: dict) -> int:
     if not any(key.startswith("h_net2.") for key in state):
-        return 2                                   # one branch has none, and the default does no harm
+        return 2  # one branch has none, and the default does no harm
     return sum(bool(re.fullmatch(r"h_net2\.residual\.\d+\.block\.0\.weight", key)) for key in state)
 
 
 _OTHERS = {"Conv.1.0.weight": "a speech encoder", "uncond_logits.0.weight": "a discriminator"}
 
 
-def load_generator(path
-, device="cpu") -> Generator:
+def load_generator(path, device="cpu") -> Generator:
     """The generator in a checkpoint `netG_<n>.pth`, this project's or a published one, in evaluation mode.
 
     Its sizes are read from the tensors' shapes. UserError: the file is missing, damaged or holds another network.
@@ -355,7 +375,7 @@ def load_generator(path
     state = checkpoint.state_dict_of(checkpoint.load(path), path)
     try:
         generator = Generator(**generator_settings(state))
-    except (KeyError, IndexError, ValueError, RuntimeError) as error:          # missing tensors, shapes without sense
+    except (KeyError, IndexError, ValueError, RuntimeError) as error:  # missing tensors, shapes without sense
         reason = f" ({' '.join(str(error).split())})"
         held = next((f" but {what}" for key, what in _OTHERS.items() if key in state), reason)
         raise UserError(f"{path} holds no generator of StackGAN-v2{held}; give a netG_<iteration>.pth") from None

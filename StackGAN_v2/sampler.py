@@ -4,6 +4,7 @@ What is promised: the same weights and the same command give the same bytes, on 
 Batches of another size give images that are equal up to rounding, since products are then summed in another order: in
 float32 one level of 255 in very few values, in bf16 more.
 """
+
 import concurrent.futures
 import dataclasses
 import io
@@ -22,22 +23,23 @@ from common.files import MADE_BY, read_note, write_bytes, write_json
 from common.parallel import free_memory
 from StackGAN_v2.data.image_names import first_sentences, image_name
 
-SMALL_BATCH = 8                                    # images at a time where memory must stay small
-_WRITTEN = re.compile(r"_\d+_sentence\d+_0(\.tmp)?\.(png|jpg)")     # ends of the names of sampled images
+SMALL_BATCH = 8  # images at a time where memory must stay small
+_WRITTEN = re.compile(r"_\d+_sentence\d+_0(\.tmp)?\.(png|jpg)")  # ends of the names of sampled images
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
     """How `sample_split` generates."""
-    seed: int = 0                                  # of all noise
-    batch_size: int | str = "auto"                 # images at a time; auto: `fitting_batch`
-    precision: str = "fp32"                        # fp32, tf32 or bf16
-    all_sizes: bool = False                        # write the images of every branch, not only the last
-    limit: int = 0                                 # only the first so many sentences; 0: all
-    compiled: bool = False                         # compile the generator
-    form: str = "png"                              # or jpg
-    workers: int = 2                               # threads that write files
-    progress: bool = True                          # show a progress bar
+
+    seed: int = 0  # of all noise
+    batch_size: int | str = "auto"  # images at a time; auto: `fitting_batch`
+    precision: str = "fp32"  # fp32, tf32 or bf16
+    all_sizes: bool = False  # write the images of every branch, not only the last
+    limit: int = 0  # only the first so many sentences; 0: all
+    compiled: bool = False  # compile the generator
+    form: str = "png"  # or jpg
+    workers: int = 2  # threads that write files
+    progress: bool = True  # show a progress bar
 
 
 def noise(generator, *key: int) -> torch.Tensor:
@@ -49,8 +51,7 @@ def noise(generator, *key: int) -> torch.Tensor:
 def fixed_sentences(generator, rows: list[np.ndarray], most: int, seed: int):
     """First sentences of at most `most` items, evenly spread → speech `[N, d]`, noises `[N, z_dim + embedding_dim]`."""
     chosen = spread(rows, most)
-    return (stacked([rows[i][0] for i in chosen]),
-            torch.stack([noise(generator, seed, int(i), 0) for i in chosen]))
+    return (stacked([rows[i][0] for i in chosen]), torch.stack([noise(generator, seed, int(i), 0) for i in chosen]))
 
 
 def spread(rows: list[np.ndarray], most: int) -> np.ndarray:
@@ -90,7 +91,7 @@ def grid(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
     sheet = np.full((rows * (size + gap) - gap, columns * (size + gap) - gap, 3), 255, np.uint8)
     for i, image in enumerate(images):
         top, left = i // columns * (size + gap), i % columns * (size + gap)
-        sheet[top:top + size, left:left + size] = image
+        sheet[top : top + size, left : left + size] = image
     return sheet
 
 
@@ -102,9 +103,12 @@ def save_image(path, pixels: np.ndarray) -> None:
 def image_bytes(pixels: np.ndarray, jpeg: bool = False) -> bytes:
     """uint8 `[H, W, 3]` as the content of a PNG or JPEG file."""
     # compress_type 3 is zlib's Z_RLE: on such images smaller files than level 1's matching, in less time
-    options = {"quality": 95, "subsampling": 0, "comment": MADE_BY} if jpeg else {
-        "compress_level": 1, "compress_type": 3, "pnginfo": _made_by()}
-    buffer = io.BytesIO()                          # given a file, Pillow does not notice that the disk is full
+    options = (
+        {"quality": 95, "subsampling": 0, "comment": MADE_BY}
+        if jpeg
+        else {"compress_level": 1, "compress_type": 3, "pnginfo": _made_by()}
+    )
+    buffer = io.BytesIO()  # given a file, Pillow does not notice that the disk is full
     Image.fromarray(pixels).save(buffer, "JPEG" if jpeg else "PNG", **options)
     return buffer.getvalue()
 
@@ -129,8 +133,8 @@ def samples_folder(net_g, split: str = "test") -> Path:
 def fitting_batch(generator) -> int:
     """Images to generate at a time: what a quarter of the device's free memory holds, at most 64, on a GPU 256."""
     device = next(generator.parameters()).device
-    channels = 2 * (generator.gf_dim >> (generator.branch_num - 1))      # of the last and largest map
-    image = 4 * channels * generator.sizes[-1] ** 2 * 6                # bytes; six such maps are more than ever live
+    channels = 2 * (generator.gf_dim >> (generator.branch_num - 1))  # of the last and largest map
+    image = 4 * channels * generator.sizes[-1] ** 2 * 6  # bytes; six such maps are more than ever live
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
     return max(1, min(free // 4 // image, 256 if device.type == "cuda" else 64))
 
@@ -144,35 +148,43 @@ def sample_split(generator, split, rows, folder, how: Sampling) -> tuple[int, in
     """
     folder = Path(folder)
     batch_size = _prepare_folder(generator, split, rows, folder, how)
-    sizes = list(enumerate(generator.sizes))[0 if how.all_sizes else -1:]
-    sentences = [(i, k) for i, row in enumerate(rows) for k in range(len(row))][:how.limit or None]
+    sizes = list(enumerate(generator.sizes))[0 if how.all_sizes else -1 :]
+    sentences = [(i, k) for i, row in enumerate(rows) for k in range(len(row))][: how.limit or None]
 
     firsts = first_sentences(split)
 
     def path(sentence, size) -> Path:
         item, k = sentence
         return folder / image_name(split, split.items[item], size, firsts[item] + k, how.form)
+
     if len({path(sentence, 0) for sentence in sentences}) < len(sentences):
-        raise UserError(f"{split.path} lists an image in several items, and the features hold more sentences of one "
-                        "than it says; extract them again from this split file")
+        raise UserError(
+            f"{split.path} lists an image in several items, and the features hold more sentences of one "
+            "than it says; extract them again from this split file"
+        )
     missing = {sentence for sentence in sentences if not path(sentence, generator.sizes[-1]).is_file()}
     if how.compiled:
         generator.compile()
-    with concurrent.futures.ThreadPoolExecutor(how.workers) as pool, \
-            tqdm(total=len(missing), desc="images", unit="img", disable=not how.progress) as bar:
+    with (
+        concurrent.futures.ThreadPoolExecutor(how.workers) as pool,
+        tqdm(total=len(missing), desc="images", unit="img", disable=not how.progress) as bar,
+    ):
         written = []
         for first in range(0, len(sentences), batch_size):
             # the same batches as without an interruption, so that the bytes are the same, too
-            batch = sentences[first:first + batch_size]
+            batch = sentences[first : first + batch_size]
             if missing.isdisjoint(batch):
                 continue
             noises = torch.stack([noise(generator, how.seed, i, k) for i, k in batch])
             images = generate(generator, stacked([rows[i][k] for i, k in batch]), noises, how.precision)
-            for future in written:                 # at most one batch waits for the disk
+            for future in written:  # at most one batch waits for the disk
                 future.result()
             # the largest size is written last, since it is the one that says that a sentence is done
-            written = [pool.submit(_save_all, [(path(sentence, size), images[branch][row]) for branch, size in sizes])
-                       for row, sentence in enumerate(batch) if sentence in missing]
+            written = [
+                pool.submit(_save_all, [(path(sentence, size), images[branch][row]) for branch, size in sizes])
+                for row, sentence in enumerate(batch)
+                if sentence in missing
+            ]
             bar.update(len(written))
         for future in written:
             future.result()
@@ -181,8 +193,12 @@ def sample_split(generator, split, rows, folder, how: Sampling) -> tuple[int, in
 
 def _prepare_folder(generator, split, rows, folder: Path, how: Sampling) -> int:
     """Write samples.json beside `folder`, after removing images that it says to be of something else; → batch size."""
-    made_with = {"generator": checkpoint.digest(generator.state_dict()), "seed": how.seed, "order": split.digest(),
-                 "speech": checkpoint.digest({str(i): torch.from_numpy(row) for i, row in enumerate(rows)})}
+    made_with = {
+        "generator": checkpoint.digest(generator.state_dict()),
+        "seed": how.seed,
+        "order": split.digest(),
+        "speech": checkpoint.digest({str(i): torch.from_numpy(row) for i, row in enumerate(rows)}),
+    }
     if any(first_sentences(split)):
         made_with["sentences"] = "numbered by image"
     note, kept_batch = folder.parent / "samples.json", None
@@ -195,10 +211,10 @@ def _prepare_folder(generator, split, rows, folder: Path, how: Sampling) -> int:
         if before != made_with:
             kept_batch = None
             for path in files:
-                if _WRITTEN.search(path.name):     # other files are the user's own
+                if _WRITTEN.search(path.name):  # other files are the user's own
                     path.unlink()
     batch_size = how.batch_size
-    if batch_size == "auto":                       # an interrupted run goes on with its own batches: the same bytes
+    if batch_size == "auto":  # an interrupted run goes on with its own batches: the same bytes
         batch_size = kept_batch if isinstance(kept_batch, int) else fitting_batch(generator)
     write_json(note, {**made_with, "batch": batch_size})
     return batch_size

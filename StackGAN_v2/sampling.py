@@ -1,4 +1,5 @@
 """Sampling of a split, step by step: the files that main.py's options name, then an image for every sentence."""
+
 import torch
 
 from common.cli import UserError
@@ -30,12 +31,21 @@ def sample(options: GeneratorOptions, cfg: Config) -> int:
         require_same_encoder(net_g, find_features(split, "audio", data.audio_switch))
     rows = speech_of(data, split)
     if rows[0].shape[1] != generator.text_dim:
-        raise UserError(f"{net_g} was trained on speech features of width {generator.text_dim}, but --audio_switch "
-                        f"{data.audio_switch} has {rows[0].shape[1]}; use the features that it was trained on")
+        raise UserError(
+            f"{net_g} was trained on speech features of width {generator.text_dim}, but --audio_switch "
+            f"{data.audio_switch} has {rows[0].shape[1]}; use the features that it was trained on"
+        )
     folder = sampler.samples_folder(net_g, split.name)
-    how = sampler.Sampling(options.training.seed, sampling.batch_size or "auto", precision, sampling.all_sizes,
-                           sampling.limit or cfg.TEST.SAMPLE_NUM, bool(compute.compile), sampling.format,
-                           max(cfg.WORKERS, default_jobs()))
+    how = sampler.Sampling(
+        options.training.seed,
+        sampling.batch_size or "auto",
+        precision,
+        sampling.all_sizes,
+        sampling.limit or cfg.TEST.SAMPLE_NUM,
+        bool(compute.compile),
+        sampling.format,
+        max(cfg.WORKERS, default_jobs()),
+    )
     generator = generator.to(memory_format=memory_format(compute.memory_format))
     written, kept = sampler.sample_split(generator, split, rows, folder, how)
     print(f"{written:,} images written, {kept:,} were there: {folder}")
@@ -46,8 +56,7 @@ def sample(options: GeneratorOptions, cfg: Config) -> int:
 
 def speech_of(data, split) -> list:
     """The speech embeddings of a split: one array `[captions, d]` an item."""
-    return load_features(find_features(split, "audio", data.audio_switch), split, EXTRACTION,
-                         some_without=True)
+    return load_features(find_features(split, "audio", data.audio_switch), split, EXTRACTION, some_without=True)
 
 
 def memory_format(name: str) -> torch.memory_format:

@@ -1,4 +1,5 @@
 """Sheets of samples ("super images"): a row for each class, with a real image of it first."""
+
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from common.untrusted.images import open_rgb
 from StackGAN_v2 import sampler
 from StackGAN_v2.data.image_names import image_name
 
-ROWS = 20                                          # classes on a sheet
+ROWS = 20  # classes on a sheet
 
 
 def write_sheets(folder, split, size: int, form: str, columns: int) -> list[Path]:
@@ -20,9 +21,12 @@ def write_sheets(folder, split, size: int, form: str, columns: int) -> list[Path
     columns: samples a class, spread over its images; classes without any sample have no row. Of a set without classes
     each image is one. size, form: as in `image_name`. UserError if a file there is not this project's.
     """
-    rows = [(items[0], paths) for items in _by_class(split).values()
-            if (paths := _samples(Path(folder), split, items, size, form)[:columns])]
-    groups = [rows[first:first + ROWS] for first in range(0, len(rows), ROWS)]
+    rows = [
+        (items[0], paths)
+        for items in _by_class(split).values()
+        if (paths := _samples(Path(folder), split, items, size, form)[:columns])
+    ]
+    groups = [rows[first : first + ROWS] for first in range(0, len(rows), ROWS)]
     sheets = [Path(folder).parent.parent / f"sheet_{number:02d}.png" for number in range(len(groups))]
     for path in sheets:
         require_ours(path, "--eval_net_g")
@@ -59,8 +63,10 @@ def _by_class(split) -> dict[int, list]:
 
 def _samples(folder: Path, split, items: list, size: int, form: str) -> list[Path]:
     """The samples of a class that are there: the first sentence of each image, then the second of each, …"""
-    captions = Counter[Path]()                     # of an image, which several items may share
+    captions = Counter[Path]()  # of an image, which several items may share
     for item in items:
         captions[item.image] += max(len(item.texts), len(item.audio))
-    names = [image_name(split, item, size, sentence, form) for sentence in range(max(captions.values())) for item in items]
+    names = [
+        image_name(split, item, size, sentence, form) for sentence in range(max(captions.values())) for item in items
+    ]
     return [path for name in dict.fromkeys(names) if (path := folder / name).is_file()]

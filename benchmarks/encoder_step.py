@@ -1,4 +1,5 @@
 """Training steps of the speech encoder: as published, ours, and ours with each switch off."""
+
 import functools
 import tempfile
 from collections import deque
@@ -22,11 +23,27 @@ class SyntheticTraining:
         from Audio_to_Image.datasets import SpeechClips, TrainingSet
         from benchmarks import synthetic_data
         from common.splits import Item, Split
+
         self.batch, self.device = batch, device
         random = np.random.default_rng(0)
-        split = Split("train", Path("train.json"),
-                      tuple(Item(str(i), Path(f"{i}.jpg"), i % synthetic_data.CLASSES, str(i % synthetic_data.CLASSES),
-                                 (), (Path(f"{i}.wav"),)) for i in range(items)), Path("."), Path("."), True)
+        split = Split(
+            "train",
+            Path("train.json"),
+            tuple(
+                Item(
+                    str(i),
+                    Path(f"{i}.jpg"),
+                    i % synthetic_data.CLASSES,
+                    str(i % synthetic_data.CLASSES),
+                    (),
+                    (Path(f"{i}.wav"),),
+                )
+                for i in range(items)
+            ),
+            Path("."),
+            Path("."),
+            True,
+        )
         clips = SpeechClips(split, synthetic_data.log_mels(items), frames, device, where)
         features = random.standard_normal((items, 10, width)).astype(np.float32)
         self.set = TrainingSet(clips, list(abs(features)))
@@ -44,6 +61,7 @@ class SyntheticTraining:
             while len(ahead) < 2:
                 ahead.append(threads.submit(self.make, next(step)))
             return ahead.popleft().result()
+
         return take
 
 
@@ -53,10 +71,18 @@ def trainer(data_set, **settings):
 
     from Audio_to_Image.speech_encoder import CNNRNN
     from Audio_to_Image.trainer import Settings, Trainer
+
     torch.manual_seed(0)
     network = CNNRNN(embedding_dim=data_set.set.width, nhidden=data_set.set.width, bidirectional=True)
-    return Trainer(network.train(), data_set.set, None, torch.zeros(1, data_set.set.width), {},
-                   Settings(batch_size=data_set.batch, **settings), None)
+    return Trainer(
+        network.train(),
+        data_set.set,
+        None,
+        torch.zeros(1, data_set.set.width),
+        {},
+        Settings(batch_size=data_set.batch, **settings),
+        None,
+    )
 
 
 def ours(data_set, off="", keep=True, **settings) -> harness.Variant:
@@ -67,7 +93,7 @@ def ours(data_set, off="", keep=True, **settings) -> harness.Variant:
 
     step = job.train_on
     data = data_set.make(0)
-    step(data)                                     # the first step may compile
+    step(data)  # the first step may compile
     flops = harness.flops_of(lambda: step(data)) if not settings.get("compile") else 0.0
     return harness.Variant(step, data_set.batch, data_set.feed(), flops, settings["precision"], off)
 
@@ -78,6 +104,7 @@ def plain(data_set, feed=None) -> harness.Variant:
 
     from Audio_to_Image.objectives import loss_terms
     from Audio_to_Image.speech_encoder import FRAMES_PER_POSITION
+
     job = trainer(data_set, precision="fp32", whole_maps=True)
     job.network.convolve = lambda x: job.network.Conv(x[:, None])
     optimizer = torch.optim.Adam(job.network.parameters(), 1e-3, weight_decay=1e-5, foreach=False)
@@ -88,7 +115,8 @@ def plain(data_set, feed=None) -> harness.Variant:
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
-        return float(total.detach())               # the published loop prints it
+        return float(total.detach())  # the published loop prints it
+
     batch = data_set.make(0)
     flops = harness.flops_of(lambda: step(batch))
     return harness.Variant(step, data_set.batch, feed or (lambda: batch), flops)
@@ -106,6 +134,7 @@ def plain_feed(data_set, paths):
     def take():
         mels = torch.from_numpy(np.stack([plain_log_mel(path) for path in paths]).astype(np.float32))
         return replace(data_set.make(0), mels=mels.to(data_set.device))
+
     return take
 
 
@@ -115,10 +144,12 @@ def main(argv=None) -> int:
     args = parser.parse_args(argv)
     device, precision = harness.start(args, argv)
     from benchmarks.synthetic_data import write_sounds
+
     args.batch_size = 2 if args.quick else args.batch_size
     missing, on_gpu = harness.have("librosa", "soundfile"), device.type == "cuda"
-    made = functools.cache(lambda: SyntheticTraining(4 * args.batch_size, args.batch_size, device,
-                                            **dict(width=16) if args.quick else {}))
+    made = functools.cache(
+        lambda: SyntheticTraining(4 * args.batch_size, args.batch_size, device, **dict(width=16) if args.quick else {})
+    )
 
     def our(**settings):
         return lambda: ours(made(), **{"precision": precision, "compile": False, **settings})
@@ -135,11 +166,21 @@ def main(argv=None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         if not missing:
             variants["plain, with loading"] = lambda: plain(
-                made(), plain_feed(made(), write_sounds(folder, args.batch_size)))
+                made(), plain_feed(made(), write_sounds(folder, args.batch_size))
+            )
         rows = harness.compare(variants, device, args)
-    harness.report("encoder step", "clip", rows, args, device, precision,
-                   [f"plain, with loading: {missing}"] if missing else [], batch=args.batch_size, frames=2048,
-                   frames_mean=550)
+    harness.report(
+        "encoder step",
+        "clip",
+        rows,
+        args,
+        device,
+        precision,
+        [f"plain, with loading: {missing}"] if missing else [],
+        batch=args.batch_size,
+        frames=2048,
+        frames_mean=550,
+    )
     return 0
 
 

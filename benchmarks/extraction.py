@@ -1,4 +1,5 @@
 """Embedding spoken captions with an encoder: one clip at a time over padded maps, and ours in batches."""
+
 import functools
 import tempfile
 
@@ -16,6 +17,7 @@ def main(argv=None) -> int:
     from benchmarks.encoder_step import SyntheticTraining, trainer
     from benchmarks.log_mel import plain_log_mel
     from benchmarks.synthetic_data import write_sounds
+
     on_gpu = device.type == "cuda"
     count, few, width = (2, 1, 16) if args.quick else (4096, 128, 1024) if on_gpu else (128, 16, 1024)
     missing = harness.have("librosa", "soundfile")
@@ -38,13 +40,18 @@ def main(argv=None) -> int:
             for clip in clips.usable[:few]:
                 mels = torch.from_numpy(plain_log_mel(paths[clip])).float()[None] if paths else clips.mels([clip])
                 embed_one(mels, int(clips.n_frames[clip]))
+
         return harness.Variant(run, few)
 
     def ours(precision, off=""):
         harness.as_ours(device, precision)
         encoder, clips = job()
-        return harness.Variant(lambda _: embed_clips(encoder, {"max_frames": 2048}, clips, 64, precision).cpu(), count,
-                           precision=precision, off=off)
+        return harness.Variant(
+            lambda _: embed_clips(encoder, {"max_frames": 2048}, clips, 64, precision).cpu(),
+            count,
+            precision=precision,
+            off=off,
+        )
 
     variants = {"plain": plain, "ours": lambda: ours(precision)}
     if precision == "bf16":
@@ -53,8 +60,17 @@ def main(argv=None) -> int:
         if not missing:
             variants["plain, with loading"] = lambda: plain(write_sounds(folder, few))
         rows = harness.compare(variants, device, args)
-    harness.report("extraction", "clip", rows, args, device, precision,
-                   [f"plain, with loading: {missing}"] if missing else [], frames=2048, frames_mean=550)
+    harness.report(
+        "extraction",
+        "clip",
+        rows,
+        args,
+        device,
+        precision,
+        [f"plain, with loading: {missing}"] if missing else [],
+        frames=2048,
+        frames_mean=550,
+    )
     return 0
 
 

@@ -1,4 +1,5 @@
 """Training iterations of the generator and its discriminators: as published, ours, and ours with each switch off."""
+
 import functools
 import tempfile
 
@@ -12,9 +13,12 @@ def published(size, batch, tiny=False):
     """The birds' cfg at `size` pixels; tiny: with a sixteenth of the channels and pixels."""
     from common import ROOT
     from StackGAN_v2.config import load_config
+
     small = ["TREE.BASE_SIZE=16", "GAN.GF_DIM=4", "GAN.DF_DIM=4"] if tiny else []
-    return load_config(ROOT / "StackGAN_v2/cfg/birds_3stages.yml",
-                       [f"TREE.BRANCH_NUM={BRANCHES[size]}", f"TRAIN.BATCH_SIZE={batch}", *small])
+    return load_config(
+        ROOT / "StackGAN_v2/cfg/birds_3stages.yml",
+        [f"TREE.BRANCH_NUM={BRANCHES[size]}", f"TRAIN.BATCH_SIZE={batch}", *small],
+    )
 
 
 def made_batches(folder, cfg, images, device):
@@ -24,14 +28,24 @@ def made_batches(folder, cfg, images, device):
     from benchmarks import synthetic_data
     from StackGAN_v2.data import image_cache
     from StackGAN_v2.data.datasets import Batches, SpeechFeatures
+
     size = cfg.TREE.BASE_SIZE << (cfg.TREE.BRANCH_NUM - 1)
     split = synthetic_data.draw_images(folder, images, 2 * size)
     random = np.random.default_rng(0)
     rows = [random.standard_normal((10, synthetic_data.TEACHER_WIDTH)).astype(np.float32) for _ in split.items]
     cache = image_cache.build(split, folder, size, progress=False).to(device)
     sizes = [cfg.TREE.BASE_SIZE << i for i in range(cfg.TREE.BRANCH_NUM)]
-    return Batches(cache, SpeechFeatures(rows), split.labels, sizes, cfg.TRAIN.BATCH_SIZE, cfg.GAN.Z_DIM,
-                   cfg.GAN.EMBEDDING_DIM, 0, device), split
+    return Batches(
+        cache,
+        SpeechFeatures(rows),
+        split.labels,
+        sizes,
+        cfg.TRAIN.BATCH_SIZE,
+        cfg.GAN.Z_DIM,
+        cfg.GAN.EMBEDDING_DIM,
+        0,
+        device,
+    ), split
 
 
 def counted(step, data) -> float:
@@ -47,6 +61,7 @@ def ours(cfg, batches, device, precision, off="", compiled=False, rewrites=True,
     from StackGAN_v2.networks import convolution
     from StackGAN_v2.training.networks import Networks
     from StackGAN_v2.training.step import Stepper
+
     if keep:
         harness.as_ours(device, precision)
     convolution.rewrite(rewrites)
@@ -63,6 +78,7 @@ def plain(cfg, batches, device, feed=None) -> harness.Variant:
 
     from benchmarks.plain_gan import PlainNetworks, plain_step
     from StackGAN_v2.training.networks import Networks
+
     torch.manual_seed(0)
     networks = PlainNetworks(cfg, Networks(cfg, batches.features.width, device), device)
     data = batches(0)
@@ -78,6 +94,7 @@ def plain_feed(split, batches):
 
     from benchmarks.plain_gan import plain_images
     from StackGAN_v2.data.image_cache import bounding_boxes
+
     boxes = bounding_boxes(split)
 
     def load(indices):
@@ -88,14 +105,19 @@ def plain_feed(split, batches):
     def take():
         real, wrong, _ = batches.images(0)
         return replace(batches(0), real=load(real), wrong=load(wrong))
+
     return take
 
 
 def main(argv=None) -> int:
     parser = harness.parser(__doc__, __file__)
     parser.add_argument("--size", type=int, choices=BRANCHES, default=256, help="side of the largest images, pixels")
-    parser.add_argument("--batch_size", type=cli.positive_int, metavar="N",
-                        help="images an iteration (default: the published 24 on a GPU, 4 on a CPU)")
+    parser.add_argument(
+        "--batch_size",
+        type=cli.positive_int,
+        metavar="N",
+        help="images an iteration (default: the published 24 on a GPU, 4 on a CPU)",
+    )
     args = parser.parse_args(argv)
     device, precision = harness.start(args, argv)
     on_gpu = device.type == "cuda"
@@ -107,10 +129,12 @@ def main(argv=None) -> int:
         def our(precision=precision, **switches):
             return lambda: ours(cfg, data()[0], device, precision, **switches)
 
-        variants = {"plain": lambda: plain(cfg, data()[0], device),
-                    "ours": our(),
-                    "ours, plain operations": our(off="exact rewrites", rewrites=False),
-                    "plain, with loading": lambda: plain(cfg, data()[0], device, plain_feed(data()[1], data()[0]))}
+        variants = {
+            "plain": lambda: plain(cfg, data()[0], device),
+            "ours": our(),
+            "ours, plain operations": our(off="exact rewrites", rewrites=False),
+            "plain, with loading": lambda: plain(cfg, data()[0], device, plain_feed(data()[1], data()[0])),
+        }
         if precision == "bf16":
             variants["ours, fp32"] = our("fp32", off="bf16")
         if not on_gpu:
@@ -118,8 +142,16 @@ def main(argv=None) -> int:
         if on_gpu and not args.quick:
             variants["ours, compiled"] = our(off="no compilation", compiled=True)
         rows = harness.compare(variants, device, args)
-    harness.report(f"generator step {args.size}", "image", rows, args, device, precision, batch=batch,
-                   pixels=cfg.TREE.BASE_SIZE << (cfg.TREE.BRANCH_NUM - 1))
+    harness.report(
+        f"generator step {args.size}",
+        "image",
+        rows,
+        args,
+        device,
+        precision,
+        batch=batch,
+        pixels=cfg.TREE.BASE_SIZE << (cfg.TREE.BRANCH_NUM - 1),
+    )
     return 0
 
 

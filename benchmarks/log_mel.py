@@ -1,4 +1,5 @@
 """Log-mels of spoken captions: librosa one clip at a time, and ours by all cores."""
+
 import functools
 import tempfile
 
@@ -11,11 +12,13 @@ from common import cli
 def plain_log_mel(path) -> np.ndarray:
     """As the method's authors go: librosa.load, the filters made for every clip, padded to 2048 frames."""
     import librosa
+
     samples, _ = librosa.load(path, sr=16000)
     samples = samples - samples.mean()
     samples = np.append(samples[0], samples[1:] - 0.97 * samples[:-1])
-    spectrum = librosa.stft(samples, n_fft=400, hop_length=160, win_length=400, window=np.hamming(400), center=True,
-                            pad_mode="reflect")
+    spectrum = librosa.stft(
+        samples, n_fft=400, hop_length=160, win_length=400, window=np.hamming(400), center=True, pad_mode="reflect"
+    )
     filters = librosa.filters.mel(sr=16000, n_fft=400, n_mels=40, fmin=20, fmax=8000)
     decibels = librosa.power_to_db(filters @ np.abs(spectrum) ** 2, ref=np.max, top_db=80)[:, :2048]
     return np.pad(decibels, ((0, 0), (0, 2048 - decibels.shape[1])))
@@ -26,6 +29,7 @@ def variants_from_files(folder, made, times, few, device):
     from Audio_to_Image.audio import iter_clips, load_log_mel
     from Audio_to_Image.mel_cache import quantize
     from benchmarks.synthetic_data import write_sounds
+
     paths = functools.cache(lambda: write_sounds(folder, made))
 
     def one_by_one(load):
@@ -38,11 +42,15 @@ def variants_from_files(folder, made, times, few, device):
         def run(_):
             for _, clip in iter_clips(everything, encode=quantize, **how):
                 assert not clip.error, clip.error
+
         return harness.Variant(run, len(everything), off=off)
 
-    return {"plain": lambda: one_by_one(plain_log_mel), "ours": ours,
-            "ours, one thread": lambda: ours("threads", jobs=1),
-            "ours, one by one from a file": lambda: one_by_one(load_log_mel)}
+    return {
+        "plain": lambda: one_by_one(plain_log_mel),
+        "ours": ours,
+        "ours, one thread": lambda: ours("threads", jobs=1),
+        "ours, one by one from a file": lambda: one_by_one(load_log_mel),
+    }
 
 
 def main(argv=None) -> int:

@@ -4,6 +4,7 @@ It draws some images and links them under as many names as CUB has training imag
 downloaded. The peak is the sum of the proportional set sizes (PSS) of all processes: each shared page is counted
 once.
 """
+
 import os
 import subprocess
 import sys
@@ -19,11 +20,17 @@ DRAWN = 240
 
 def parse(argv=None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("--images", type=cli.positive_int, default=recipe.TRAINING, metavar="N",
-                        help="of the training split")
+    parser.add_argument(
+        "--images", type=cli.positive_int, default=recipe.TRAINING, metavar="N", help="of the training split"
+    )
     parser.add_argument("--side", type=cli.positive_int, default=320, metavar="N", help="pixels of the images")
-    parser.add_argument("--batch_size", type=cli.positive_int, default=2, metavar="N",
-                        help="images an iteration; on a GPU, whose maps are not in host memory, give the published 24")
+    parser.add_argument(
+        "--batch_size",
+        type=cli.positive_int,
+        default=2,
+        metavar="N",
+        help="images an iteration; on a GPU, whose maps are not in host memory, give the published 24",
+    )
     parser.add_argument("--steps", type=cli.positive_int, default=6, metavar="N", help="iterations")
     parser.add_argument("--cache", choices=("gpu", "ram", "disk"), default="disk", help="where the images are")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the generator's cfg")
@@ -35,6 +42,7 @@ def make_set(folder: Path, images: int, side: int) -> None:
     """`folder`/train.json with `images` items of `DRAWN` drawn images, and the embeddings of their sentences."""
     from common.files import read_json, write_json
     from common.splits import load_split
+
     split = synthetic_data.draw_images(folder, min(images, DRAWN), side)
     content = read_json(folder / "test.json")
     items = []
@@ -57,7 +65,7 @@ def held(session: int) -> int:
             if os.getsid(int(process.name)) == session:
                 lines = (process / "smaps_rollup").read_text().splitlines()
                 total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
-        except (OSError, IndexError):              # it has just ended
+        except (OSError, IndexError):  # it has just ended
             continue
     return total
 
@@ -83,17 +91,42 @@ def main(argv=None) -> int:
         data.mkdir()
         make_set(data, args.images, args.side)
         values = [f"TRAIN.BATCH_SIZE={args.batch_size}", *args.set]
-        words = [ROOT / "StackGAN_v2/main.py", "--cfg", ROOT / "StackGAN_v2/cfg/birds_3stages.yml", "--data_dir", data,
-                 "--audio_switch", synthetic_data.SWITCH, "--output_dir", Path(folder) / "run", "--cache", args.cache,
-                 "--max_steps", args.steps, *(word for value in values for word in ("--set", value))]
+        words = [
+            ROOT / "StackGAN_v2/main.py",
+            "--cfg",
+            ROOT / "StackGAN_v2/cfg/birds_3stages.yml",
+            "--data_dir",
+            data,
+            "--audio_switch",
+            synthetic_data.SWITCH,
+            "--output_dir",
+            Path(folder) / "run",
+            "--cache",
+            args.cache,
+            "--max_steps",
+            args.steps,
+            *(word for value in values for word in ("--set", value)),
+        ]
         peak = peak_of([sys.executable, *map(str, words)])
         cache = sum(path.stat().st_size for path in (data / "train").glob("images_*.npy"))
-    print(f"peak {peak / 2 ** 20:,.0f} MiB of host memory: {args.images:,} images, {cache / 2 ** 20:,.0f} MiB on disk, "
-          f"batches of {args.batch_size}")
+    print(
+        f"peak {peak / 2**20:,.0f} MiB of host memory: {args.images:,} images, {cache / 2**20:,.0f} MiB on disk, "
+        f"batches of {args.batch_size}"
+    )
     if args.json:
         from common.files import write_json
-        write_json(Path(args.json), {"peak_bytes": peak, "images": args.images, "cache_bytes": cache,
-                                     "batch_size": args.batch_size, "cache": args.cache, "set": args.set})
+
+        write_json(
+            Path(args.json),
+            {
+                "peak_bytes": peak,
+                "images": args.images,
+                "cache_bytes": cache,
+                "batch_size": args.batch_size,
+                "cache": args.cache,
+                "set": args.set,
+            },
+        )
     return 0
 
 

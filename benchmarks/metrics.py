@@ -2,6 +2,7 @@
 
 The network is torchvision's Inception-v3 with random weights, which changes no time.
 """
+
 import tempfile
 from pathlib import Path
 
@@ -14,6 +15,7 @@ def random_inception(device):
     import torch
     from torch.nn import functional
     from torchvision.models import inception_v3
+
     torch.manual_seed(0)
     network = inception_v3(weights=None, init_weights=False, aux_logits=False).eval().to(device)
     network.fc = torch.nn.Identity()
@@ -21,9 +23,11 @@ def random_inception(device):
     @torch.inference_mode()
     def see(images, precision="fp32"):
         from common.devices import autocast
+
         views = functional.interpolate(images.to(device).float(), size=(299, 299), mode="bilinear") / 127.5 - 1
         with autocast(device, precision):
             return network(views).float()
+
     return see
 
 
@@ -38,6 +42,7 @@ def main(argv=None) -> int:
     from common.parallel import default_jobs
     from StackGAN_v2.evaluation.image_sets import batches, load_generated
     from StackGAN_v2.evaluation.metrics import Moments, frechet_distance
+
     on_gpu = device.type == "cuda"
     count, few, width = (2, 2, 64) if args.quick else (2048, 256, 2048) if on_gpu else (48, 24, 2048)
     random = np.random.default_rng(0)
@@ -76,8 +81,10 @@ def main(argv=None) -> int:
     first, second = (factor @ factor.T / factor.shape[1] for factor in factors)
     mean = np.zeros(width)
     repeats = 1 if args.quick else 3
-    distance = {"frechet_plain_s": lambda: np.trace(first + second - 2 * linalg.sqrtm(first @ second).real),
-                "frechet_ours_s": lambda: frechet_distance(mean, first, mean, second)}
+    distance = {
+        "frechet_plain_s": lambda: np.trace(first + second - 2 * linalg.sqrtm(first @ second).real),
+        "frechet_ours_s": lambda: frechet_distance(mean, first, mean, second),
+    }
     distance = {name: round(harness.seconds_of(call, repeats), 3) for name, call in distance.items()}
     harness.report("metrics", "image", rows, args, device, "fp32", pixels=256, width=width, **distance)
     return 0

@@ -6,6 +6,7 @@ too, Adam and the moving average tensor by tensor, images read one by one; float
 dicts are those of `StackGAN_v2.model`. The published loop also runs an Inception network in every step: that is not
 counted here.
 """
+
 import copy
 import random
 
@@ -28,8 +29,12 @@ def conv3x3(channels_in, channels_out):
 
 
 def up_block(channels_in, channels_out):
-    return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), conv3x3(channels_in, 2 * channels_out),
-                         nn.BatchNorm2d(2 * channels_out), PlainGLU())
+    return nn.Sequential(
+        nn.Upsample(scale_factor=2, mode="nearest"),
+        conv3x3(channels_in, 2 * channels_out),
+        nn.BatchNorm2d(2 * channels_out),
+        PlainGLU(),
+    )
 
 
 def tiled(c, h):
@@ -45,7 +50,7 @@ class PlainCondition(nn.Module):
 
     def forward(self, speech, eps):
         x = self.glu(self.fc(speech))
-        mu, logvar = x[:, :self.embedding_dim], x[:, self.embedding_dim:]
+        mu, logvar = x[:, : self.embedding_dim], x[:, self.embedding_dim :]
         return eps * logvar.mul(0.5).exp() + mu, mu, logvar
 
 
@@ -54,8 +59,9 @@ class PlainFirstBranch(nn.Module):
         super().__init__()
         blocks = (base_size // 4).bit_length() - 1
         self.width = gf_dim << blocks
-        self.fc = nn.Sequential(nn.Linear(condition_dim + z_dim, self.width * 32, bias=False),
-                                nn.BatchNorm1d(self.width * 32), PlainGLU())
+        self.fc = nn.Sequential(
+            nn.Linear(condition_dim + z_dim, self.width * 32, bias=False), nn.BatchNorm1d(self.width * 32), PlainGLU()
+        )
         self.names = [f"upsample{i + 1}" for i in range(blocks)]
         for i, name in enumerate(self.names):
             setattr(self, name, up_block(self.width >> i, self.width >> (i + 1)))
@@ -70,8 +76,13 @@ class PlainFirstBranch(nn.Module):
 class PlainResidual(nn.Module):
     def __init__(self, channels):
         super().__init__()
-        self.block = nn.Sequential(conv3x3(channels, 2 * channels), nn.BatchNorm2d(2 * channels), PlainGLU(),
-                                   conv3x3(channels, channels), nn.BatchNorm2d(channels))
+        self.block = nn.Sequential(
+            conv3x3(channels, 2 * channels),
+            nn.BatchNorm2d(2 * channels),
+            PlainGLU(),
+            conv3x3(channels, channels),
+            nn.BatchNorm2d(channels),
+        )
 
     def forward(self, x):
         return self.block(x) + x
@@ -80,8 +91,9 @@ class PlainResidual(nn.Module):
 class PlainNextBranch(nn.Module):
     def __init__(self, condition_dim, gf_dim, r_num):
         super().__init__()
-        self.jointConv = nn.Sequential(conv3x3(condition_dim + gf_dim, 2 * gf_dim), nn.BatchNorm2d(2 * gf_dim),
-                                       PlainGLU())
+        self.jointConv = nn.Sequential(
+            conv3x3(condition_dim + gf_dim, 2 * gf_dim), nn.BatchNorm2d(2 * gf_dim), PlainGLU()
+        )
         self.residual = nn.Sequential(*(PlainResidual(gf_dim) for _ in range(r_num)))
         self.upsample = up_block(gf_dim, gf_dim // 2)
 
@@ -124,8 +136,11 @@ class PlainGenerator(nn.Module):
 
 def block(channels_in, channels_out, kernel):
     stride = 2 if kernel == 4 else 1
-    return [nn.Conv2d(channels_in, channels_out, kernel, stride, 1, bias=False), nn.BatchNorm2d(channels_out),
-            nn.LeakyReLU(0.2, inplace=True)]
+    return [
+        nn.Conv2d(channels_in, channels_out, kernel, stride, 1, bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.LeakyReLU(0.2, inplace=True),
+    ]
 
 
 class PlainDiscriminator(nn.Module):
@@ -138,9 +153,15 @@ class PlainDiscriminator(nn.Module):
         layers = [nn.Conv2d(3, df_dim, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, inplace=True)]
         for i in range(1, min(downs, 4)):
             layers += block(widths[i - 1], widths[i], 4)
-        tails = {5: {"img_code_s32": (3, 4, 4), "img_code_s32_1": (4, 3, 3)},           # from width, to width, kernel
-                 6: {"img_code_s32": (3, 4, 4), "img_code_s64": (4, 5, 4), "img_code_s64_1": (5, 4, 3),
-                     "img_code_s64_2": (4, 3, 3)}}.get(downs, {})
+        tails = {
+            5: {"img_code_s32": (3, 4, 4), "img_code_s32_1": (4, 3, 3)},  # from width, to width, kernel
+            6: {
+                "img_code_s32": (3, 4, 4),
+                "img_code_s64": (4, 5, 4),
+                "img_code_s64_1": (5, 4, 3),
+                "img_code_s64_2": (4, 3, 3),
+            },
+        }.get(downs, {})
         self.names = ["img_code_s16", *tails]
         self.img_code_s16 = nn.Sequential(*layers)
         for name, (start, end, kernel) in tails.items():
@@ -161,8 +182,9 @@ class PlainNetworks:
 
     def __init__(self, cfg, networks, device="cpu"):
         ours, gan = networks.generator, cfg.GAN
-        self.generator = PlainGenerator(cfg.TREE.BRANCH_NUM, cfg.TREE.BASE_SIZE, gan.GF_DIM, gan.Z_DIM,
-                                        gan.EMBEDDING_DIM, ours.text_dim, gan.R_NUM)
+        self.generator = PlainGenerator(
+            cfg.TREE.BRANCH_NUM, cfg.TREE.BASE_SIZE, gan.GF_DIM, gan.Z_DIM, gan.EMBEDDING_DIM, ours.text_dim, gan.R_NUM
+        )
         self.discriminators = [PlainDiscriminator(size, gan.DF_DIM, gan.EMBEDDING_DIM) for size in ours.sizes]
         for plain, own in zip((self.generator, *self.discriminators), (ours, *networks.discriminators)):
             plain.load_state_dict({key: value.contiguous() for key, value in own.state_dict().items()})
@@ -188,8 +210,12 @@ def plain_step(networks: PlainNetworks, batch, cfg) -> dict[str, torch.Tensor]:
         c = mu.detach()
         real, wrong, fake = network(batch.real[i], c), network(batch.wrong[i], c), network(images[i].detach(), c)
         if coeff.UNCOND_LOSS > 0:
-            loss = bce(real[0], ones) + bce(wrong[0], zeros) + bce(fake[0], zeros) + coeff.UNCOND_LOSS * (
-                bce(real[1], ones) + bce(wrong[1], ones) + bce(fake[1], zeros))
+            loss = (
+                bce(real[0], ones)
+                + bce(wrong[0], zeros)
+                + bce(fake[0], zeros)
+                + coeff.UNCOND_LOSS * (bce(real[1], ones) + bce(wrong[1], ones) + bce(fake[1], zeros))
+            )
         else:
             loss = bce(real[0], ones) + 0.5 * (bce(wrong[0], zeros) + bce(fake[0], zeros))
         loss.backward()
@@ -238,13 +264,16 @@ def plain_generate(generator: PlainGenerator, speech, noises):
     """As `StackGAN_v2.sampler.generate`, with the plain generator."""
     z, eps = noises.split((generator.z_dim, generator.embedding_dim), 1)
     images, _, _ = generator(z, speech, eps)
-    return [((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-            for image in images]
+    return [
+        ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        for image in images
+    ]
 
 
 def plain_images(path, box, sizes) -> list[torch.Tensor]:
     """One image from its file, for each size `[3, s, s]` in [−1, 1]: box, scale, random crop, mirror, scale down."""
     from torchvision import transforms
+
     image = Image.open(path).convert("RGB")
     if box is not None:
         image = image.crop(crop_box(image.size, box))

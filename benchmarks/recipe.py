@@ -2,6 +2,7 @@
 
 Reads every stage's JSON in the results folder and measures what is missing.
 """
+
 import importlib
 from pathlib import Path
 
@@ -12,13 +13,15 @@ IMAGES, TRAINING, TEST, SENTENCES = 11788, 8855, 2933, 10
 EPOCHS, ITERATIONS, BATCH = 1000, 220000, 24
 
 # stage of the recipe, its benchmark with options, items
-STAGES = (("log-mels", "log_mel", [], IMAGES * SENTENCES),
-          ("teacher features", "teacher", [], IMAGES),
-          ("speech encoder", "encoder_step", [], EPOCHS * TRAINING),
-          ("speech features", "extraction", [], IMAGES * SENTENCES),
-          ("generator", "generator_step", ["--size", "256"], ITERATIONS * BATCH),
-          ("images", "sampling", [], TEST * SENTENCES),
-          ("metrics", "metrics", [], TEST * SENTENCES + TEST))
+STAGES = (
+    ("log-mels", "log_mel", [], IMAGES * SENTENCES),
+    ("teacher features", "teacher", [], IMAGES),
+    ("speech encoder", "encoder_step", [], EPOCHS * TRAINING),
+    ("speech features", "extraction", [], IMAGES * SENTENCES),
+    ("generator", "generator_step", ["--size", "256"], ITERATIONS * BATCH),
+    ("images", "sampling", [], TEST * SENTENCES),
+    ("metrics", "metrics", [], TEST * SENTENCES + TEST),
+)
 
 
 def results_folder(device) -> Path:
@@ -28,6 +31,7 @@ def results_folder(device) -> Path:
     import torch
 
     from common.devices import pick_precision
+
     name = harness.device_name(device)
     if device.type == "cpu":
         bf16 = " bf16" if pick_precision("auto", device) == "bf16" else ""
@@ -80,8 +84,9 @@ def table(results: list[tuple[str, int, dict]]) -> tuple[list[str], dict]:
 def started(doc: str, script: str, argv):
     """Parse the options of a command over all stages: → options, device, folder of the results, the stages' options."""
     parser = harness.parser(doc, script)
-    parser.add_argument("--results", metavar="DIR", help="folder of the stages' JSON (default: the device's in "
-                                                         "benchmarks/results)")
+    parser.add_argument(
+        "--results", metavar="DIR", help="folder of the stages' JSON (default: the device's in benchmarks/results)"
+    )
     args = parser.parse_args(argv)
     device, _ = harness.start(args, argv)
     folder = Path(args.results) if args.results else results_folder(device)
@@ -96,6 +101,7 @@ def main(argv=None) -> int:
     print("\n" + "\n".join(lines))
     if args.json:
         from common.files import write_json
+
         write_json(Path(args.json), {"hours": sums, "device": harness.device_name(device), "table": lines})
     return 0
 

@@ -1,13 +1,14 @@
 """Synthetic data for the benchmarks: sounds, log-mels, images and embeddings of the sizes that CUB-200-2011 has."""
+
 import wave
 from pathlib import Path
 
 import numpy as np
 
-FRAMES_MEAN, FRAMES_SPREAD = 550, 110       # of a spoken caption: 15 words in 5.5 s
+FRAMES_MEAN, FRAMES_SPREAD = 550, 110  # of a spoken caption: 15 words in 5.5 s
 TEACHER_WIDTH = 1024
 CLASSES = 150
-SWITCH = "words"                            # --audio_switch of the embeddings that are made from words, not from speech
+SWITCH = "words"  # --audio_switch of the embeddings that are made from words, not from speech
 
 
 def caption_frames(count: int, seed: int = 0) -> np.ndarray:
@@ -53,6 +54,7 @@ def draw_images(folder, images: int, side: int):
     from common.parallel import default_jobs
     from common.splits import load_split
     from scripts.data.toybirds.dataset import Settings, make_set
+
     classes = max(2, images // 4)
     settings = Settings(2 * classes, classes, -(-images // classes), side, 0)
     make_set(settings, Path(folder), default_jobs() if images > 8 else 1, lambda todo, total: todo)
@@ -67,15 +69,18 @@ def save_embeddings(folder, split) -> None:
     import zlib
 
     from common.features import feature_path, save_features
+
     path = feature_path(folder, split.name, "audio", SWITCH)
     if path.exists():
         return
     words = {word for item in split.items for text in item.texts for word in text.lower().split()}
-    directions = {word: np.random.default_rng(zlib.crc32(word.encode())).standard_normal(TEACHER_WIDTH)
-                  for word in words}
+    directions = {
+        word: np.random.default_rng(zlib.crc32(word.encode())).standard_normal(TEACHER_WIDTH) for word in words
+    }
 
     def embed(text):
         total = sum(directions[word] for word in text.lower().split())
         return total / np.linalg.norm(total)
+
     rows = [np.stack([embed(text) for text in item.texts]).astype(np.float32) for item in split.items]
     save_features(path, rows, split, made_by="benchmarks: words, not speech")

@@ -2,6 +2,7 @@
 
 The weights are random, so that nothing has to be downloaded; they do not affect the time.
 """
+
 import functools
 import tempfile
 
@@ -20,6 +21,7 @@ def random_teacher(device, precision):
             torch.manual_seed(0)
             self.network = googlenet.GoogLeNet().to(self.device)
             self.mean = torch.tensor(googlenet.MEAN_BGR, device=self.device).reshape(3, 1, 1)
+
     return Random("random", "mirror", device, precision)
 
 
@@ -33,9 +35,11 @@ def main(argv=None) -> int:
     from benchmarks import synthetic_data
     from common.parallel import default_jobs
     from common.untrusted.images import open_rgb
+
     on_gpu = device.type == "cuda"
     count, few = (1, 1) if args.quick else (1024, 128) if on_gpu else (24, 12)
     with tempfile.TemporaryDirectory() as folder:
+
         @functools.cache
         def paths():
             split = synthetic_data.draw_images(folder, min(count, 128), 64 if args.quick else 500)
@@ -48,9 +52,10 @@ def main(argv=None) -> int:
             teacher = random_teacher(device, "fp32")
 
             def run(_):
-                for path in paths()[:few]:         # contiguous views, each image alone
+                for path in paths()[:few]:  # contiguous views, each image alone
                     views = torch.from_numpy(np.ascontiguousarray(teacher.views(open_rgb(path)))).to(device)
                     contiguous(teacher.network, views.flip(1) - teacher.mean).cpu()
+
             return harness.Variant(run, few, flops=flops(teacher.network) * few)
 
         def ours(precision, off=""):
@@ -72,6 +77,7 @@ def contiguous(network, images):
     from unittest import mock
 
     import torch
+
     with torch.inference_mode(), mock.patch.object(torch.Tensor, "contiguous", lambda tensor, **_: tensor):
         return network(images)
 

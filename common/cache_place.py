@@ -1,10 +1,11 @@
 """Where a cache that training reads all the time lives: on the GPU, in memory, or as a memory-mapped file on disk."""
+
 import torch
 
 from common.distributed import ranks
 from common.parallel import free_memory
 
-PLACES = ("gpu", "ram", "disk")                    # the nearest first
+PLACES = ("gpu", "ram", "disk")  # the nearest first
 
 
 def choose_place(size: int, wanted: str, device: torch.device) -> tuple[str, str]:
@@ -14,7 +15,7 @@ def choose_place(size: int, wanted: str, device: torch.device) -> tuple[str, str
     next one; the ranks of a machine share its memory.
     """
     why = ""
-    for place in PLACES[PLACES.index(wanted) if wanted in PLACES else 0:-1]:
+    for place in PLACES[PLACES.index(wanted) if wanted in PLACES else 0 : -1]:
         if place == "gpu" and device.type != "cuda":
             why = "no GPU" if wanted == "gpu" else ""
             continue
@@ -22,5 +23,5 @@ def choose_place(size: int, wanted: str, device: torch.device) -> tuple[str, str
         if size < free / 2:
             return place, {"gpu": "GPU memory", "ram": "memory"}[place] + (f" ({why})" if why else "")
         holder = "the GPU" if place == "gpu" else "memory"
-        why = f"{size / 2 ** 30:.1f} GiB, and {holder} has {free / 2 ** 30:.1f} GiB free"
+        why = f"{size / 2**30:.1f} GiB, and {holder} has {free / 2**30:.1f} GiB free"
     return "disk", "a memory-mapped file" + (f" ({why})" if why else "")

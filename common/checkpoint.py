@@ -4,6 +4,7 @@ The checksum is the comment at the end of the zip archive that torch writes, `sh
 every name, dtype, shape, byte and plain value. Readers of such archives skip it, so the format stays the
 published one. A file without one (published, or of another program) is read as well.
 """
+
 import hashlib
 import os
 import pickle
@@ -20,9 +21,9 @@ from common.distributed import ranks
 from common.files import atomic_path, is_web_page, keep_as
 from common.untrusted import torch_files
 
-_MOST_VALUES = 1_000_000                           # in one file; a list that holds itself has no end
-_HASHED_AT_ONCE = 1 << 20                          # bytes of a tensor that is not contiguous
-_THREADS = 4                                       # that hash: a gigabyte then takes less time than writing it
+_MOST_VALUES = 1_000_000  # in one file; a list that holds itself has no end
+_HASHED_AT_ONCE = 1 << 20  # bytes of a tensor that is not contiguous
+_THREADS = 4  # that hash: a gigabyte then takes less time than writing it
 
 
 class Damaged(UserError):
@@ -47,7 +48,7 @@ def save(path, value, previous=None) -> None:
         except RuntimeError as error:
             if "inline_container" not in str(error):
                 raise
-            raise OSError("the archive is incomplete") from error      # all that torch says of a full disk
+            raise OSError("the archive is incomplete") from error  # all that torch says of a full disk
         with zipfile.ZipFile(temporary, "a") as archive:
             archive.comment = _checksum(value)
         if previous is not None and Path(path).is_file():
@@ -100,10 +101,11 @@ def _read(path: Path, device):
         found = _checksum(content) if written else b""
     except pickle.UnpicklingError as error:
         _refuse_web_page(path)
-        raise Damaged(f"{path} is refused: it is damaged or holds more than tensors "
-                      f"({_first_sentence(error)})") from None
-    except Exception as error:                     # a damaged archive can raise anything at all
-        if isinstance(error, torch.OutOfMemoryError):          # of a GPU, which other work may fill
+        raise Damaged(
+            f"{path} is refused: it is damaged or holds more than tensors ({_first_sentence(error)})"
+        ) from None
+    except Exception as error:  # a damaged archive can raise anything at all
+        if isinstance(error, torch.OutOfMemoryError):  # of a GPU, which other work may fill
             raise
         if is_out_of_memory(error):
             raise Damaged(f"{path} does not fit into memory: it is damaged, or too large for this machine") from None
@@ -148,15 +150,18 @@ def _check_values(content) -> None:
     """UnpicklingError for a tensor that claims more than its file holds, so that using it cannot eat the memory."""
     for value in _walk(content):
         if isinstance(value, torch.Tensor) and (
-                value.layout is not torch.strided or value.is_meta or value.nbytes > value.untyped_storage().nbytes()):
+            value.layout is not torch.strided or value.is_meta or value.nbytes > value.untyped_storage().nbytes()
+        ):
             raise pickle.UnpicklingError(f"a tensor of shape {tuple(value.shape)} has not that many values")
 
 
 def _checksum(content) -> bytes:
     """`sha256 …` over the structure, the plain values and the hash of each tensor; these are made in parallel."""
     with ThreadPoolExecutor(_THREADS) as threads:
-        parts = [threads.submit(_hash, value) if isinstance(value, torch.Tensor) else _plain(value)
-                 for value in _walk(content)]
+        parts = [
+            threads.submit(_hash, value) if isinstance(value, torch.Tensor) else _plain(value)
+            for value in _walk(content)
+        ]
         total = hashlib.sha256()
         for part in parts:
             total.update(part if isinstance(part, bytes) else part.result())
@@ -182,11 +187,11 @@ def _update(total, name: str, tensor: torch.Tensor) -> None:
     tensor = tensor.detach()
     total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
     parts = [tensor]
-    if not tensor.is_contiguous() and tensor.numel():        # in small copies: one of all is half a gigabyte in a GAN
+    if not tensor.is_contiguous() and tensor.numel():  # in small copies: one of all is half a gigabyte in a GAN
         parts = tensor.split(max(1, _HASHED_AT_ONCE // max(1, tensor[0].nbytes)))
     for part in parts:
         part = part.cpu().contiguous()
-        total.update(part.flatten().view(torch.uint8).numpy())   # flat: a dimension of one may have any stride
+        total.update(part.flatten().view(torch.uint8).numpy())  # flat: a dimension of one may have any stride
 
 
 def _first_sentence(error: Exception) -> str:
@@ -201,8 +206,11 @@ def _first_sentence(error: Exception) -> str:
 def state_dict_of(content, path) -> dict:
     """The state dict in a checkpoint's content: bare or under 'state_dict', with or without the prefix `module.`."""
     state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not state or not all(
-            isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()):
+    if (
+        not isinstance(state, dict)
+        or not state
+        or not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items())
+    ):
         raise UserError(f"{path} holds no network: expected a state dict, or {{'meta', 'state_dict'}}")
     return {key.removeprefix("module."): value for key, value in state.items()}
 
@@ -215,12 +223,14 @@ def load_into(module: torch.nn.Module, state: dict, path) -> None:
     """
     own = module.state_dict()
     state = {**{key: value for key, value in own.items() if key.endswith("num_batches_tracked")}, **state}
-    for key in dict.fromkeys((*own, *state)):      # in the network's order: equal files, equal sentences
+    for key in dict.fromkeys((*own, *state)):  # in the network's order: equal files, equal sentences
         if key not in state or key not in own:
             raise UserError(f"{path} is of another architecture: it {'lacks' if key not in state else 'has'} '{key}'")
         if own[key].shape != state[key].shape:
-            raise UserError(f"{path} is of another architecture: '{key}' is {tuple(state[key].shape)} there "
-                            f"and {tuple(own[key].shape)} here")
+            raise UserError(
+                f"{path} is of another architecture: '{key}' is {tuple(state[key].shape)} there "
+                f"and {tuple(own[key].shape)} here"
+            )
     module.load_state_dict(state)
 
 
@@ -239,8 +249,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, path) -> None:
     for parameter, gathered in optimizer.state.items():
         for name, value in gathered.items():
             if value.dim() and value.shape != parameter.shape:
-                raise UserError(f"{path} is of another architecture: the optimizer's {name} is {tuple(value.shape)} "
-                                f"there and {tuple(parameter.shape)} here")
+                raise UserError(
+                    f"{path} is of another architecture: the optimizer's {name} is {tuple(value.shape)} "
+                    f"there and {tuple(parameter.shape)} here"
+                )
 
 
 def digest(state: dict) -> str:
@@ -253,11 +265,12 @@ def digest(state: dict) -> str:
 
 def first_not_finite(content, name: str = "") -> str | None:
     """The dotted name of the first tensor of floats in nested dicts and lists that holds an infinity or no number."""
-    named = [(key, value) for key, value in _named_tensors(content, name)
-             if value.is_floating_point() and value.numel()]
+    named = [
+        (key, value) for key, value in _named_tensors(content, name) if value.is_floating_point() and value.numel()
+    ]
     if not named:
         return None
-    extremes = torch.stack([value.detach().abs().amax().double() for _, value in named])       # one wait for the device
+    extremes = torch.stack([value.detach().abs().amax().double() for _, value in named])  # one wait for the device
     wrong = (~extremes.isfinite()).nonzero()
     return named[int(wrong[0])][0] if len(wrong) else None
 

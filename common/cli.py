@@ -2,6 +2,7 @@
 
 Nothing heavy is imported here, so that `--help` answers at once: a command parses first and imports torch afterwards.
 """
+
 import argparse
 import contextlib
 import errno
@@ -13,8 +14,19 @@ import tempfile
 from pathlib import Path
 
 # Errors of a file that are not a fault of the program: no room, no permission, a device or connection that fails.
-_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM,
-                   errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENAMETOOLONG}
+_OF_THE_MACHINE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EIO,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ESTALE,
+    errno.ENAMETOOLONG,
+}
 
 
 class UserError(Exception):
@@ -25,15 +37,22 @@ class Lost(UserError):
     """Another process of the same training has gone. The launcher reports it, where there is one."""
 
 
-LOST = 75                   # exit status of a process whose launcher reports the reason
-LAUNCHED = "LAUNCHER_TELLS"                        # environment variable that the launcher sets
+LOST = 75  # exit status of a process whose launcher reports the reason
+LAUNCHED = "LAUNCHER_TELLS"  # environment variable that the launcher sets
 
 # What takes memory, in the order in which lowering it helps, and how to lower it. A command is advised what it has.
-_MEMORY_OPTIONS = {"--set": "TRAIN.BATCH_SIZE (--set TRAIN.BATCH_SIZE=…)", "--batch_size": "--batch_size",
-                   "--seeds": "the number of --seeds", "--max_images": "--max_images", "--jobs": "--jobs",
-                   "--workers": "--workers"}
-_NO_MEMORY = re.compile("can't allocate memory|cannot allocate memory|out of memory|bad.?alloc|ALLOC_FAILED|"
-                        "not enough memory", re.IGNORECASE)
+_MEMORY_OPTIONS = {
+    "--set": "TRAIN.BATCH_SIZE (--set TRAIN.BATCH_SIZE=…)",
+    "--batch_size": "--batch_size",
+    "--seeds": "the number of --seeds",
+    "--max_images": "--max_images",
+    "--jobs": "--jobs",
+    "--workers": "--workers",
+}
+_NO_MEMORY = re.compile(
+    "can't allocate memory|cannot allocate memory|out of memory|bad.?alloc|ALLOC_FAILED|not enough memory",
+    re.IGNORECASE,
+)
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -48,7 +67,8 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 class Parser(argparse.ArgumentParser):
     """ArgumentParser without abbreviations whose errors are a single sentence and status 2."""
-    _current: "Parser | None" = None               # the parser of the command that is running
+
+    _current: "Parser | None" = None  # the parser of the command that is running
 
     def __init__(self, description: str, **kwargs):
         kwargs.setdefault("formatter_class", lambda prog: _HelpFormatter(prog, width=110, max_help_position=34))
@@ -72,8 +92,9 @@ def follow_parent() -> None:
     process, _, name = os.environ.get("FOLLOW_PARENT", "").partition(" ")
     if process == str(os.getppid()):
         import ctypes
-        with contextlib.suppress(OSError, AttributeError):         # Linux alone has it
-            ctypes.CDLL(None).prctl(1, int(signal.Signals[name]), 0, 0, 0)         # PR_SET_PDEATHSIG
+
+        with contextlib.suppress(OSError, AttributeError):  # Linux alone has it
+            ctypes.CDLL(None).prctl(1, int(signal.Signals[name]), 0, 0, 0)  # PR_SET_PDEATHSIG
         if process != str(os.getppid()):
             os.kill(os.getpid(), signal.Signals[name])
 
@@ -95,10 +116,10 @@ def run(main) -> None:
     _prepare_home()
     try:
         status = _status_of(main)
-        for stream in (sys.stdout, sys.stderr):    # here, so that an error is not met first when Python shuts down
+        for stream in (sys.stdout, sys.stderr):  # here, so that an error is not met first when Python shuts down
             stream.flush()
     except BrokenPipeError:
-        if not _reader_is_gone():                  # a pipe or connection of the program's own
+        if not _reader_is_gone():  # a pipe or connection of the program's own
             raise
         status = 128 + signal.SIGPIPE
         _discard_output()
@@ -113,7 +134,7 @@ def run(main) -> None:
 def _status_of(main) -> int | str:
     try:
         return main() or 0
-    except SystemExit as ended:                    # argparse after --help, or an error that it has printed
+    except SystemExit as ended:  # argparse after --help, or an error that it has printed
         return ended.code or 0
     except Lost as error:
         return LOST if LAUNCHED in os.environ else _fail(error)
@@ -138,8 +159,11 @@ def _status_of(main) -> int | str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception of Python, NumPy or torch (CPU or GPU) says that there is not enough memory."""
-    return isinstance(error, MemoryError) or isinstance(error, RuntimeError) and (
-        type(error).__name__ == "OutOfMemoryError" or bool(_NO_MEMORY.search(str(error))))
+    return (
+        isinstance(error, MemoryError)
+        or isinstance(error, RuntimeError)
+        and (type(error).__name__ == "OutOfMemoryError" or bool(_NO_MEMORY.search(str(error))))
+    )
 
 
 def _too_little_memory(error: BaseException) -> str:
@@ -154,17 +178,17 @@ def _too_little_memory(error: BaseException) -> str:
 
 
 def _size(number: str, unit: str) -> str:
-    return f"{float(number) / 2 ** 30:,.1f} GiB" if unit == "bytes" else f"{number} {unit}"
+    return f"{float(number) / 2**30:,.1f} GiB" if unit == "bytes" else f"{number} {unit}"
 
 
 def _prepare_streams() -> None:
     """Open streams that the shell has closed (`>&-`), and let characters that the terminal lacks be written escaped."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:             # the lowest free number is this one: no other file may get it
+        if getattr(sys, name) is None:  # the lowest free number is this one: no other file may get it
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if number == 0 else "w"))
-    for stream in (sys.stdout, sys.stderr):        # file names may hold bytes that no encoding has
+    for stream in (sys.stdout, sys.stderr):  # file names may hold bytes that no encoding has
         reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure:                            # not a stand-in of a test
+        if reconfigure:  # not a stand-in of a test
             reconfigure(errors="backslashreplace")
 
 
@@ -177,12 +201,18 @@ def _prepare_home() -> None:
         folder = os.path.join(tempfile.gettempdir(), f"speech-to-image-caches-{os.getuid()}")
         with contextlib.suppress(OSError):
             os.makedirs(folder, mode=0o700, exist_ok=True)
-            if os.stat(folder, follow_symlinks=False).st_uid == os.getuid():       # and not of somebody who was first
-                for name in ("NUMBA_CACHE_DIR", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR",
-                             "XDG_CACHE_HOME"):
+            if os.stat(folder, follow_symlinks=False).st_uid == os.getuid():  # and not of somebody who was first
+                for name in (
+                    "NUMBA_CACHE_DIR",
+                    "MPLCONFIGDIR",
+                    "TORCHINDUCTOR_CACHE_DIR",
+                    "TRITON_CACHE_DIR",
+                    "XDG_CACHE_HOME",
+                ):
                     os.environ.setdefault(name, os.path.join(folder, name.lower()))
     if not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
         import pwd
+
         try:
             pwd.getpwuid(os.getuid())
         except KeyError:
@@ -192,6 +222,7 @@ def _prepare_home() -> None:
 def _reader_is_gone() -> bool:
     """Whether standard output or standard error is a pipe that nobody reads."""
     import select
+
     poll = select.poll()
     for number in (1, 2):
         poll.register(number, 0)
@@ -230,6 +261,7 @@ def _number(kind, test, meaning):
         if not test(value):
             raise argparse.ArgumentTypeError(f"{text} is not {meaning}")
         return value
+
     return parse
 
 
@@ -255,7 +287,7 @@ def existing_dir(text: str) -> Path:
     return path
 
 
-MOST_NUMBERS = 100_000                             # of a list
+MOST_NUMBERS = 100_000  # of a list
 
 
 def number_list(text: str) -> list[int]:

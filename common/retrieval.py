@@ -4,11 +4,12 @@ Where scores are equal the wrong entry counts as the better one, so that a netwo
 gets nothing for it. Sets may be too large for memory: they are tensors `[N, d]`, or anything with `len()` that gives
 tensors for slices.
 """
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-BLOCK = 2048                                       # rows compared at a time
+BLOCK = 2048  # rows compared at a time
 
 
 def dot(queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
@@ -27,11 +28,18 @@ def nearness(queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
 
 def blocks(rows):
     """Rows in tensors of at most `BLOCK` rows, in order."""
-    return (rows[start:start + BLOCK] for start in range(0, len(rows), BLOCK))
+    return (rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK))
 
 
-def retrieval(queries, gallery, query_ids: torch.Tensor, gallery_ids: torch.Tensor, ranks=(1, 5, 10), score=dot,
-              without_self: bool = False) -> dict[str, float]:
+def retrieval(
+    queries,
+    gallery,
+    query_ids: torch.Tensor,
+    gallery_ids: torch.Tensor,
+    ranks=(1, 5, 10),
+    score=dot,
+    without_self: bool = False,
+) -> dict[str, float]:
     """Mean average precision and recall at `ranks`, in percent: {"map", "r1", "r5", "r10"}.
 
     queries `[Q, d]`, gallery `[G, d]`; an entry is right where `query_ids` `[Q]` and `gallery_ids` `[G]` are equal.
@@ -42,9 +50,9 @@ def retrieval(queries, gallery, query_ids: torch.Tensor, gallery_ids: torch.Tens
     width = max(1, BLOCK * BLOCK // len(gallery))  # queries at a time, so that scores take the same room in any gallery
     precision, found, count = 0.0, np.zeros(len(ranks)), 0
     for start in range(0, len(queries), width):
-        rows = queries[start:start + width]
+        rows = queries[start : start + width]
         scores = torch.cat([score(rows, others) for others in blocks(gallery)], 1)
-        right = query_ids[start:start + len(rows), None] == gallery_ids
+        right = query_ids[start : start + len(rows), None] == gallery_ids
         if without_self:
             own = torch.arange(len(rows))
             scores[own, start + own], right[own, start + own] = -torch.inf, False
@@ -87,7 +95,7 @@ def retrieval_by_chance(query_ids: torch.Tensor, gallery_ids: torch.Tensor, rank
     right, total = counts[place][ids[place] == query_ids].double(), len(gallery_ids)
 
     def log_choose(n, k):
-        return torch.lgamma(n + 1) - torch.lgamma(n - k + 1)       # of C(n, k), up to a factor of k! that cancels
+        return torch.lgamma(n + 1) - torch.lgamma(n - k + 1)  # of C(n, k), up to a factor of k! that cancels
 
     harmonic = (1 / torch.arange(1, total + 1, dtype=torch.float64)).sum()
     average = (right - 1 + harmonic * (total - right) / total) / (total - 1) if total > 1 else right

@@ -1,4 +1,5 @@
 """A run's folder: options.json, log.txt, stats.jsonl, TensorBoard events; and the signals that end a run cleanly."""
+
 import datetime
 import importlib.metadata
 import json
@@ -29,12 +30,20 @@ def describe_environment() -> dict:
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
     try:
-        revision = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True,
-                                  text=True, timeout=10).stdout.strip() or None
+        revision = (
+            subprocess.run(
+                ["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=10
+            ).stdout.strip()
+            or None
+        )
     except (OSError, subprocess.SubprocessError):
         revision = None
-    return {"revision": revision, "versions": versions, "command": sys.argv,
-            "date": datetime.datetime.now().isoformat(timespec="seconds")}
+    return {
+        "revision": revision,
+        "versions": versions,
+        "command": sys.argv,
+        "date": datetime.datetime.now().isoformat(timespec="seconds"),
+    }
 
 
 class Run:
@@ -46,7 +55,7 @@ class Run:
     def __init__(self, folder, options: dict, main: bool = True, tensorboard: bool = True):
         self.folder, self.main, self._first_step = Path(folder), main, 0
         self._events: Events | None = None
-        self._again: list[dict] = []               # what TensorBoard's new file supersedes but is not told again
+        self._again: list[dict] = []  # what TensorBoard's new file supersedes but is not told again
         if not main:
             return
         try:
@@ -54,8 +63,10 @@ class Run:
         except OSError as error:
             raise UserError(f"--output_dir: {self.folder} cannot be made: {error.strerror}") from None
         claim_folder(self.folder, "options.json", _WRITTEN, "--output_dir")
-        write_json(self.folder / "options.json",
-                   {"made_by": MADE_BY, "options": portable_options(options), **describe_environment()})
+        write_json(
+            self.folder / "options.json",
+            {"made_by": MADE_BY, "options": portable_options(options), **describe_environment()},
+        )
         self._tensorboard = tensorboard
 
     def log(self, text: str) -> None:
@@ -96,8 +107,11 @@ class Run:
             lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _stays(line, step, due)]
             write_text(path, "".join(f"{line}\n" for line in lines))
             values = map(json.loads, lines if due else ())
-            self._again = [{name: value for name, value in one.items() if name != "step" and value is not None}
-                           for one in values if one["step"] == step]
+            self._again = [
+                {name: value for name, value in one.items() if name != "step" and value is not None}
+                for one in values
+                if one["step"] == step
+            ]
 
 
 def _stays(line: str, step: int, due: bool) -> bool:
@@ -105,7 +119,7 @@ def _stays(line: str, step: int, due: bool) -> bool:
         values = json.loads(line)
         evaluated = any(name.startswith("eval_") for name in values)
         return values["step"] < step or values["step"] == step and not (due and evaluated)
-    except (ValueError, KeyError, TypeError):      # a line cut short when the machine went down
+    except (ValueError, KeyError, TypeError):  # a line cut short when the machine went down
         return False
 
 

@@ -3,6 +3,7 @@
 Command-line options with their help, the keys of cfg files, options.json, --dry_run and the report's "what differs" all
 follow from these declarations. A group checks itself whenever it is made, so no override can get past the bounds.
 """
+
 import dataclasses
 import math
 import os
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from common.cli import UserError
 
-_LARGEST = 1 << 31                  # of whole numbers without a bound of their own
+_LARGEST = 1 << 31  # of whole numbers without a bound of their own
 TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", tuple: "a list"}
 
 
@@ -29,6 +30,7 @@ class Setting:
     compared: whether it says how the method is run, as a path or a number of threads does not; only_with: the key of
     the weight without which this setting has no effect.
     """
+
     meaning: str
     more: str = ""
     unit: str = ""
@@ -42,7 +44,7 @@ class Setting:
     none: str = ""
     options: tuple[str, ...] | None = None
     no_option: str = ""
-    exists: str = ""                # "file" or "dir": what a path must lead to
+    exists: str = ""  # "file" or "dir": what a path must lead to
     published: bool = True
     compared: bool = True
     only_with: str = ""
@@ -55,6 +57,7 @@ class Setting:
 
 class Described(NamedTuple):
     """What the report says about a setting: see `Setting`."""
+
     meaning: str
     unit: str
     default: Any
@@ -102,6 +105,7 @@ AnyGroup = TypeVar("AnyGroup", bound=Group)
 
 class Field(NamedTuple):
     """A setting with its type: `optional` if it may be None."""
+
     about: Setting
     kind: type
     optional: bool
@@ -127,8 +131,11 @@ def _kind(annotation) -> tuple[type, bool]:
 
 def groups_of(group) -> dict[str, type[Group]]:
     """The groups within a group, by name."""
-    return {field.name: field.type for field in dataclasses.fields(group)         # type: ignore[misc]
-            if isinstance(field.type, type) and issubclass(field.type, Group)}
+    return {
+        field.name: field.type
+        for field in dataclasses.fields(group)  # type: ignore[misc]
+        if isinstance(field.type, type) and issubclass(field.type, Group)
+    }
 
 
 def checked(field: Field, key: str, value):
@@ -152,9 +159,14 @@ def checked(field: Field, key: str, value):
 
 def _fits(about: Setting, kind: type, value) -> bool:
     most = _LARGEST if kind is int and about.at_most is None else about.at_most
-    return (math.isfinite(value) and (about.at_least is None or value >= about.at_least)
-            and (about.above is None or value > about.above) and (most is None or value <= most)
-            and (about.below is None or value < about.below) and (kind is float or value % about.multiple_of == 0))
+    return (
+        math.isfinite(value)
+        and (about.at_least is None or value >= about.at_least)
+        and (about.above is None or value > about.above)
+        and (most is None or value <= most)
+        and (about.below is None or value < about.below)
+        and (kind is float or value % about.multiple_of == 0)
+    )
 
 
 def _bounds(about: Setting, kind: type, value) -> str:
@@ -170,17 +182,21 @@ def shown(value) -> str:
     """A value for a sentence: 80 characters at the most."""
     try:
         text = repr(str(value) if isinstance(value, Path) else value)
-    except ValueError:                             # Python refuses to write out numbers of thousands of digits
+    except ValueError:  # Python refuses to write out numbers of thousands of digits
         return "a number of thousands of digits"
     return text[:80]
 
 
 # ---- nested groups as values ----
 
+
 def to_plain(group) -> dict[str, Any]:
     """Nested groups as nested dicts of JSON values."""
-    return {field.name: to_plain(value) if isinstance(value, Group) else plain(value)
-            for field in dataclasses.fields(group) for value in [getattr(group, field.name)]}
+    return {
+        field.name: to_plain(value) if isinstance(value, Group) else plain(value)
+        for field in dataclasses.fields(group)
+        for value in [getattr(group, field.name)]
+    }
 
 
 def plain(value):
@@ -220,9 +236,13 @@ def build(group: type[AnyGroup], values: dict[str, Any], sources: dict[str, str]
         return group(**given)
     except SettingError as error:
         key = prefix + error.key
-        raise UserError(f"{sources.get(key, 'default')}: {key} is {shown(error.value)}; {error.reason}"
-                        + "".join(f" ({other} is {shown(value)} by {sources.get(other, 'default')})"
-                                  for other, value in error.because.items())) from None
+        raise UserError(
+            f"{sources.get(key, 'default')}: {key} is {shown(error.value)}; {error.reason}"
+            + "".join(
+                f" ({other} is {shown(value)} by {sources.get(other, 'default')})"
+                for other, value in error.because.items()
+            )
+        ) from None
 
 
 def tell_ignored(source: str, names) -> None:

@@ -1,4 +1,5 @@
 """Numbered snapshots of a run, such as epoch_10.pth or netG_2000.pth: which of them stay, and the links to them."""
+
 import re
 from pathlib import Path
 
@@ -12,15 +13,18 @@ def before(path) -> list[Path]:
     if not name:
         return []
     pattern = re.compile(re.escape(name[1]) + r"(\d+)" + re.escape(name[3]))
-    found = {int(match[1]): other for other in path.parent.iterdir()
-             if (match := pattern.fullmatch(other.name)) and other.is_file()}
+    found = {
+        int(match[1]): other
+        for other in path.parent.iterdir()
+        if (match := pattern.fullmatch(other.name)) and other.is_file()
+    }
     return [found[number] for number in sorted(found, reverse=True) if number < int(name[2])]
 
 
 def set_links(newest, best: bool) -> None:
     """Let latest.pth, and best.pth if it is the `best`, beside a snapshot stand for it."""
     newest = Path(newest)
-    for name in ("latest.pth", "best.pth")[:1 + best]:
+    for name in ("latest.pth", "best.pth")[: 1 + best]:
         link(newest, newest.with_name(name))
 
 
@@ -33,7 +37,7 @@ def thin_out(newest, keep: int, every: int) -> None:
         return
     newest = Path(newest)
     linked = {other.resolve() for other in newest.parent.iterdir() if other.is_symlink()}
-    for path in before(newest)[keep - 1:]:
+    for path in before(newest)[keep - 1 :]:
         number = int(re.findall(r"\d+", path.stem)[-1])
         if path.resolve() not in linked and not (every and number % every == 0):
             path.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ A split file is `{"image_base_path", "audio_base_path", "image_feature_path", "d
 three published sets differ in names; here they all become `Item`. Relative base paths count from the project's root.
 Several items may have one image (one row a caption). Where published sets keep their split files: `locate`.
 """
+
 import contextlib
 import hashlib
 import re
@@ -16,13 +17,13 @@ from common.cli import UserError, first_few
 from common.files import project_path as project_path  # what base paths in split files look like
 from common.files import read_json
 
-_HALF = re.compile("[\ud800-\udfff]")              # halves of characters, which JSON can write and no file can hold
-_UNUSABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\ud800-\udfff]")      # and commands to a terminal
+_HALF = re.compile("[\ud800-\udfff]")  # halves of characters, which JSON can write and no file can hold
+_UNUSABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\ud800-\udfff]")  # and commands to a terminal
 _WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
-_NUMBERED = re.compile(r"(\d{1,6})(?!\d)[\W_]*(.*)", re.DOTALL)     # "001.Black_footed_Albatross"
-_SPLITS = ("train", "val", "test")                 # whose classes are numbered together
-_FORMS = ("{}.json", "metadata/{}.json", "metadata/{}_split.json")         # the last two: the published Places
-_SHOWN = 12                                        # names that a message lists
+_NUMBERED = re.compile(r"(\d{1,6})(?!\d)[\W_]*(.*)", re.DOTALL)  # "001.Black_footed_Albatross"
+_SPLITS = ("train", "val", "test")  # whose classes are numbered together
+_FORMS = ("{}.json", "metadata/{}.json", "metadata/{}_split.json")  # the last two: the published Places
+_SHOWN = 12  # names that a message lists
 
 PLACES_CLASSES = ("bedroom", "dinette", "dining_room", "home_office", "hotel_room", "kitchenette", "living_room")
 
@@ -33,6 +34,7 @@ class Item:
 
     Either of `texts` and `audio` may be empty; so may both.
     """
+
     key: str
     image: Path
     label: int
@@ -44,13 +46,14 @@ class Item:
 @dataclass(frozen=True)
 class Split:
     """One split of a data set; `labels` are class numbers from 0, or the images' own numbers if there are no classes."""
+
     name: str
     path: Path
     items: tuple[Item, ...]
     image_root: Path
     audio_root: Path | None
     has_classes: bool
-    image_features: Path | None = None             # what a published file names as its features
+    image_features: Path | None = None  # what a published file names as its features
 
     @property
     def folder(self) -> Path:
@@ -84,8 +87,9 @@ def data_dir(dataset: str, root=None) -> Path:
     if not folder.is_dir():
         present = sorted(path.name for path in parent.glob("*/") if splits_in(path))
         there = f"; prepared sets there: {', '.join(first_few(dict.fromkeys(present), _SHOWN))}" if present else ""
-        raise UserError(f"--dataset {dataset}: the folder {folder} does not exist{there}; "
-                        f"prepare the set first (docs/datasets.md)")
+        raise UserError(
+            f"--dataset {dataset}: the folder {folder} does not exist{there}; prepare the set first (docs/datasets.md)"
+        )
     return folder
 
 
@@ -181,7 +185,7 @@ def _base(content: dict, field: str, path: Path, usual: str) -> Path:
         raise UserError(f"{path}: '{field}' is a path of Windows, {value}; write the folder's path on this machine")
     if "\\" in value and not (ROOT / value).is_dir():
         value = value.replace("\\", "/")
-    return _within(own, value) or ROOT / value     # an absolute path stays as it is
+    return _within(own, value) or ROOT / value  # an absolute path stays as it is
 
 
 def _within(own: Path, value: str) -> Path | None:
@@ -189,14 +193,17 @@ def _within(own: Path, value: str) -> Path | None:
     parts = PurePosixPath(value).parts
     if (ROOT / value).exists() or own.name not in parts or ".." in parts:
         return None
-    rest = parts[len(parts) - parts[::-1].index(own.name):]
+    rest = parts[len(parts) - parts[::-1].index(own.name) :]
     return own.joinpath(*rest) if rest and own.joinpath(*rest).exists() else None
 
 
 def _audio_root(content: dict, path: Path) -> Path | None:
     own = folder_of(path)
-    return _base(content, "audio_base_path", path, "audios") if _named(content, "audio_base_path") or (
-        path.parent != own and (own / "audios").is_dir()) else None
+    return (
+        _base(content, "audio_base_path", path, "audios")
+        if _named(content, "audio_base_path") or (path.parent != own and (own / "audios").is_dir())
+        else None
+    )
 
 
 def _named_features(content: dict, path: Path) -> Path | None:
@@ -212,10 +219,11 @@ def _named_features(content: dict, path: Path) -> Path | None:
 
 # ---- files that items name -------------------------------------------------------------------------------------------
 
+
 def _image_root(base: Path, first) -> Path:
     """Published split files give the image folder with or without its last part, `images`: accept both."""
     name = first.get("image", first.get("img")) if isinstance(first, dict) else None
-    with contextlib.suppress(ValueError, OSError):           # what is wrong with the item is said where all are read
+    with contextlib.suppress(ValueError, OSError):  # what is wrong with the item is said where all are read
         inner = base / "images"
         if isinstance(name, str) and not _file(base, name).is_file() and _file(inner, name).is_file():
             return inner
@@ -229,7 +237,7 @@ def _dropped(audio_root: Path | None, data: list) -> int:
     if first is None or audio_root is None:
         return 0
     usual, other = (5, 0) if "asr_text" in first else (0, 5)
-    with contextlib.suppress(ValueError, OSError, TypeError, KeyError):      # a fault is told where all are read
+    with contextlib.suppress(ValueError, OSError, TypeError, KeyError):  # a fault is told where all are read
         name = _recordings(first)[0]
         if not _file(audio_root, name[usual:]).is_file() and _file(audio_root, name[other:]).is_file():
             return other
@@ -288,8 +296,14 @@ def _item(raw: dict, number: int, image_root: Path, audio_root: Path | None, dro
         raise ValueError("it names sound, but the file has no 'audio_base_path'")
     name = image.relative_to(image_root).as_posix()
     key = str(PurePosixPath(name).with_suffix(""))
-    return Item(key, image, number, _class_of(raw, name), tuple(texts),
-                tuple(_file(audio_root, wav) for wav in audio) if audio_root else ())
+    return Item(
+        key,
+        image,
+        number,
+        _class_of(raw, name),
+        tuple(texts),
+        tuple(_file(audio_root, wav) for wav in audio) if audio_root else (),
+    )
 
 
 def _image_name(raw: dict) -> str:
@@ -308,21 +322,24 @@ def _class_of(raw: dict, image_name: str) -> str:
 
 
 def _places_class(name: str) -> str:
-    """"kitchenette/1.jpg", or as in the archive of Places "k/kitchenette/1.jpg" → "kitchenette"."""
+    """ "kitchenette/1.jpg", or as in the archive of Places "k/kitchenette/1.jpg" → "kitchenette"."""
     first, *more = name.split("/")
     return more[0] if len(first) == 1 and len(more) > 1 and more[0].startswith(first) else first
 
 
 # ---- classes ---------------------------------------------------------------------------------------------------------
 
+
 def _check_classes(items: list[Item], path: Path) -> None:
     """UserError if some items have a class and others have none."""
     without = [item for item in items if not item.class_name]
     if without and len(without) < len(items):
         example = next(item for item in items if item.class_name)
-        raise UserError(f"{path}: '{without[0].key}' (item {without[0].label}) has no class, but '{example.key}' has "
-                        f"'{example.class_name}' ({len(without)} of {len(items)} items have none); give every item a "
-                        f"class, or none")
+        raise UserError(
+            f"{path}: '{without[0].key}' (item {without[0].label}) has no class, but '{example.key}' has "
+            f"'{example.class_name}' ({len(without)} of {len(items)} items have none); give every item a "
+            f"class, or none"
+        )
 
 
 def _numbered(values) -> list[int]:
@@ -342,8 +359,11 @@ def _labels(names: list[str], path: Path) -> list[int]:
     matches = {name: _NUMBERED.fullmatch(name) for name in every}
     numbers = {name: int(match[1]) for name, match in matches.items() if match}
     same = {name: unicodedata.normalize("NFC", name) for name in every}
-    if len(numbers) == len(every) and min(numbers.values()) >= 1 and len(set(numbers.values())) == len({
-            str(int(name)) if name.isdecimal() else same[name] for name in every}):
+    if (
+        len(numbers) == len(every)
+        and min(numbers.values()) >= 1
+        and len(set(numbers.values())) == len({str(int(name)) if name.isdecimal() else same[name] for name in every})
+    ):
         return [numbers[name] - 1 for name in names]
     # a split of another name than the usual ones comes last, so that it changes no label of theirs
     usual = {same[name] for name in (every if path.stem in _SPLITS else shared)}
@@ -376,5 +396,7 @@ def _check_forms(names: set[str], path: Path) -> None:
     for name in sorted(names):
         twin = by_number.get(int(name)) if name.isdecimal() and len(name) < 7 else by_words.get(name.casefold())
         if twin:
-            raise UserError(f"{path} and the splits beside it name classes in two ways, '{name}' and '{twin}'; write "
-                            f"each class in one way")
+            raise UserError(
+                f"{path} and the splits beside it name classes in two ways, '{name}' and '{twin}'; write "
+                f"each class in one way"
+            )

@@ -2,6 +2,7 @@
 
 A training derives from `TrainingLoop` and says what a step is, what a tick logs and what is due between two steps.
 """
+
 import contextlib
 import math
 import signal
@@ -13,7 +14,7 @@ from common.cli import UserError
 from common.distributed import ranks
 from common.runs import StopSignal
 
-ASK_EVERY = 10              # steps between two questions to the other ranks of a GPU run whether to stop
+ASK_EVERY = 10  # steps between two questions to the other ranks of a GPU run whether to stop
 
 
 class LossWindow:
@@ -47,7 +48,7 @@ class LossWindow:
             if len(bad):
                 wrong.append((steps[int(bad[0])], name, column[int(bad[0])].item()))
             means[name] = float(column.mean())
-        if wrong:                                  # the first step; within it the first term, the sums of others last
+        if wrong:  # the first step; within it the first term, the sums of others last
             self.on_error(*min(wrong, key=lambda one: (one[0], one[1] == "loss")))
         return means
 
@@ -129,7 +130,7 @@ class TrainingLoop:
                     with self.clock.paused():
                         self.between()
         if self.stopping:
-            self.stopped_by = stop.received or signal.SIGTERM      # of another rank: it does not say which
+            self.stopped_by = stop.received or signal.SIGTERM  # of another rank: it does not say which
 
     def ask_to_stop(self, stop: StopSignal, last: int) -> None:
         """Set `stopping` alike on every rank. Asking makes the host wait, so GPU ranks do it now and then."""

@@ -1,4 +1,5 @@
 """Whether this interpreter has the libraries that the project needs: status 0 or 1, nothing else."""
+
 import importlib.util
 import sys
 

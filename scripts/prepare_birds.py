@@ -14,8 +14,11 @@ from scripts.data.prepare.options import make_parser
 def parse(argv=None):
     parser = make_parser(__doc__, "birds")
     parser.add_argument("--cub", type=existing_dir, help="the unpacked archive (default: CUB_200_2011 in --output_dir)")
-    parser.add_argument("--captions", type=existing_dir, help="Reed's unpacked archive, or its text_c10 (default: "
-                        "cvpr2016_cub or text_c10 in --output_dir)")
+    parser.add_argument(
+        "--captions",
+        type=existing_dir,
+        help="Reed's unpacked archive, or its text_c10 (default: cvpr2016_cub or text_c10 in --output_dir)",
+    )
     return parser.parse_args(argv)
 
 
@@ -23,12 +26,14 @@ def main(argv=None) -> int:
     options = parse(argv)
     from scripts.data.prepare import birds, reed, sources
     from scripts.data.prepare.splitfiles import prepare
+
     folder = options.output_dir
 
     def build():
-        cub = options.cub or sources.find([folder / "CUB_200_2011", folder / "CUB_200_2011/CUB_200_2011"],
-                                          "the archive CUB_200_2011", "--cub")
-        if (cub / "CUB_200_2011").is_dir():                # the archive, unpacked into a folder of its name
+        cub = options.cub or sources.find(
+            [folder / "CUB_200_2011", folder / "CUB_200_2011/CUB_200_2011"], "the archive CUB_200_2011", "--cub"
+        )
+        if (cub / "CUB_200_2011").is_dir():  # the archive, unpacked into a folder of its name
             cub = cub / "CUB_200_2011"
         return birds.build(folder, cub, reed.text_folder(options.captions, folder, "cvpr2016_cub"))
 

@@ -1,4 +1,5 @@
 """Add a finished stage to a recipe's stages.jsonl: number, name, seconds, command. Called by run.sh alone."""
+
 import sys
 import time
 

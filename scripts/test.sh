@@ -18,6 +18,7 @@ bash scripts/setup.sh
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"     # a process for each core is faster than one process on all
 if [ $# = 0 ]; then                               # all of it: lint and types, too
     .venv/bin/python -m ruff check
+    .venv/bin/python -m ruff format --check
     .venv/bin/python -m mypy
 fi
 exec .venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup "$@"

@@ -1,19 +1,29 @@
 """Tests run on few cores beside other work: waiting threads must not burn them, and each core runs tests of its own."""
+
 import os
 from collections import Counter
 
 import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-TOLD = {"kills": "kills survived", "damaged": "damaged files read or refused in one sentence",
-        "hostile": "hostile files that ran nothing", "write errors": "write errors that cost nothing",
-        "examples": "random cases of properties"}
+TOLD = {
+    "kills": "kills survived",
+    "damaged": "damaged files read or refused in one sentence",
+    "hostile": "hostile files that ran nothing",
+    "write errors": "write errors that cost nothing",
+    "examples": "random cases of properties",
+}
 _counts, _failed = Counter(), []
 
 
 def pytest_addoption(parser):
-    parser.addoption("--fault_minutes", type=float, default=0, metavar="M",
-                     help="tests/fault: go on with new seeds for M minutes, half of them killing (default: a fixed seed)")
+    parser.addoption(
+        "--fault_minutes",
+        type=float,
+        default=0,
+        metavar="M",
+        help="tests/fault: go on with new seeds for M minutes, half of them killing (default: a fixed seed)",
+    )
 
 
 def pytest_collection_modifyitems(items):

@@ -1,4 +1,5 @@
 """Our Adam: torch's updates, whatever order the weights lie in."""
+
 import pytest
 import torch
 
@@ -9,8 +10,10 @@ SHAPES = [((8, 6, 4, 4), True), ((8, 6, 4, 4), False), ((5, 1, 4, 4), True), ((7
 
 def parameters():
     torch.manual_seed(0)
-    return [torch.randn(shape).to(memory_format=torch.channels_last if last else torch.contiguous_format).requires_grad_()
-            for shape, last in SHAPES]
+    return [
+        torch.randn(shape).to(memory_format=torch.channels_last if last else torch.contiguous_format).requires_grad_()
+        for shape, last in SHAPES
+    ]
 
 
 def steps(optimizer, weights, first, last):

@@ -2,6 +2,7 @@
 
 The weights are random (He: the default start collapses). Ten generated and five real images, so that a CPU can do it.
 """
+
 import json
 
 import numpy as np
@@ -23,8 +24,9 @@ CLOSE = {"rel": 1e-3}
 def network():
     """torch-fidelity's Inception with random weights."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
     torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch:     # the class reads a file or the network; here it reads nothing
+    with pytest.MonkeyPatch.context() as patch:  # the class reads a file or the network; here it reads nothing
         patch.setattr(torch, "load", lambda *a, **k: {})
         patch.setattr(torch.nn.Module, "load_state_dict", lambda *a, **k: None)
         network = FeatureExtractorInceptionV3("a", ["2048", "logits_unbiased"], feature_extractor_weights_path="none")
@@ -51,12 +53,13 @@ def folders(tmp_path_factory):
         small = (random.random((6, 6, 3)) * 255 * tint).astype(np.uint8)
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(small).resize((SIZE, SIZE), Image.BICUBIC).save(path)
+
     items = []
     for i in range(REAL):
         name = f"00{i % 2 + 1}.bird/{i}.png"
         image(data / "images" / name, (1, 1, 1))
         for k in range(SENTENCES):
-            image(generated / f"{name}_{SIZE}_sentence{k}_0.png", (1, .5, .5))
+            image(generated / f"{name}_{SIZE}_sentence{k}_0.png", (1, 0.5, 0.5))
         items.append({"image": name, "class": name.split("/")[0], "text": ["a bird"] * SENTENCES})
     write_json(data / "test.json", {"image_base_path": str(data / "images"), "data": items})
     return data, generated
@@ -64,8 +67,24 @@ def folders(tmp_path_factory):
 
 def measured(folders, weights, *options):
     data, generated = folders
-    assert evaluate.main(["--images", str(generated), "--data_dir", str(data), "--quiet", "--device", "cpu",
-                          "--any_weights", "--inception_weights", str(weights), *options]) == 0
+    assert (
+        evaluate.main(
+            [
+                "--images",
+                str(generated),
+                "--data_dir",
+                str(data),
+                "--quiet",
+                "--device",
+                "cpu",
+                "--any_weights",
+                "--inception_weights",
+                str(weights),
+                *options,
+            ]
+        )
+        == 0
+    )
     return json.loads((generated.parent.parent / "metrics.json").read_text())
 
 
@@ -99,16 +118,19 @@ def direct_kid(x, y, subsets=100):
 
 def direct_is(logits, splits=10):
     p = torch.from_numpy(logits[np.random.RandomState(2020).permutation(len(logits))]).softmax(1).numpy()
-    parts = [p[i * len(p) // splits:(i + 1) * len(p) // splits] for i in range(splits)]
+    parts = [p[i * len(p) // splits : (i + 1) * len(p) // splits] for i in range(splits)]
     return np.mean([np.exp((q * np.log(q / q.mean(0))).sum(1).mean()) for q in parts])
 
 
 def test_the_command_agrees_with_float64_and_with_pytorch_fids_distance(folders, network, weights):
     from pytorch_fid.fid_score import calculate_frechet_distance
+
     found = measured(folders, weights, "--metrics", "fid,is,kid", "--extractor", "inception", "--crop", "whole")
     stem = f"inception_{sha256(weights)[:8]}_48px"
-    fid, kid, score = (found[f"{name}_{stem}_{rest}"] for name, rest in (
-        ("fid", "whole_test5_gen10"), ("kid", "whole_test5_gen10"), ("is", "gen10")))
+    fid, kid, score = (
+        found[f"{name}_{stem}_{rest}"]
+        for name, rest in (("fid", "whole_test5_gen10"), ("kid", "whole_test5_gen10"), ("is", "gen10"))
+    )
     exact = network.double()
     exact.feature_extractor_internal_dtype = torch.float64
     generated, logits = (z.double().numpy() for z in exact(pixels(folders[1])[0]))
@@ -117,7 +139,7 @@ def test_the_command_agrees_with_float64_and_with_pytorch_fids_distance(folders,
     assert fid["value"] == pytest.approx(calculate_frechet_distance(*moments(generated, real)), **CLOSE)
     assert (kid["value"], kid["std"]) == pytest.approx(direct_kid(generated, real), **CLOSE)
     assert score["value"] == pytest.approx(direct_is(logits), **CLOSE)
-    for record in (fid, kid):                      # weights of another file are never the field's FID
+    for record in (fid, kid):  # weights of another file are never the field's FID
         assert record["published"] == [] and record["comparable_with"].startswith("none: ")
         assert "weights of another file" in record["protocol"]["extractor"]
     assert "the weights are not the FID Inception's" in fid["comparable_with"]
@@ -126,16 +148,19 @@ def test_the_command_agrees_with_float64_and_with_pytorch_fids_distance(folders,
 def test_the_command_agrees_with_pytorch_fid(folders, network, weights, monkeypatch):
     """pytorch-fid reads the same files through its own network, resizing and scaling."""
     from pytorch_fid import fid_score, inception
+
     found = measured(folders, weights, "--metrics", "fid", "--extractor", "pytorch_fid", "--crop", "whole")
     monkeypatch.setattr(inception, "load_state_dict_from_url", lambda *a, **k: torch.load(weights, weights_only=True))
     theirs = inception.InceptionV3([3])
-    activations = [fid_score.get_activations(pixels(folder)[1], theirs, num_workers=0)
-                   for folder in (folders[1], folders[0] / "images")]
+    activations = [
+        fid_score.get_activations(pixels(folder)[1], theirs, num_workers=0)
+        for folder in (folders[1], folders[0] / "images")
+    ]
     expected = fid_score.calculate_frechet_distance(*moments(*activations))
     value = found[f"fid_pytorchfid_{sha256(weights)[:8]}_48px_whole_test5_gen10"]["value"]
     assert value == pytest.approx(expected, **CLOSE)
     others = [record["value"] for name, record in found.items() if name.startswith("fid_inception_")]
-    assert all(abs(value / other - 1) > 2e-3 for other in others)      # why the two have different names
+    assert all(abs(value / other - 1) > 2e-3 for other in others)  # why the two have different names
 
 
 def test_other_weights_are_refused_before_they_are_read(weights, tmp_path, monkeypatch):
@@ -148,6 +173,7 @@ def test_nothing_but_tensors_is_read_even_if_any_weights_will_do(tmp_path):
     class Evil:
         def __reduce__(self):
             return (tmp_path / "ran").touch, ()
+
     torch.save({"fc.weight": torch.zeros(1), "x": Evil()}, tmp_path / "evil.pth")
     with pytest.raises(UserError, match="damaged or holds more than tensors"):
         feature_extractors.InceptionExtractor(tmp_path / "evil.pth", any_weights=True)

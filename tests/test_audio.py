@@ -1,4 +1,5 @@
 """Sound files to log-mels: the published values, every kind of file, and files that cannot be used."""
+
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,7 @@ GOLDEN = Path(__file__).parent / "golden"
 def tone(seconds=1.0, rate=16000):
     """A gliding voice-like tone with some noise, float32 [n]."""
     time = np.arange(int(seconds * rate)) / rate
-    phase = 2 * np.pi * (150 * time + 40 * time ** 2)
+    phase = 2 * np.pi * (150 * time + 40 * time**2)
     noise = np.random.default_rng(0).standard_normal(len(time))
     return (sum(np.sin(k * phase) / k for k in range(1, 20)) * 0.1 + 0.005 * noise).astype(np.float32)
 
@@ -25,11 +26,13 @@ def tone(seconds=1.0, rate=16000):
 def librosa_log_mel(path):
     """The same by way of librosa, as the method's authors went."""
     import librosa
+
     samples, _ = librosa.load(path, sr=16000)
     samples = samples - samples.mean()
     samples = np.append(samples[0], samples[1:] - np.float32(0.97) * samples[:-1])
-    spectrum = librosa.stft(samples, n_fft=400, hop_length=160, win_length=400, window=np.hamming(400), center=True,
-                            pad_mode="reflect")
+    spectrum = librosa.stft(
+        samples, n_fft=400, hop_length=160, win_length=400, window=np.hamming(400), center=True, pad_mode="reflect"
+    )
     mel = librosa.feature.melspectrogram(S=np.abs(spectrum) ** 2, sr=16000, n_fft=400, n_mels=40, fmin=20, fmax=8000)
     return librosa.power_to_db(mel, ref=np.max, top_db=80)
 
@@ -57,7 +60,7 @@ def test_equal_to_librosa(tmp_path, seconds):
 
 def test_long_clip_is_cut_but_scaled_as_a_whole():
     samples = tone(30)
-    samples[:22 * 16000] *= 0.1                     # the loudest part is beyond the cut
+    samples[: 22 * 16000] *= 0.1  # the loudest part is beyond the cut
     mel, n_frames = audio.log_mel(samples)
     assert n_frames == 2048 and mel.shape == (40, 2048) and -25 < mel.max() < -15
 
@@ -67,7 +70,7 @@ def test_stereo_rates_and_formats(tmp_path):
     stereo = np.stack([plain * 1.5, plain * 0.5], 1)
     wanted, n_frames = audio.load_log_mel(write(tmp_path / "mono.wav", plain, rate, subtype="FLOAT"))
     assert n_frames == 101
-    for name, limit in (("a.flac", 0.01), ("a.wav", 0.01), ("a.ogg", 1), ("a.mp3", 1)):         # dB, on average
+    for name, limit in (("a.flac", 0.01), ("a.wav", 0.01), ("a.ogg", 1), ("a.mp3", 1)):  # dB, on average
         mel, n = audio.load_log_mel(write(tmp_path / name, stereo / 2, rate))
         loud = wanted[:, :95] > -40
         assert n == n_frames and np.abs(mel - wanted)[:, :95][loud].mean() < limit
@@ -80,6 +83,7 @@ def test_stereo_rates_and_formats(tmp_path):
 
 def test_read_audio_is_librosas(tmp_path):
     import librosa
+
     path = write(tmp_path / "a.wav", np.stack([tone(0.7, 22050), tone(0.7, 22050)[::-1]], 1), 22050)
     assert np.array_equal(audio.read_audio(path), librosa.load(path, sr=16000)[0])
     assert len(audio.read_audio(path, 8000)) == 5600
@@ -113,9 +117,18 @@ def broken(tmp_path):
     raw = tmp_path / "headerless.raw"
     raw.write_bytes(bytes(100))
     slow = write(tmp_path / "slow.wav", np.zeros(100), 10)
-    return [(text, "not sound"), (empty, "0 bytes"), (m4a, r"\(m4a\) with no sound"), (webm, r"\(webm\) with no sound"),
-            (nan, "not numbers"), (huge, "absurdly large"), (raw, "not sound"), (slow, "10 Hz"),
-            (tmp_path / "gone.wav", "does not exist"), (tmp_path, "is not a file")]
+    return [
+        (text, "not sound"),
+        (empty, "0 bytes"),
+        (m4a, r"\(m4a\) with no sound"),
+        (webm, r"\(webm\) with no sound"),
+        (nan, "not numbers"),
+        (huge, "absurdly large"),
+        (raw, "not sound"),
+        (slow, "10 Hz"),
+        (tmp_path / "gone.wav", "does not exist"),
+        (tmp_path, "is not a file"),
+    ]
 
 
 def test_files_that_cannot_be_used_are_named(tmp_path):
@@ -146,6 +159,8 @@ def wav(samples, rate=16000, before=b"", after=b"", riff=0, promised=0, fmt=(1, 
 
 NOISE = np.random.default_rng(0).integers(-32768, 32768, 5000)
 NOTE = b"LIST" + struct.pack("<I", 26) + b"INFOISFT" + struct.pack("<I", 14) + b"Lavf58.76.100\0"
+
+
 def test_a_plain_wav_that_is_too_long_is_refused(tmp_path, monkeypatch):
     (tmp_path / "a.wav").write_bytes(wav(NOISE, 1000))
     monkeypatch.setattr(sound_files, "MAX_SECONDS", 4)
@@ -185,7 +200,7 @@ def test_threads_change_no_bit(tmp_path):
             assert torch.get_num_threads() == threads
         found.append(audio.log_mels(paths, jobs=1)[0])
         found.append(audio.log_mels(paths[::-1] * 12, jobs=3)[0][-12:][::-1])
-        with ThreadPoolExecutor(1) as later:            # threads that begin later get torch's number as it was
+        with ThreadPoolExecutor(1) as later:  # threads that begin later get torch's number as it was
             assert later.submit(torch.get_num_threads).result() == torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)

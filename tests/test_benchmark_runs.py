@@ -1,4 +1,5 @@
 """The benchmarks that run whole trainings: on sets of a few small images, a few steps each."""
+
 import json
 import shutil
 
@@ -15,15 +16,15 @@ def test_memory_is_that_of_a_training_from_disk(tmp_path, capsys):
     result = tmp_path / "x.json"
     assert memory.main(["--images", "20", "--side", "96", "--steps", "2", *TINY, "--json", str(result)]) == 0
     found = json.loads(result.read_text())
-    assert 20 * 76 * 76 * 3 <= found["cache_bytes"] < 2 * 20 * 76 * 76 * 3                 # 20 images of 64 · 76/64 pixels
-    assert found["peak_bytes"] > 2 ** 27 and "20 images" in capsys.readouterr().out
+    assert 20 * 76 * 76 * 3 <= found["cache_bytes"] < 2 * 20 * 76 * 76 * 3  # 20 images of 64 · 76/64 pixels
+    assert found["peak_bytes"] > 2**27 and "20 images" in capsys.readouterr().out
 
 
 def test_distance_is_in_spreads_of_float32():
     """Two seeds at 0 and 2: variance 2, so that means of two seeds are expected √2 apart."""
     fp32 = [[0.0, 0.0], [2.0, 2.0]]
     assert precision.distance({"fp32": fp32, "bf16": fp32}) == 0
-    assert precision.distance({"fp32": fp32, "bf16": [[3.0, 3.0], [3.0, 3.0]]}) == pytest.approx(2 / 2 ** 0.5)
+    assert precision.distance({"fp32": fp32, "bf16": [[3.0, 3.0], [3.0, 3.0]]}) == pytest.approx(2 / 2**0.5)
 
 
 def test_both_trainers_in_both_precisions(tmp_path, monkeypatch, capsys):
@@ -37,7 +38,9 @@ def test_both_trainers_in_both_precisions(tmp_path, monkeypatch, capsys):
         if "--output_dir" in options:
             (folder := precision.Path(value("--output_dir"))).mkdir(parents=True)
             seed = float(value("--manualSeed"))
-            rows = [dict.fromkeys(["loss", "jel", "l1", "distill", "D0", "D1", "D2", "G"], seed + tick) for tick in range(3)]
+            rows = [
+                dict.fromkeys(["loss", "jel", "l1", "distill", "D0", "D1", "D2", "G"], seed + tick) for tick in range(3)
+            ]
             (folder / "stats.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"eval_accuracy": 50 + seed}])))
             (folder / "Model/iteration3/single_samples/valid").mkdir(parents=True)
         if "--images" in options:
@@ -46,7 +49,16 @@ def test_both_trainers_in_both_precisions(tmp_path, monkeypatch, capsys):
     data = tmp_path / "data"
     synthetic_data.draw_images(data / "toybirds", 4, 96)
     monkeypatch.setattr(precision, "run", run)
-    command = ["--data_root", str(data), "--work", str(tmp_path / "runs"), "--seeds", "2", "--json", str(tmp_path / "x.json")]
+    command = [
+        "--data_root",
+        str(data),
+        "--work",
+        str(tmp_path / "runs"),
+        "--seeds",
+        "2",
+        "--json",
+        str(tmp_path / "x.json"),
+    ]
     assert precision.main(command) == 0
     assert len(calls) == 4 + 3 * 4
     found = json.loads((tmp_path / "x.json").read_text())
@@ -55,4 +67,4 @@ def test_both_trainers_in_both_precisions(tmp_path, monkeypatch, capsys):
     split = load_split(data / "toybirds", "test")
     assert feature_path(data / "toybirds", "test", "audio", synthetic_data.SWITCH).exists() and split.items
     shutil.rmtree(tmp_path / "runs" / "encoder_bf16_1")
-    assert precision.main(command) == 0 and len(calls) == 17                               # what is there is kept
+    assert precision.main(command) == 0 and len(calls) == 17  # what is there is kept

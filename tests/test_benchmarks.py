@@ -1,4 +1,5 @@
 """Every benchmark runs without sound libraries, network or GPU, and says what it measured; no time is asserted."""
+
 import importlib
 import json
 import subprocess
@@ -35,7 +36,7 @@ def test_a_stage_measures_both_sides(stage, tmp_path, bare, capsys):
         assert not rows and "librosa is not installed here" in result["skipped"][0]
         return
     assert rows["plain"]["ratio"] == 1 and rows["ours"]["ratio"] > 0
-    if stage == "encoder_step":                    # counting columns takes fewer products, and the table says so
+    if stage == "encoder_step":  # counting columns takes fewer products, and the table says so
         assert rows["ours, whole maps"]["flop"] > 1.5 * rows["ours"]["flop"]
     if stage == "generator_step":
         assert rows["plain"]["flop"] > 1.3 * rows["ours"]["flop"]
@@ -50,21 +51,33 @@ def test_log_mels_from_files(tmp_path):
 
 
 def row(name, rate, **more):
-    return {"name": name, "items_per_s": rate, "waiting": 0.25, "host_mb": 100.4, "device_mb": 0.0, "switch": "",
-            **more}
+    return {
+        "name": name,
+        "items_per_s": rate,
+        "waiting": 0.25,
+        "host_mb": 100.4,
+        "device_mb": 0.0,
+        "switch": "",
+        **more,
+    }
 
 
 def test_the_recipe_adds_up(tmp_path, capsys):
     for number, (_, script, options, items) in enumerate(recipe.STAGES):
-        rows = [row("plain", items / 7200), row("plain, with loading", items / 36000), row("ours", items / 3600),
-                row("ours, compiled", items / 1800)]
-        measured = rows if number else rows[2:]                                      # one stage without a plain side
+        rows = [
+            row("plain", items / 7200),
+            row("plain, with loading", items / 36000),
+            row("ours", items / 3600),
+            row("ours, compiled", items / 1800),
+        ]
+        measured = rows if number else rows[2:]  # one stage without a plain side
         path = recipe.file_of(tmp_path, script, options)
         path.write_text(json.dumps({"stage": script, "unit": "clip", "rows": measured, "skipped": []}))
     assert recipe.main(["--results", str(tmp_path), "--device", "cpu", "--json", str(tmp_path / "sum.json")]) == 0
     count = len(recipe.STAGES)
-    assert json.loads((tmp_path / "sum.json").read_text())["hours"] == pytest.approx({"plain": 10 * (count - 1),
-                                                                                      "ours": 0.5 * count})
+    assert json.loads((tmp_path / "sum.json").read_text())["hours"] == pytest.approx(
+        {"plain": 10 * (count - 1), "ours": 0.5 * count}
+    )
     out = capsys.readouterr().out
     assert "not measured" in out and "at least 60.0" in out and "ours, compiled" in out
 
@@ -101,8 +114,11 @@ rows = harness.compare({"plain": lambda: variant("plain"), "ours": lambda: varia
 harness.report("stage", "clip", rows, args, device, precision)
 """)
     note, result = tmp_path / "note", tmp_path / "x.json"
-    run = subprocess.run([sys.executable, str(script), "--device", "cpu", "--repeats", "3", "--note", str(note), "--json",
-                          str(result)], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, str(script), "--device", "cpu", "--repeats", "3", "--note", str(note), "--json", str(result)],
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stderr
     names, processes = zip(*map(str.split, note.read_text().splitlines()))
     assert names == ("plain", "ours") * 2 and len(set(processes)) == 4

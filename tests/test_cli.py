@@ -1,4 +1,5 @@
 """How commands end: broken pipes, full disks, too little memory, terminals and users that lack something."""
+
 import os
 import subprocess
 import sys
@@ -32,8 +33,13 @@ def command(tmp_path, body="pass"):
 
 
 def shell(text, tmp_path, **environment):
-    return subprocess.run(["bash", "-c", text], capture_output=True, cwd=tmp_path, timeout=60,
-                          env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment})
+    return subprocess.run(
+        ["bash", "-c", text],
+        capture_output=True,
+        cwd=tmp_path,
+        timeout=60,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment},
+    )
 
 
 def bash(text, tmp_path, **environment):
@@ -45,7 +51,7 @@ def bash(text, tmp_path, **environment):
 @pytest.mark.parametrize("pipe", ["--lines 30000 | head -1", "| true", "--lines 30000 2>&1 | true"])
 def test_a_reader_that_goes_away(tmp_path, pipe):
     """The middle of the output, and what Python writes only when it ends."""
-    body = "import time; time.sleep(0.3)" if "true" in pipe else "pass"            # `true` has ended by then
+    body = "import time; time.sleep(0.3)" if "true" in pipe else "pass"  # `true` has ended by then
     assert bash(f"{command(tmp_path, body)} {pipe}", tmp_path) == (141, "")
 
 
@@ -67,19 +73,29 @@ def test_output_that_cannot_be_written(tmp_path):
         assert bash(f"{command(tmp_path)} {closed}", tmp_path)[0] == 0, closed
 
 
-@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0",
-                         "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "cp1252"}])
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"PYTHONIOENCODING": "cp1252"},
+    ],
+)
 def test_terminals_that_lack_letters(tmp_path, environment):
     text = f"{command(tmp_path)} && {sys.executable} {ROOT}/StackGAN_v2/evaluate.py --help"
     result = shell(text, tmp_path, **environment)
     assert result.returncode == 0 and not result.stderr and b" line 2" in result.stdout
 
 
-@pytest.mark.parametrize("body, words", [
-    ("import torch; torch.empty(10 ** 14)", "too little memory (372,529.0 GiB were asked for); lower --batch_size"),
-    ("import numpy; numpy.empty(10 ** 16, numpy.uint8)", "too little memory (8.88 PiB were asked for)"),
-    ("raise OSError(12, 'Cannot allocate memory')", "too little memory; lower --batch_size"),
-    ("raise MemoryError", "too little memory; lower --batch_size")])
+@pytest.mark.parametrize(
+    "body, words",
+    [
+        ("import torch; torch.empty(10 ** 14)", "too little memory (372,529.0 GiB were asked for); lower --batch_size"),
+        ("import numpy; numpy.empty(10 ** 16, numpy.uint8)", "too little memory (8.88 PiB were asked for)"),
+        ("raise OSError(12, 'Cannot allocate memory')", "too little memory; lower --batch_size"),
+        ("raise MemoryError", "too little memory; lower --batch_size"),
+    ],
+)
 def test_too_little_memory_is_one_sentence(tmp_path, body, words):
     status, errors = bash(command(tmp_path, body), tmp_path)
     assert status == 2 and errors.count("\n") == 1 and words in errors, errors
@@ -107,9 +123,20 @@ def test_without_home_and_user_name(tmp_path, monkeypatch):
     """Caches of libraries go to a folder that can be written, and getpass finds a name."""
     import getpass
     import pwd
-    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME", "NUMBA_CACHE_DIR", "MPLCONFIGDIR", "XDG_CACHE_HOME",
-                 "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
-        monkeypatch.setenv(name, "")               # so that it is given back after the test
+
+    for name in (
+        "LOGNAME",
+        "USER",
+        "LNAME",
+        "USERNAME",
+        "HOME",
+        "NUMBA_CACHE_DIR",
+        "MPLCONFIGDIR",
+        "XDG_CACHE_HOME",
+        "TORCHINDUCTOR_CACHE_DIR",
+        "TRITON_CACHE_DIR",
+    ):
+        monkeypatch.setenv(name, "")  # so that it is given back after the test
         monkeypatch.delenv(name)
     monkeypatch.setattr(pwd, "getpwuid", lambda number: {}[number])
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

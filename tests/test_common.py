@@ -1,4 +1,5 @@
 """Formats that both trees share: split files, feature pickles, checkpoints, whole-file writes, command lines."""
+
 import json
 import os
 import pickle
@@ -14,8 +15,12 @@ from common.cli import UserError
 from common.features import feature_path, load_features, read_pickle, save_features
 from common.splits import load_split
 
-COMMANDS = sorted(path.relative_to(ROOT).as_posix() for folder in ("Audio_to_Image", "StackGAN_v2", "scripts")
-                  for path in (ROOT / folder).glob("*.py") if "Parser(" in path.read_text())
+COMMANDS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for folder in ("Audio_to_Image", "StackGAN_v2", "scripts")
+    for path in (ROOT / folder).glob("*.py")
+    if "Parser(" in path.read_text()
+)
 
 
 def write_split(folder, data, name="train", **fields):
@@ -27,10 +32,20 @@ def write_split(folder, data, name="train", **fields):
 
 # ---- split files ----------------------------------------------------------------------------------------------------
 
+
 def test_birds_form(tmp_path):
-    write_split(tmp_path, [{"image": "002.Auk/a.jpg", "class": "002.Auk", "text": ["one", "two"],
-                            "audio": ["p/002.Auk/a_0.wav", "p/002.Auk/a_1.wav"]}])
-    item, = (split := load_split(tmp_path, "train")).items
+    write_split(
+        tmp_path,
+        [
+            {
+                "image": "002.Auk/a.jpg",
+                "class": "002.Auk",
+                "text": ["one", "two"],
+                "audio": ["p/002.Auk/a_0.wav", "p/002.Auk/a_1.wav"],
+            }
+        ],
+    )
+    (item,) = (split := load_split(tmp_path, "train")).items
     assert (item.key, item.label, item.texts, split.has_classes) == ("002.Auk/a", 1, ("one", "two"), True)
     assert item.image == tmp_path / "images/002.Auk/a.jpg"
     assert item.audio[1] == tmp_path / "wav/p/002.Auk/a_1.wav"
@@ -45,15 +60,25 @@ def test_image_base_path_with_or_without_its_last_folder(tmp_path):
 
 
 def test_flowers_form(tmp_path):
-    write_split(tmp_path, [{"img": "image_1.jpg", "class": 102, "text": ["x"], "wav": "a.wav"},
-                           {"img": "image_2.jpg", "class": 1, "text": ["y"], "wav": ["b.wav"]}])
+    write_split(
+        tmp_path,
+        [
+            {"img": "image_1.jpg", "class": 102, "text": ["x"], "wav": "a.wav"},
+            {"img": "image_2.jpg", "class": 1, "text": ["y"], "wav": ["b.wav"]},
+        ],
+    )
     split = load_split(tmp_path, "train")
     assert split.labels == [101, 0] and split.items[0].audio == (tmp_path / "wav/a.wav",)
 
 
 def test_places_form(tmp_path):
-    write_split(tmp_path, [{"image": "./kitchenette/k.jpg", "wav": "wavs/12/u.wav", "asr_text": "a kitchen"},
-                           {"image": "./bedroom/b.jpg", "wav": "wavs/7/v.wav", "asr_text": "a bed"}])
+    write_split(
+        tmp_path,
+        [
+            {"image": "./kitchenette/k.jpg", "wav": "wavs/12/u.wav", "asr_text": "a kitchen"},
+            {"image": "./bedroom/b.jpg", "wav": "wavs/7/v.wav", "asr_text": "a bed"},
+        ],
+    )
     split = load_split(tmp_path, "train")
     assert split.labels == [5, 0] and split.items[0].key == "kitchenette/k"
     assert split.items[0].audio == (tmp_path / "wav/12/u.wav",) and split.items[0].texts == ("a kitchen",)
@@ -70,11 +95,20 @@ def test_names_without_numbers_are_numbered_by_the_alphabet(tmp_path):
     assert load_split(tmp_path, "train").labels == [1, 0, 1]
 
 
-@pytest.mark.parametrize("item, words", [
-    ({"image": "../x.jpg", "class": "1"}, "leaves its base folder"), ({"image": "/x.jpg", "class": "1"}, "leaves its base"),
-    ({"image": "a.jpg", "class": "1", "audio": ["../../x.wav"]}, "leaves its base"), ({"class": "1"}, "lacks 'img'"),
-    ({"image": 3, "class": "1"}, "not a path"), (["a"], "item 0"), ({"image": "a.jpg", "text": [1]}, "not a list of sentences"),
-    ({"image": "a.jpg", "audio": 7}, "item 0"), ({"image": "a\0.jpg"}, "not a path")])
+@pytest.mark.parametrize(
+    "item, words",
+    [
+        ({"image": "../x.jpg", "class": "1"}, "leaves its base folder"),
+        ({"image": "/x.jpg", "class": "1"}, "leaves its base"),
+        ({"image": "a.jpg", "class": "1", "audio": ["../../x.wav"]}, "leaves its base"),
+        ({"class": "1"}, "lacks 'img'"),
+        ({"image": 3, "class": "1"}, "not a path"),
+        (["a"], "item 0"),
+        ({"image": "a.jpg", "text": [1]}, "not a list of sentences"),
+        ({"image": "a.jpg", "audio": 7}, "item 0"),
+        ({"image": "a\0.jpg"}, "not a path"),
+    ],
+)
 def test_items_that_are_wrong(tmp_path, item, words):
     write_split(tmp_path, [item])
     with pytest.raises(UserError, match=words) as error:
@@ -82,7 +116,9 @@ def test_items_that_are_wrong(tmp_path, item, words):
     assert "train.json" in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["", "[", "[1]", '{"data": []}', '{"data": 3}', '{"data": [{}]}', "\xff", "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "[", "[1]", '{"data": []}', '{"data": 3}', '{"data": [{}]}', "\xff", "[" * 100_000]
+)
 def test_files_that_are_no_split(tmp_path, text):
     (tmp_path / "train.json").write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match="train.json"):
@@ -91,9 +127,12 @@ def test_files_that_are_no_split(tmp_path, text):
 
 # ---- features -------------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def split(tmp_path):
-    return load_split(write_split(tmp_path / "set", [{"image": f"{i}.jpg", "text": ["a", "b"]} for i in range(3)]), "train")
+    return load_split(
+        write_split(tmp_path / "set", [{"image": f"{i}.jpg", "text": ["a", "b"]} for i in range(3)]), "train"
+    )
 
 
 def test_features_come_back(tmp_path, split):
@@ -112,7 +151,11 @@ def test_features_of_python_2_and_of_old_numpy(tmp_path, split):
     """Protocol 2 with latin-1 strings, and numpy.core in place of numpy._core."""
     rows = [np.full((2, 4), i, np.float32) for i in range(3)]
     for protocol in (0, 2, 4):
-        text = pickle.dumps(rows, protocol).replace(b"numpy._core", b"numpy.core") if protocol < 4 else pickle.dumps(rows, 4)
+        text = (
+            pickle.dumps(rows, protocol).replace(b"numpy._core", b"numpy.core")
+            if protocol < 4
+            else pickle.dumps(rows, 4)
+        )
         (tmp_path / "f.pickle").write_bytes(text)
         np.testing.assert_array_equal(np.stack(load_features(tmp_path / "f.pickle", split, "stage")), np.stack(rows))
 
@@ -123,8 +166,12 @@ def test_stale_or_foreign_features_name_the_stage(tmp_path, split):
     other = load_split(write_split(tmp_path / "other", [{"image": f"{i}.png", "text": []} for i in (2, 1, 0)]), "train")
     with pytest.raises(UserError, match="another version.*run stage again"):
         load_features(path, other, "stage")
-    for value, words in ((np.zeros((2, 2, 4)), "2 rows.*3 items"), (np.full((3, 2, 4), np.nan), "not finite"),
-                         ([np.zeros((2, 4)), np.zeros((2, 5)), np.zeros((2, 4))], "equal width"), ({}, "no rows")):
+    for value, words in (
+        (np.zeros((2, 2, 4)), "2 rows.*3 items"),
+        (np.full((3, 2, 4), np.nan), "not finite"),
+        ([np.zeros((2, 4)), np.zeros((2, 5)), np.zeros((2, 4))], "equal width"),
+        ({}, "no rows"),
+    ):
         path.write_bytes(pickle.dumps(value))
         path.with_suffix(".json").unlink(missing_ok=True)
         with pytest.raises(UserError, match=words):
@@ -135,6 +182,7 @@ def test_stale_or_foreign_features_name_the_stage(tmp_path, split):
 
 class Evil:
     """A pickle that would make a file."""
+
     def __init__(self, path):
         self.path = path
 
@@ -148,8 +196,18 @@ def test_hostile_pickles_run_nothing(tmp_path):
     code = b"cposix\nmkdir\n(V" + str(target).encode() + b"\ntR."
     build = b"c__main__\nsomething\n(dV__setstate__\ncposix\nsystem\nsb."
     encode = b"c_codecs\nencode\n(V" + b"x\nVunicode_escape\ntR."
-    for data in (pickle.dumps(Evil(target)), pickle.dumps([{"a": nested}]), code, build, encode, b"\x80\x02P1\n.",
-                 b"\x80\x04\x8d" + (2 ** 60).to_bytes(8, "little"), b"", b"\x80\x05.", os.urandom(200)):
+    for data in (
+        pickle.dumps(Evil(target)),
+        pickle.dumps([{"a": nested}]),
+        code,
+        build,
+        encode,
+        b"\x80\x02P1\n.",
+        b"\x80\x04\x8d" + (2**60).to_bytes(8, "little"),
+        b"",
+        b"\x80\x05.",
+        os.urandom(200),
+    ):
         (tmp_path / "f.pickle").write_bytes(data)
         with pytest.raises(UserError, match="f.pickle"):
             read_pickle(tmp_path / "f.pickle")
@@ -157,6 +215,7 @@ def test_hostile_pickles_run_nothing(tmp_path):
 
 
 # ---- checkpoints ----------------------------------------------------------------------------------------------------
+
 
 def test_hostile_or_damaged_checkpoints_run_nothing(tmp_path):
     path, target = tmp_path / "x.pth", tmp_path / "made"
@@ -174,8 +233,9 @@ def test_hostile_or_damaged_checkpoints_run_nothing(tmp_path):
 
 def test_networks_of_other_shapes_are_named(tmp_path):
     module = torch.nn.Linear(2, 3)
-    state = checkpoint.state_dict_of({"meta": {}, "state_dict": {"module." + k: v for k, v in module.state_dict().items()}},
-                                     "f")
+    state = checkpoint.state_dict_of(
+        {"meta": {}, "state_dict": {"module." + k: v for k, v in module.state_dict().items()}}, "f"
+    )
     checkpoint.load_into(module, state, "f")
     with pytest.raises(UserError, match=r"'weight' is \(3, 2\) there and \(4, 2\) here"):
         checkpoint.load_into(torch.nn.Linear(2, 4), {"weight": state["weight"], "bias": torch.zeros(4)}, "f")
@@ -191,6 +251,7 @@ def test_digest_depends_on_every_value():
 
 # ---- files and command lines ----------------------------------------------------------------------------------------
 
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "a.json"
     files.write_json(path, {"old": 1})
@@ -205,6 +266,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 def test_files_have_ordinary_permissions_whatever_other_threads_do(tmp_path):
     """Those that the umask leaves, which belongs to the whole process and is never touched."""
     from concurrent.futures import ThreadPoolExecutor
+
     before = os.umask(0o027)
     try:
         with ThreadPoolExecutor(8) as threads:
@@ -251,34 +313,49 @@ def test_an_unknown_option_is_one_sentence(command):
 def test_every_option_has_a_meaning():
     """No add_argument without help, in any command."""
     import ast
+
     for command in COMMANDS:
         for node in ast.walk(ast.parse((ROOT / command).read_text())):
             name = getattr(node.func, "attr", getattr(node.func, "id", "")) if isinstance(node, ast.Call) else ""
-            if name in ("add", "add_argument") and node.args and isinstance(node.args[0], ast.Constant) and str(
-                    node.args[0].value).startswith("-"):
+            if (
+                name in ("add", "add_argument")
+                and node.args
+                and isinstance(node.args[0], ast.Constant)
+                and str(node.args[0].value).startswith("-")
+            ):
                 assert any(keyword.arg == "help" for keyword in node.keywords), f"{command}: {node.args[0].value}"
 
 
 def test_a_random_state_may_be_a_row_of_several():
     """As in the resume file of several processes: torch would take the first row's memory, or crash."""
     from common import devices
+
     torch.manual_seed(1)
     state, expected = devices.random_state(torch.device("cpu"))["cpu"], torch.rand(3)
     devices.set_random_state({"cpu": torch.stack([torch.zeros_like(state), state])[1]}, torch.device("cpu"))
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize("data", [
-    b'{"a": "\xc3\xa4"}', b'\xef\xbb\xbf{"a": "\xc3\xa4"}', b"\xff\xfe" + '{"a": "ä"}'.encode("utf-16-le"),
-    b"\xfe\xff" + '{"a": "ä"}'.encode("utf-16-be"), b'\xef\xbb\xbf\r\n{"a":\r\n"\xc3\xa4"}\r'])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"a": "\xc3\xa4"}',
+        b'\xef\xbb\xbf{"a": "\xc3\xa4"}',
+        b"\xff\xfe" + '{"a": "ä"}'.encode("utf-16-le"),
+        b"\xfe\xff" + '{"a": "ä"}'.encode("utf-16-be"),
+        b'\xef\xbb\xbf\r\n{"a":\r\n"\xc3\xa4"}\r',
+    ],
+)
 def test_text_in_utf8_and_utf16(tmp_path, data):
     (tmp_path / "a.json").write_bytes(data)
     assert files.read_json(tmp_path / "a.json") == {"a": "ä"}
     assert "\r" not in files.read_text(tmp_path / "a.json")
 
 
-@pytest.mark.parametrize("data, byte", [
-    (b"abc\xe4", 3), (b"\xef\xbb\xbfabc\xe4", 6), (b"\xff\xfea\0b", 4), (b"a\0b\0", 1), (b"\xff\xfe\0\0a\0\0\xd8", 6)])
+@pytest.mark.parametrize(
+    "data, byte",
+    [(b"abc\xe4", 3), (b"\xef\xbb\xbfabc\xe4", 6), (b"\xff\xfea\0b", 4), (b"a\0b\0", 1), (b"\xff\xfe\0\0a\0\0\xd8", 6)],
+)
 def test_text_in_other_encodings_is_told(tmp_path, data, byte):
     (tmp_path / "a.txt").write_bytes(data)
     with pytest.raises(UserError, match=rf"a.txt is not text in UTF-8 or UTF-16: byte {byte} \(0x"):

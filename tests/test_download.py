@@ -1,4 +1,5 @@
 """Downloads against a server on loopback: resume, retries, mirrors, sums, full disks, and the command itself."""
+
 import errno
 import hashlib
 import json
@@ -27,8 +28,11 @@ from scripts.data.download.registry import Entry
 from scripts.data.download.unpack import BadArchive
 
 QUICK = Patience(timeout=20, retries=2, pause=0.01)
-UNPACKED = {"images/a.jpg": FILES["set/images/a.jpg"], "labels.txt": FILES["set/labels.txt"],
-            "notes.txt": FILES["notes.txt"]}
+UNPACKED = {
+    "images/a.jpg": FILES["set/images/a.jpg"],
+    "labels.txt": FILES["set/labels.txt"],
+    "notes.txt": FILES["notes.txt"],
+}
 Usage = namedtuple("Usage", "total used free")
 
 
@@ -42,8 +46,17 @@ def server(monkeypatch):
 def entry_of(server, body: bytes, path="/set.tgz", **changes) -> Entry:
     """Serve `body` and describe it."""
     server.files[path] = body
-    entry = Entry("toy", "a test", "birds/set", "none", urls=(server.url(path),), unpack=True, size=len(body),
-                  unpacked=10_000, md5=hashlib.md5(body).hexdigest())
+    entry = Entry(
+        "toy",
+        "a test",
+        "birds/set",
+        "none",
+        urls=(server.url(path),),
+        unpack=True,
+        size=len(body),
+        unpacked=10_000,
+        md5=hashlib.md5(body).hexdigest(),
+    )
     return replace(entry, **changes)
 
 
@@ -53,11 +66,18 @@ def leftovers(root: Path) -> list[str]:
 
 
 def command(*options, **more):
-    return subprocess.run([sys.executable, "scripts/download.py", *map(str, options)], cwd=ROOT, text=True,
-                          capture_output=True, timeout=60, **more)
+    return subprocess.run(
+        [sys.executable, "scripts/download.py", *map(str, options)],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=60,
+        **more,
+    )
 
 
 # --- the way from the server to the place ------------------------------------------------------------------------
+
 
 def test_fetches_unpacks_records_and_does_nothing_twice(server, tmp_path):
     entry = entry_of(server, make_tar(FILES))
@@ -68,7 +88,7 @@ def test_fetches_unpacks_records_and_does_nothing_twice(server, tmp_path):
     assert record["source"] == server.url()
     assert "nothing to do" in install.get(entry, tmp_path, patience=QUICK)
     assert len(server.requests) == 1
-    assert all(name.startswith("birds/set/") for name in leftovers(tmp_path))      # no archive, no part stays
+    assert all(name.startswith("birds/set/") for name in leftovers(tmp_path))  # no archive, no part stays
 
 
 def test_plain_file_goes_to_its_place_and_a_change_is_noticed(server, tmp_path):
@@ -107,11 +127,15 @@ def test_lost_files_are_noticed_and_added_ones_are_no_fault(server, tmp_path):
 
 # --- resume, retries, mirrors ------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("ranges, tags, starts", [
-    (True, True, [None, "bytes=50-"]),                 # goes on from where it broke off
-    (False, True, [None, "bytes=50-"]),                # the server ignores ranges: from the beginning
-    (True, False, [None, None]),                       # no way to know whether it is the same file: from the beginning
-])
+
+@pytest.mark.parametrize(
+    "ranges, tags, starts",
+    [
+        (True, True, [None, "bytes=50-"]),  # goes on from where it broke off
+        (False, True, [None, "bytes=50-"]),  # the server ignores ranges: from the beginning
+        (True, False, [None, None]),  # no way to know whether it is the same file: from the beginning
+    ],
+)
 def test_dropped_connection_is_resumed(server, tmp_path, ranges, tags, starts):
     entry = entry_of(server, make_tar(FILES))
     server.ranges, server.tags, server.drop_after = ranges, tags, [50]
@@ -136,13 +160,27 @@ def test_a_later_run_goes_on_and_a_changed_file_starts_afresh(server, tmp_path):
 def test_a_killed_download_goes_on(server, tmp_path):
     """SIGKILL in the middle of the body; the next run asks for the rest only."""
     entry = entry_of(server, make_tar({"set/noise": os.urandom(3 << 20)}), unpacked=4 << 20)
-    (tmp_path / "more.json").write_text(json.dumps({"toy": {
-        "purpose": "a test", "goal": entry.goal, "licence": "none", "urls": list(entry.urls), "unpack": True,
-        "md5": entry.md5}}))
+    (tmp_path / "more.json").write_text(
+        json.dumps(
+            {
+                "toy": {
+                    "purpose": "a test",
+                    "goal": entry.goal,
+                    "licence": "none",
+                    "urls": list(entry.urls),
+                    "unpack": True,
+                    "md5": entry.md5,
+                }
+            }
+        )
+    )
     part = tmp_path / ".downloads/toy/set.tgz.part"
-    server.drop_after = [2 << 20] + 50 * [0]                    # the attempts that follow bring nothing
-    process = subprocess.Popen([sys.executable, "scripts/download.py", "toy", "--registry", tmp_path / "more.json",
-                                "--data_root", tmp_path], cwd=ROOT, stderr=subprocess.DEVNULL)
+    server.drop_after = [2 << 20] + 50 * [0]  # the attempts that follow bring nothing
+    process = subprocess.Popen(
+        [sys.executable, "scripts/download.py", "toy", "--registry", tmp_path / "more.json", "--data_root", tmp_path],
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         deadline = time.monotonic() + 30
         while not (part.exists() and part.stat().st_size == 2 << 20):
@@ -183,7 +221,7 @@ def test_errors_of_the_server_are_retried_and_mirrors_tried_in_order(server, tmp
     server.requests.clear()
     mirrored = replace(entry, goal="birds/other", urls=(server.url("/gone.tgz"), server.url()))
     install.get(mirrored, tmp_path, patience=QUICK)
-    assert [path for path, _ in server.requests] == ["/gone.tgz", "/set.tgz"]       # a 404 is not asked again
+    assert [path for path, _ in server.requests] == ["/gone.tgz", "/set.tgz"]  # a 404 is not asked again
 
 
 def test_nothing_reachable_names_every_address(server, tmp_path):
@@ -204,6 +242,7 @@ def test_a_silent_server_times_out(server, tmp_path):
 
 # --- what arrives is not what was meant --------------------------------------------------------------------------
 
+
 def test_wrong_sum_and_wrong_size_are_refused_before_unpacking(server, tmp_path):
     entry = entry_of(server, make_tar(FILES))
     with pytest.raises(BadArchive, match=f"its MD5 is {entry.md5} where {'0' * 32} is expected"):
@@ -211,7 +250,7 @@ def test_wrong_sum_and_wrong_size_are_refused_before_unpacking(server, tmp_path)
     with pytest.raises(UserError, match=rf"has {entry.size} bytes where the registry says {entry.size + 1}"):
         install.get(replace(entry, size=entry.size + 1), tmp_path, patience=QUICK)
     assert not (tmp_path / "birds/set").exists() and not leftovers(tmp_path)
-    install.get(entry, tmp_path, patience=QUICK)                       # the bad one does not stand in the way
+    install.get(entry, tmp_path, patience=QUICK)  # the bad one does not stand in the way
 
 
 def test_a_web_page_is_not_an_archive(server, tmp_path):
@@ -239,6 +278,7 @@ def test_an_evil_archive_leaves_no_trace_at_the_goal(server, tmp_path):
 
 
 # --- full disks --------------------------------------------------------------------------------------------------
+
 
 def test_room_is_checked_before_anything_is_fetched(server, tmp_path, monkeypatch):
     entry = entry_of(server, make_tar(FILES), unpacked=5 << 30)
@@ -271,7 +311,7 @@ def test_disk_full_while_fetching_keeps_the_part(server, tmp_path, monkeypatch):
 
 def test_disk_full_while_unpacking_keeps_the_archive_and_nothing_half(server, tmp_path, monkeypatch):
     entry = entry_of(server, make_tar(FILES))
-    monkeypatch.setattr(tarfile, "bltn_open", full_after(1))                 # what tarfile writes files by
+    monkeypatch.setattr(tarfile, "bltn_open", full_after(1))  # what tarfile writes files by
     with pytest.raises(UserError, match="cannot be written: No space left on device; free some space"):
         install.get(entry, tmp_path, patience=QUICK)
     assert leftovers(tmp_path) == [".downloads/toy/set.tgz"] and not os.listdir(tmp_path / "birds")
@@ -279,7 +319,7 @@ def test_disk_full_while_unpacking_keeps_the_archive_and_nothing_half(server, tm
     install.get(entry, tmp_path, patience=QUICK)
     assert len(server.requests) == 1 and contents(tmp_path / "birds/set") == UNPACKED
     record = json.loads((tmp_path / "birds/.downloaded.json").read_text())["set"]
-    assert record["source"] == server.url()        # though it was the run before that fetched it
+    assert record["source"] == server.url()  # though it was the run before that fetched it
 
 
 def full_after(writes: int):
@@ -306,7 +346,9 @@ def full_after(writes: int):
 
             def __getattr__(self, name):
                 return getattr(file, name)
+
         return Full()
+
     return opener
 
 
@@ -328,12 +370,15 @@ def test_a_polite_kill_while_unpacking_leaves_nothing_half(tmp_path):
     """SIGTERM between two members; then the copy on disk is unpacked as if nothing had been."""
     copy = tmp_path / "set.tar"
     copy.write_bytes(make_tar(FILES, "w"))
-    (tmp_path / "more.json").write_text(json.dumps({"toy": {
-        "purpose": "a test", "goal": "birds/set", "licence": "none", "by_hand": "no way", "unpack": True}}))
+    (tmp_path / "more.json").write_text(
+        json.dumps(
+            {"toy": {"purpose": "a test", "goal": "birds/set", "licence": "none", "by_hand": "no way", "unpack": True}}
+        )
+    )
     options = ["toy", "--registry", tmp_path / "more.json", "--data_root", tmp_path, "--archive", copy]
     killed = subprocess.run([sys.executable, "-c", KILLED_AFTER_TWO_FILES, *options], cwd=ROOT, timeout=60)
     assert killed.returncode == 128 + signal.SIGTERM and not os.listdir(tmp_path / "birds")
-    (tmp_path / "birds/.set.unpacking-1/set").mkdir(parents=True)            # as SIGKILL would leave it
+    (tmp_path / "birds/.set.unpacking-1/set").mkdir(parents=True)  # as SIGKILL would leave it
     assert command(*options).returncode == 0
     assert contents(tmp_path / "birds/set") == UNPACKED
     assert not list(tmp_path.glob("birds/.set.unpacking-*"))
@@ -341,13 +386,16 @@ def test_a_polite_kill_while_unpacking_leaves_nothing_half(tmp_path):
 
 # --- Google Drive, by hand, --archive ----------------------------------------------------------------------------
 
+
 def test_google_drive_goes_through_gdown(server, tmp_path, monkeypatch):
     import gdown
+
     calls = []
 
     def give(id, output, **options):
         calls.append((id, options))
         Path(output).write_bytes(make_tar(FILES))
+
     entry = entry_of(server, b"", urls=(), drive="abc", size=None, md5=None, file="set.tar.gz")
     monkeypatch.setattr(gdown, "download", give)
     assert "no checksum is published, the SHA-256 of what came is" in install.get(entry, tmp_path, patience=QUICK)
@@ -362,6 +410,7 @@ def test_google_drive_refuses(server, tmp_path, monkeypatch, failure):
     def refuse(**options):
         if failure != "nothing":
             raise getattr(gdown.exceptions, failure, OSError)("Cannot retrieve\n\n the link")
+
     monkeypatch.setattr(gdown, "download", refuse)
     if failure == "no package":
         monkeypatch.setitem(sys.modules, "gdown", None)
@@ -388,12 +437,15 @@ def test_archive_on_disk_is_checked_and_left_there(server, tmp_path):
 
 # --- the command --------------------------------------------------------------------------------------------------
 
+
 def test_command_lists_adds_entries_and_fetches(server, tmp_path):
     body = b"a network"
     server.files["/net.pth"] = body
     more = tmp_path / "more.yml"
-    more.write_text(f"our_net:\n  purpose: birds at 256 pixels\n  goal: pretrained/net.pth\n  licence: MIT\n"
-                    f"  urls: ['{server.url('/net.pth')}']\n  sha256: {hashlib.sha256(body).hexdigest()}\n")
+    more.write_text(
+        f"our_net:\n  purpose: birds at 256 pixels\n  goal: pretrained/net.pth\n  licence: MIT\n"
+        f"  urls: ['{server.url('/net.pth')}']\n  sha256: {hashlib.sha256(body).hexdigest()}\n"
+    )
     root = tmp_path / "data of 'mine'"
     listed = command("--list", "--registry", more, "--data_root", root)
     assert listed.returncode == 0 and not root.exists()

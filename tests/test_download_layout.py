@@ -1,4 +1,5 @@
 """Archives with more or fewer folders around them land in one layout; what the next step needs is looked for."""
+
 import io
 import json
 import wave
@@ -15,8 +16,13 @@ from scripts.data.download import install, registry
 from scripts.data.download.registry import Entry
 
 ENTRIES = registry.load()
-CUB = {"images.txt": b"1", "classes.txt": b"1", "image_class_labels.txt": b"1", "bounding_boxes.txt": b"1",
-       "images/001.Auk/a.jpg": b"an image"}
+CUB = {
+    "images.txt": b"1",
+    "classes.txt": b"1",
+    "image_class_labels.txt": b"1",
+    "bounding_boxes.txt": b"1",
+    "images/001.Auk/a.jpg": b"an image",
+}
 REED = {"text_c10/001.Gull/Gull_0001_7.txt": b"a gull", "trainvalclasses.txt": b"1", "testclasses.txt": b"2"}
 
 
@@ -39,7 +45,9 @@ def installed(entry: Entry, files, tmp_path, pack=make_zip) -> dict[str, bytes]:
 def test_folders_around_the_set_are_not_kept(folder, tmp_path):
     files = below(folder, CUB) if folder else CUB
     assert installed(ENTRIES["CUB_200_2011"], {**files, "attributes.txt": b"beside"}, tmp_path) == {
-        **CUB, "attributes.txt": b"beside"}
+        **CUB,
+        "attributes.txt": b"beside",
+    }
 
 
 def test_reeds_captions_of_windows(tmp_path):
@@ -65,7 +73,7 @@ def test_a_half_empty_folder_is_not_complete(tmp_path):
     with pytest.raises(UserError, match="cvpr2016_cub is there but lacks text_c10/.*; move it away and run this again"):
         install.get(ENTRIES["cvpr2016_cub"], tmp_path)
     for name, data in REED.items():
-        write(goal / "cvpr2016_cub" / name, data)               # as unpacked by hand, which the next step accepts
+        write(goal / "cvpr2016_cub" / name, data)  # as unpacked by hand, which the next step accepts
     assert "used as it is" in install.get(ENTRIES["cvpr2016_cub"], tmp_path)
 
 
@@ -85,6 +93,7 @@ def test_what_was_installed_and_then_emptied_is_not_complete(tmp_path):
 
 # ---- the authors' speech ---------------------------------------------------------------------------------------------
 
+
 def clip() -> bytes:
     file = io.BytesIO()
     with wave.open(file, "wb") as out:
@@ -100,8 +109,9 @@ def speech_of(folder) -> dict[str, bytes]:
     return {f"person_{n % 2}/{stem}_{k}.wav": clip() for n, stem in enumerate(stems) for k in range(10)}
 
 
-@pytest.mark.parametrize("around", ["CUB_200_2011_audio/audio/", "audio/", "", "CUB_200_2011_audio/",
-                                    "download/CUB_200_2011_audio/audio/"])
+@pytest.mark.parametrize(
+    "around", ["CUB_200_2011_audio/audio/", "audio/", "", "CUB_200_2011_audio/", "download/CUB_200_2011_audio/audio/"]
+)
 @pytest.mark.parametrize("name", ["birds", "flowers"])
 def test_the_authors_speech_lands_where_the_stages_look_for_it(name, around, tmp_path):
     folder, command = tmp_path / "data" / name, {"birds": prepare_birds, "flowers": prepare_flowers}[name]

@@ -1,4 +1,5 @@
 """Losses against the published implementation's numbers and worked by hand; metrics worked by hand."""
+
 import math
 from pathlib import Path
 
@@ -28,12 +29,18 @@ def test_golden_losses_and_gradients(golden, batch):
     audio, image = batch
     jel, accuracy = joint_embedding_loss(audio, image, LABELS, 1.0, 0.1)
     l1, distill = l1_loss(audio, image), distillation_loss(audio, image)
-    values = {"jel": [jel.item(), accuracy.item()], "l1": l1.item(), "distill": distill.item(),
-              "total": (jel + 5 * l1 + 1000 * distill).item(),
-              "jel_grad": torch.autograd.grad(jel, audio)[0], "distill_grad": torch.autograd.grad(distill, audio)[0]}
+    values = {
+        "jel": [jel.item(), accuracy.item()],
+        "l1": l1.item(),
+        "distill": distill.item(),
+        "total": (jel + 5 * l1 + 1000 * distill).item(),
+        "jel_grad": torch.autograd.grad(jel, audio)[0],
+        "distill_grad": torch.autograd.grad(distill, audio)[0],
+    }
     for name, value in values.items():
-        np.testing.assert_allclose(value, golden[name].squeeze(), rtol=1e-4, atol=1e-6 * abs(golden[name]).max(),
-                                   err_msg=name)
+        np.testing.assert_allclose(
+            value, golden[name].squeeze(), rtol=1e-4, atol=1e-6 * abs(golden[name]).max(), err_msg=name
+        )
 
 
 def test_joint_embedding_by_hand():
@@ -44,7 +51,7 @@ def test_joint_embedding_by_hand():
     # other class (0,2) (1,2) (2,0) (2,1): max(0, R+1) = 0, 0, 0, 3; same class (0,1) (1,0): max(0, R) = 0, 0
     loss, accuracy = joint_embedding_loss(audio, image, labels, 2.0, 10.0)
     assert loss.item() == pytest.approx(2 * 3 / 9) and accuracy.item() == pytest.approx(100 / 3)
-    loss, _ = joint_embedding_loss(audio, image, torch.zeros(3), 2.0, 10.0)     # now max(0, R) = 2 of one class
+    loss, _ = joint_embedding_loss(audio, image, torch.zeros(3), 2.0, 10.0)  # now max(0, R) = 2 of one class
     assert loss.item() == pytest.approx(10 * 2 / 9)
 
 
@@ -58,14 +65,14 @@ def test_l1_and_distillation_by_hand():
 
 
 def test_class_retrieval_by_hand():
-    audio = torch.tensor([[2.0, 0.0], [0.0, 0.0], [0.0, 1.0]])          # centres (1, 0) of class 5, (0, 1) of class 7
+    audio = torch.tensor([[2.0, 0.0], [0.0, 0.0], [0.0, 1.0]])  # centres (1, 0) of class 5, (0, 1) of class 7
     labels = torch.tensor([5, 5, 7])
-    image = torch.tensor([[3.0, 1.0], [1.0, 2.0], [0.0, 5.0]])          # scores are the coordinates themselves
+    image = torch.tensor([[3.0, 1.0], [1.0, 2.0], [0.0, 5.0]])  # scores are the coordinates themselves
     accuracy, ap = class_retrieval(audio, image, labels, topk=1)
-    assert accuracy == pytest.approx(200 / 3) and ap == 100            # the second image goes to class 7
+    assert accuracy == pytest.approx(200 / 3) and ap == 100  # the second image goes to class 7
     # two best: class 5 → images 0, 1, both its own; class 7 → images 2, 1, one its own
     assert class_retrieval(audio, image, labels, topk=2)[1] == pytest.approx(75)
-    assert class_retrieval(audio, image, labels)[1] == pytest.approx(100 * (2 / 3 + 1 / 3) / 2)     # 3 of 50 there
+    assert class_retrieval(audio, image, labels)[1] == pytest.approx(100 * (2 / 3 + 1 / 3) / 2)  # 3 of 50 there
     assert class_chance(labels) == pytest.approx((50, 50))
 
 
@@ -78,12 +85,12 @@ def test_a_long_centre_wins_by_dot_product_but_not_by_cosine():
     assert class_retrieval(audio, image, labels, 1, image_labels, cosine=True) == pytest.approx((100, 100))
     found = speech_metrics(audio, torch.tensor([0, 2]), image, image_labels)
     assert found["accuracy"] == pytest.approx(200 / 3) and found["accuracy_cosine"] == 100
-    assert found["ap50"] == found["ap50_cosine"] == pytest.approx(100 * (1 / 3 + 2 / 3) / 2)   # all three are listed
+    assert found["ap50"] == found["ap50_cosine"] == pytest.approx(100 * (1 / 3 + 2 / 3) / 2)  # all three are listed
 
 
 def test_the_highest_precision_is_that_of_a_perfect_ranking():
     assert highest_ap(torch.tensor([0] * 6 + [1] * 60), 50) == pytest.approx((12 + 100) / 2)
-    assert highest_ap(torch.tensor([0, 0, 1, 1]), 50) == pytest.approx(50)      # the four images are all that can be listed
+    assert highest_ap(torch.tensor([0, 0, 1, 1]), 50) == pytest.approx(50)  # the four images are all that can be listed
 
 
 def test_captions_and_images_may_differ_in_number():

@@ -1,4 +1,5 @@
 """Encoders by name: files are recognised, each trains, goes on exactly, is extracted and evaluated."""
+
 import json
 import sys
 import types
@@ -34,8 +35,11 @@ def folder(tmp_path_factory):
     return make_set(tmp_path_factory.mktemp("data"))
 
 
-SMALL = {"cnn_rnn": lambda: CNNRNN(nhidden=6), "davenet": lambda: davenet.DAVEnetAudio(20, 6),
-         "s2igan": lambda: s2igan.S2IGANEncoder(20, 6, attention=4)}
+SMALL = {
+    "cnn_rnn": lambda: CNNRNN(nhidden=6),
+    "davenet": lambda: davenet.DAVEnetAudio(20, 6),
+    "s2igan": lambda: s2igan.S2IGANEncoder(20, 6, attention=4),
+}
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -69,11 +73,13 @@ def test_heads_of_attention_lengthen_the_sentence(tmp_path):
 
 def test_the_table_is_read_without_torch():
     import subprocess
+
     code = "import sys, Audio_to_Image.encoders\nassert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # ---- training ----
+
 
 def make_trainer(folder, output, network, objective, **settings):
     train, test, image = parts(folder)
@@ -103,8 +109,12 @@ def require_exact_resume(tmp_path, make):
 def test_s2igan_goes_on_exactly_and_its_image_side_is_kept(tmp_path, folder, classes):
     folder = folder if classes else make_set(tmp_path, classes=False)
     small = lambda: s2igan.S2IGANEncoder(40, 6, attention=4)
-    job = require_exact_resume(tmp_path, lambda output, **settings: make_trainer(
-        folder, output, small, MatchingObjective.from_data, learning_rate=2e-4, beta1=0.95, **settings))
+    job = require_exact_resume(
+        tmp_path,
+        lambda output, **settings: make_trainer(
+            folder, output, small, MatchingObjective.from_data, learning_rate=2e-4, beta1=0.95, **settings
+        ),
+    )
     assert ("class" in stats(tmp_path / "whole")[0]) == ("accuracy" in job.metrics) == classes
     assert job.optimizer.param_groups[0]["betas"] == (0.95, 0.999)
     encoder, meta = load_encoder(tmp_path / "whole" / "latest.pth")
@@ -142,10 +152,31 @@ def test_s2igans_total_is_matching_and_both_class_losses(folder):
 
 # ---- commands ----
 
+
 def words_of(folder, output, *more):
-    return ["--dataset", "tiny", "--data_root", folder.parent, "--teacher", "stub", "--output_dir", output,
-            "--max_frames", FRAMES, "--batch_size", 4, "--device", "cpu", "--precision", "fp32",
-            "--short_clips", "skip", "--max_steps", 1, *more]
+    return [
+        "--dataset",
+        "tiny",
+        "--data_root",
+        folder.parent,
+        "--teacher",
+        "stub",
+        "--output_dir",
+        output,
+        "--max_frames",
+        FRAMES,
+        "--batch_size",
+        4,
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+        "--short_clips",
+        "skip",
+        "--max_steps",
+        1,
+        *more,
+    ]
 
 
 def extract_and_evaluate(folder, model, monkeypatch) -> dict:
@@ -183,6 +214,7 @@ def test_defaults_are_the_encoders_where_nothing_is_given(capsys):
 
 class ToyEncoder(nn.Module):
     """The mean of all frames through a linear layer: all that an encoder must have."""
+
     name, objective, defaults = "toy", "Audio_to_Image.objectives:TeacherLosses", {"learning_rate": 0.5}
 
     def __init__(self, n_filters=40, nhidden=8):
@@ -216,8 +248,10 @@ class ToyEncoder(nn.Module):
 
 def test_an_encoder_is_a_class_and_a_line(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(encoders.ENCODERS, "toy", f"{__name__}:ToyEncoder")
-    assert call(monkeypatch, train_audio_encoder,
-                *words_of(folder, tmp_path / "run", "--encoder", "toy", "--l1_flag")) == 0
+    assert (
+        call(monkeypatch, train_audio_encoder, *words_of(folder, tmp_path / "run", "--encoder", "toy", "--l1_flag"))
+        == 0
+    )
     encoder, meta = load_encoder(tmp_path / "run" / "latest.pth")
     assert isinstance(encoder, ToyEncoder) and meta["settings"]["learning_rate"] == 0.5
     assert extract_and_evaluate(folder, tmp_path / "run" / "latest.pth", monkeypatch)["encoder"] == "toy"
@@ -230,6 +264,7 @@ def test_an_encoder_is_a_class_and_a_line(folder, tmp_path, monkeypatch):
 
 
 # ---- DAVEnet ----
+
 
 class TinyImage(nn.Module):
     """In VGG16's place: its first convolution and its head, an eighth of the side."""
@@ -245,6 +280,7 @@ class TinyImage(nn.Module):
 @pytest.fixture
 def with_images(folder, monkeypatch):
     from PIL import Image
+
     generator = np.random.default_rng(1)
     (folder / "images").mkdir(exist_ok=True)
     for name in ("train", "test"):
@@ -261,9 +297,22 @@ def test_davenet_goes_on_exactly_and_has_its_own_recalls(with_images, tmp_path):
     def build(options, network, train):
         options.start = types.SimpleNamespace(image_weights=None)
         return MatchmapObjective.from_data(options, network, train)
-    job = require_exact_resume(tmp_path, lambda output, **settings: make_trainer(
-        with_images, output, lambda: davenet.DAVEnetAudio(40, 6), build, optimizer="sgd", weight_decay=5e-7,
-        image_size=32, workers=2, similarity="SIMA", **settings))
+
+    job = require_exact_resume(
+        tmp_path,
+        lambda output, **settings: make_trainer(
+            with_images,
+            output,
+            lambda: davenet.DAVEnetAudio(40, 6),
+            build,
+            optimizer="sgd",
+            weight_decay=5e-7,
+            image_size=32,
+            workers=2,
+            similarity="SIMA",
+            **settings,
+        ),
+    )
     assert isinstance(job.optimizer, torch.optim.SGD) and job.optimizer.state_dict()["state"]
     names = {f"matchmap_{way}_r{k}" for way in ("audio_to_image", "image_to_audio") for k in (1, 5, 10)}
     assert names | {"accuracy"} <= set(job.metrics)
@@ -273,8 +322,9 @@ def test_davenet_goes_on_exactly_and_has_its_own_recalls(with_images, tmp_path):
     again = image_side.more_metrics(encoder, meta, job.test, 5, "fp32")
     assert again == {name: job.metrics[name] for name in names}
     # from the definitions, one pair at a time
-    images = [image_side.maps(to_tensor([centre_crop(image, 32)]), "fp32")
-              for image in image_side.images_of(job.test.split)]
+    images = [
+        image_side.maps(to_tensor([centre_crop(image, 32)]), "fp32") for image in image_side.images_of(job.test.split)
+    ]
     clips = [job.test.usable[job.test.items[job.test.usable] == item][0] for item in range(12)]
     scores = torch.zeros(12, 12)
     with torch.no_grad():
@@ -282,24 +332,27 @@ def test_davenet_goes_on_exactly_and_has_its_own_recalls(with_images, tmp_path):
             n = int(min(job.test.n_frames[clip], FRAMES))
             words, _ = encoder(job.test.mels(np.array([clip])), torch.tensor([n // 16]), None)
             for row, image in enumerate(images):
-                scores[row, column] = torch.einsum("dhw,dt->hwt", image[0], words[0, :, :n // 16]).amax(2).mean()
+                scores[row, column] = torch.einsum("dhw,dt->hwt", image[0], words[0, :, : n // 16]).amax(2).mean()
     assert {f"matchmap_{name}": value for name, value in davenet.recalls(scores).items()} == again
-    torch.testing.assert_close(image_side.embed_images(None, job.test.split),
-                               torch.cat([image.mean((2, 3)) for image in images]).detach())
+    torch.testing.assert_close(
+        image_side.embed_images(None, job.test.split), torch.cat([image.mean((2, 3)) for image in images]).detach()
+    )
 
 
 def test_pairs_score_as_in_the_matrix():
     torch.manual_seed(0)
     image, audio, lens = torch.randn(4, 5, 2, 3), torch.randn(4, 5, 6), torch.tensor([6, 1, 3, 0])
     for kind in davenet.SIMILARITIES:
-        torch.testing.assert_close(davenet.pair_similarity(image, audio, lens, kind),
-                                   davenet.similarity(image, audio, lens, kind).diagonal())
+        torch.testing.assert_close(
+            davenet.pair_similarity(image, audio, lens, kind), davenet.similarity(image, audio, lens, kind).diagonal()
+        )
 
 
 def test_crops_are_within_the_bounds_and_as_drawn():
     from PIL import Image
 
     from Audio_to_Image.encoders.davenet_objective import centre_crop, random_crop, shorter_side
+
     image = shorter_side(Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)), 28)
     assert image.shape == (32, 48, 3) and (centre_crop(image, 28) == image[2:30, 10:38]).all()
     crops = [random_crop(image, 28, np.random.default_rng([0, i])) for i in range(20)]
@@ -314,22 +367,50 @@ def test_davenet_through_the_commands(with_images, tmp_path, monkeypatch):
     start = TinyImage().state_dict()
     vgg = {key.replace("image_model", "features"): value for key, value in start.items() if ".0." in key}
     checkpoint.save(tmp_path / "vgg16.pth", {**vgg, "classifier.0.weight": torch.zeros(2, 2)})
-    words = words_of(with_images, tmp_path / "run", "--encoder", "davenet", "--image_size", 32, "--image_weights",
-                     tmp_path / "vgg16.pth", "--learning_rate", 1e-9)
+    words = words_of(
+        with_images,
+        tmp_path / "run",
+        "--encoder",
+        "davenet",
+        "--image_size",
+        32,
+        "--image_weights",
+        tmp_path / "vgg16.pth",
+        "--learning_rate",
+        1e-9,
+    )
     words[words.index("stub")] = "no teacher"
     assert call(monkeypatch, train_audio_encoder, *words) == 0
     kept = checkpoint.load(tmp_path / "run" / "latest.pth")
     torch.testing.assert_close(kept["objective"]["image.image_model.0.weight"], start["image_model.0.weight"])
-    assert kept["meta"]["teacher"] is None and not torch.equal(kept["objective"]["image.image_model.2.weight"],
-                                                               start["image_model.2.weight"])
+    assert kept["meta"]["teacher"] is None and not torch.equal(
+        kept["objective"]["image.image_model.2.weight"], start["image_model.2.weight"]
+    )
     line = extract_and_evaluate(with_images, tmp_path / "run" / "latest.pth", monkeypatch)
     assert line["encoder"] == "davenet" and line["teacher"] is None and "matchmap_audio_to_image_r1" in line
-    monkeypatch.setattr(speech_encoder, "PUBLISHED_FRAMES", FRAMES)            # what such a file does not say
+    monkeypatch.setattr(speech_encoder, "PUBLISHED_FRAMES", FRAMES)  # what such a file does not say
     for name, state in (("audio", kept["state_dict"]), ("image", kept["objective"])):
-        checkpoint.save(tmp_path / f"{name}_model.7.pth", {
-            f"module.{key.removeprefix('image.')}": value for key, value in state.items()})
-    assert call(monkeypatch, evaluate, "--model", tmp_path / "audio_model.7.pth", "--image_model", tmp_path /
-                "image_model.7.pth", "--dataset", "tiny", "--data_root", with_images.parent, "--device", "cpu") == 0
+        checkpoint.save(
+            tmp_path / f"{name}_model.7.pth",
+            {f"module.{key.removeprefix('image.')}": value for key, value in state.items()},
+        )
+    assert (
+        call(
+            monkeypatch,
+            evaluate,
+            "--model",
+            tmp_path / "audio_model.7.pth",
+            "--image_model",
+            tmp_path / "image_model.7.pth",
+            "--dataset",
+            "tiny",
+            "--data_root",
+            with_images.parent,
+            "--device",
+            "cpu",
+        )
+        == 0
+    )
     published = json.loads((tmp_path / "metric-speech.jsonl").read_text())
     assert published["digest"] == line["digest"]
 
@@ -337,8 +418,15 @@ def test_davenet_through_the_commands(with_images, tmp_path, monkeypatch):
 def rank_main(folder: str, output: str) -> None:
     """A step of S2IGAN's objective as this process's rank; rank 0 keeps the gradients of both sides."""
     ranks.start(torch.device("cpu"))
-    job = make_trainer(Path(folder), Path(output), lambda: s2igan.S2IGANEncoder(40, 6, attention=4),
-                       MatchingObjective.from_data, batch_size=6 // ranks.world_size(), sync_bn=True, max_steps=1)
+    job = make_trainer(
+        Path(folder),
+        Path(output),
+        lambda: s2igan.S2IGANEncoder(40, 6, attention=4),
+        MatchingObjective.from_data,
+        batch_size=6 // ranks.world_size(),
+        sync_bn=True,
+        max_steps=1,
+    )
     trainer.evaluate = lambda *a, **k: {"accuracy": 0.0}
     job.fit()
     if ranks.is_main():
@@ -347,12 +435,12 @@ def rank_main(folder: str, output: str) -> None:
 
 
 def test_two_processes_equal_one(folder, tmp_path, monkeypatch):
-    parts(folder)                                  # makes the log-mels, which only one may do
+    parts(folder)  # makes the log-mels, which only one may do
     processes = rank_processes.start(rank_main, 2, str(folder), str(tmp_path / "2"))
-    monkeypatch.setattr(trainer, "evaluate", None)                             # rank_main replaces it
+    monkeypatch.setattr(trainer, "evaluate", None)  # rank_main replaces it
     rank_main(folder, tmp_path / "1")
     rank_processes.wait(processes, 120)
     one, two = (torch.load(tmp_path / world / "result.pt", weights_only=True) for world in "12")
-    assert {name.partition(".")[0] for name in one} == {"0", "1"}              # of the encoder and of the objective
+    assert {name.partition(".")[0] for name in one} == {"0", "1"}  # of the encoder and of the objective
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5, msg=lambda text, at=name: f"{at}: {text}")

@@ -1,4 +1,5 @@
 """The encoder's data, trainer and commands on a tiny set: exact order, exact continuation, any number of processes."""
+
 import dataclasses
 import json
 import os
@@ -39,9 +40,16 @@ def make_set(root: Path, items: int = ITEMS, classes: bool = True) -> Path:
                 soundfile.write(folder / "wav" / wav, 0.1 * generator.standard_normal(int(16000 * seconds)), 16000)
             kind = {"class": f"{i % 3 + 1:03d}.kind"} if classes else {}
             data.append({"image": f"{name}_{i}.jpg", "text": ["words"] * len(audio), "audio": audio, **kind})
-        (folder / f"{name}.json").write_text(json.dumps({
-            "image_base_path": str(folder / "images"), "audio_base_path": str(folder / "wav"),
-            "image_feature_path": "unused", "data": data}))
+        (folder / f"{name}.json").write_text(
+            json.dumps(
+                {
+                    "image_base_path": str(folder / "images"),
+                    "audio_base_path": str(folder / "wav"),
+                    "image_feature_path": "unused",
+                    "data": data,
+                }
+            )
+        )
         rows = [abs(generator.standard_normal((1 + i % 2, WIDTH))) for i in range(items)]
         save_features(feature_path(folder, name, "image", "stub"), rows, splits.load_split(folder, name))
     return folder
@@ -76,6 +84,7 @@ def stats(output):
 
 # ---- data ----
 
+
 def test_an_epoch_has_every_item_once_and_only_captions_that_can_be_used(folder):
     train, *_ = parts(folder)
     drawn = set()
@@ -88,7 +97,7 @@ def test_an_epoch_has_every_item_once_and_only_captions_that_can_be_used(folder)
     assert drawn == set(train.clips.usable) and len(train.clips.unusable()) == ITEMS // 3
     again, other = train.plan(3, 19, 4), train.plan(4, 19, 4)
     assert (again.clips == plan.clips).all() and (again.items != other.items).any()
-    assert (train.plan(3, 19, 6).items.ravel() == plan.items.ravel()).all()         # whatever the batch
+    assert (train.plan(3, 19, 6).items.ravel() == plan.items.ravel()).all()  # whatever the batch
     assert len(train.plan(3, 19, 5)) == 2
 
 
@@ -103,14 +112,16 @@ def test_batches_are_longest_first_and_ranks_have_their_rows(folder):
     halves = torch.cat([first.image, second.image])
     assert sorted(halves.sum(1).tolist()) == sorted(whole.image.sum(1).tolist())
     masked = train.batch(plan, 1, slice(0, 3), np.random.default_rng(1))
-    assert all((masked.mels != first.mels)[row].any() and not masked.mels[row, :, n:].any()
-               for row, n in enumerate(first.n_frames))
+    assert all(
+        (masked.mels != first.mels)[row].any() and not masked.mels[row, :, n:].any()
+        for row, n in enumerate(first.n_frames)
+    )
 
 
 def test_every_cache_gives_the_same_and_places_are_scaled(folder):
     split = splits.load_split(folder, "test")
     near, far = (datasets.open_clips(split, FRAMES, CPU, where, progress=False) for where in ("gpu", "disk"))
-    assert (near.where, far.where) == ("ram", "disk")                               # there is no GPU to hold them
+    assert (near.where, far.where) == ("ram", "disk")  # there is no GPU to hold them
     near._values = torch.from_numpy(near.cache.values)
     assert torch.equal(near._gather(far.usable) * datasets.DB_PER_STEP, far.mels(far.usable))
     assert torch.equal(near.mels(near.usable), far.mels(far.usable))
@@ -121,6 +132,7 @@ def test_every_cache_gives_the_same_and_places_are_scaled(folder):
 
 # ---- trainer ----
 
+
 def test_a_single_image_a_step_is_refused_before_training(folder, tmp_path):
     with pytest.raises(UserError, match="one image a process is too few for batch norm: make --batch_size 2 or more"):
         make_trainer(folder, tmp_path, batch_size=1)
@@ -128,7 +140,7 @@ def test_a_single_image_a_step_is_refused_before_training(folder, tmp_path):
 
 def test_stopped_in_mid_epoch_and_continued_equals_uninterrupted(folder, tmp_path):
     options = dict(rnn_layers=2, specaugment=True, grad_clip=100.0, lr_schedule="cosine", log_every=1)
-    whole = make_trainer(folder, tmp_path / "whole", **options)                     # dropout between the two layers
+    whole = make_trainer(folder, tmp_path / "whole", **options)  # dropout between the two layers
     assert whole.fit() == 0 and whole.step == 6
     first = make_trainer(folder, tmp_path / "parts", **options)
     step = first.train_on
@@ -137,9 +149,10 @@ def test_stopped_in_mid_epoch_and_continued_equals_uninterrupted(folder, tmp_pat
         if first.step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
         return step(batch)
+
     first.train_on = signal_at_step_four
     assert first.fit() == 128 + signal.SIGTERM and (first.epoch, first.position) == (1, 1)
-    torch.rand(7)                                                                   # other draws in between
+    torch.rand(7)  # other draws in between
     second = make_trainer(folder, tmp_path / "parts", **options)
     second.resume(*resume.find("auto", tmp_path / "parts"))
     second.run.rewind(second.step)
@@ -149,20 +162,47 @@ def test_stopped_in_mid_epoch_and_continued_equals_uninterrupted(folder, tmp_pat
     for one, other in zip(whole.optimizer.state.values(), second.optimizer.state.values()):
         assert all(torch.equal(one[name], other[name]) for name in one)
     assert stats(tmp_path / "whole") == stats(tmp_path / "parts") and whole.best == second.best
-    assert second.fit() == 0 and second.step == 6                                   # nothing is left to do
+    assert second.fit() == 0 and second.step == 6  # nothing is left to do
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_command_stopped_by_a_signal_goes_on_exactly(folder, tmp_path, monkeypatch, number):
     def words(output, steps):
-        return ["--dataset", "tiny", "--data_root", folder.parent, "--teacher", "stub", "--output_dir", output, *LOSSES,
-                "--bidirectional", "--max_frames", 128, "--batch_size", 4, "--device", "cpu", "--precision", "fp32",
-                "--epoch", 10 ** 6, "--eval_every", 10 ** 6, "--save_every", 10 ** 6, "--log_every", 1,
-                "--max_steps", steps]
-    command = [sys.executable, train_audio_encoder.__file__, *map(str, words(tmp_path / "parts", 10 ** 6))]
+        return [
+            "--dataset",
+            "tiny",
+            "--data_root",
+            folder.parent,
+            "--teacher",
+            "stub",
+            "--output_dir",
+            output,
+            *LOSSES,
+            "--bidirectional",
+            "--max_frames",
+            128,
+            "--batch_size",
+            4,
+            "--device",
+            "cpu",
+            "--precision",
+            "fp32",
+            "--epoch",
+            10**6,
+            "--eval_every",
+            10**6,
+            "--save_every",
+            10**6,
+            "--log_every",
+            1,
+            "--max_steps",
+            steps,
+        ]
+
+    command = [sys.executable, train_audio_encoder.__file__, *map(str, words(tmp_path / "parts", 10**6))]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stdout:
-        if "  step      4  " in line:               # in the middle of the second epoch
+        if "  step      4  " in line:  # in the middle of the second epoch
             process.send_signal(number)
             break
     output, errors = process.communicate(timeout=300)
@@ -208,8 +248,9 @@ def test_snapshots_say_what_they_are_and_old_ones_go(folder, tmp_path):
     encoder, meta = load_encoder(tmp_path / "latest.pth")
     assert {key: meta[key] for key in META} == META and meta["epoch"] == 4 and meta["bidirectional"]
     assert checkpoint.digest(job.network.state_dict()) == meta["digest"] and encoder.nhidden == WIDTH
-    make_trainer(folder, tmp_path / "2", epochs=5, batch_size=12, keep=1, keep_every=2, eval_every=9,
-                 save_every=1).fit()
+    make_trainer(
+        folder, tmp_path / "2", epochs=5, batch_size=12, keep=1, keep_every=2, eval_every=9, save_every=1
+    ).fit()
     assert sorted(p.name for p in (tmp_path / "2").glob("epoch_*")) == [f"epoch_{n}.pth" for n in (2, 4, 5)]
 
 
@@ -231,13 +272,14 @@ def test_no_file_is_written_of_bad_weights(folder, tmp_path, how):
 
     def ruin(batch):
         terms = step(batch)
-        if job.step == 3:                           # the last of the second epoch; the third begins if nobody looks
+        if job.step == 3:  # the last of the second epoch; the third begins if nobody looks
             if how == "unseen loss":
                 job.window.rows[-1][1]["jel"] = torch.tensor(float("nan"))
             else:
                 job.network.Conv[1][0].weight.data[0] = float("inf")
             job.stopping = how == "stop"
         return terms
+
     job.train_on = ruin
     message = r"step 2 \(epoch 1\): jel" if how == "unseen loss" else r"step 3 \(epoch 1\): weights.Conv.1.0.weight"
     with pytest.raises(UserError, match=message + r" is not finite, in the batch of .*train_\d+.* is from before"):
@@ -264,7 +306,7 @@ def test_a_fault_in_an_evaluation_costs_no_epoch(folder, tmp_path, monkeypatch, 
     job.run.rewind(job.step, job.due)
     assert job.due and job.fit() == 0 and not job.due
     before = [checkpoint.load(tmp_path / name / resume.PREVIOUS)["step"] for name in ("whole", "parts")]
-    assert before[0] == before[1] < steps + 3      # evaluated again, the resume file before is still of an earlier step
+    assert before[0] == before[1] < steps + 3  # evaluated again, the resume file before is still of an earlier step
     assert stats(tmp_path / "parts") == stats(tmp_path / "whole") and job.best == whole.best
     assert checkpoint.digest(job.network.state_dict()) == checkpoint.digest(whole.network.state_dict())
 
@@ -290,9 +332,26 @@ def test_training_begins_with_given_weights(folder, tmp_path, monkeypatch):
     def look(job):
         seen.append((job.step, checkpoint.digest(job.network.state_dict())))
         return fit(job)
+
     monkeypatch.setattr(trainer.Trainer, "fit", look)
-    words = [train_audio_encoder, "--dataset", "tiny", "--data_root", folder.parent, "--teacher", "stub", "--device", "cpu",
-             *LOSSES, "--bidirectional", "--max_frames", 128, "--precision", "fp32", "--max_steps"]
+    words = [
+        train_audio_encoder,
+        "--dataset",
+        "tiny",
+        "--data_root",
+        folder.parent,
+        "--teacher",
+        "stub",
+        "--device",
+        "cpu",
+        *LOSSES,
+        "--bidirectional",
+        "--max_frames",
+        128,
+        "--precision",
+        "fp32",
+        "--max_steps",
+    ]
     for name, more in (("a", ["--init_weights", tmp_path / "bare.pth"]), ("b", ["--resume", tmp_path / "epoch_3.pth"])):
         assert call(monkeypatch, *words, 1, "--output_dir", tmp_path / name, *more) == 0
         assert seen.pop() == (0, checkpoint.digest(start.state_dict()))
@@ -305,8 +364,25 @@ def test_training_begins_with_given_weights(folder, tmp_path, monkeypatch):
 
 
 def test_split_files_may_be_named_one_by_one(folder, tmp_path, monkeypatch, capsys):
-    words = ["--dataset", "no set", "--train_json", folder / "train.json", "--val_json", folder / "test.json", "--teacher",
-             "stub", "--jel_flag", "--max_frames", 128, "--short_clips", "skip", "--device", "cpu", "--max_steps", 1]
+    words = [
+        "--dataset",
+        "no set",
+        "--train_json",
+        folder / "train.json",
+        "--val_json",
+        folder / "test.json",
+        "--teacher",
+        "stub",
+        "--jel_flag",
+        "--max_frames",
+        128,
+        "--short_clips",
+        "skip",
+        "--device",
+        "cpu",
+        "--max_steps",
+        1,
+    ]
     assert call(monkeypatch, train_audio_encoder, *words, "--output_dir", tmp_path / "run") == 0
     assert "12 training images with 20 captions" in capsys.readouterr().out
 
@@ -315,7 +391,19 @@ def test_a_split_without_a_usable_recording_is_told_before_training(tmp_path, mo
     folder = make_set(tmp_path, items=4)
     for wav in (folder / "wav").glob("test_*"):
         wav.unlink()
-    words = ["--dataset", "tiny", "--data_root", tmp_path, "--teacher", "stub", *LOSSES, "--device", "cpu", "--max_frames", 128]
+    words = [
+        "--dataset",
+        "tiny",
+        "--data_root",
+        tmp_path,
+        "--teacher",
+        "stub",
+        *LOSSES,
+        "--device",
+        "cpu",
+        "--max_frames",
+        128,
+    ]
     with pytest.raises(UserError, match="test.json has no recording that can be used: .*test_0_0.wav"):
         call(monkeypatch, train_audio_encoder, *words, "--output_dir", tmp_path / "run")
     assert not list(tmp_path.rglob("*.pth"))
@@ -324,16 +412,23 @@ def test_a_split_without_a_usable_recording_is_told_before_training(tmp_path, mo
 def test_a_resume_file_of_another_run_is_refused(folder, tmp_path):
     job = make_trainer(folder, tmp_path)
     job.save_resume()
-    for options, words in ((dict(batch_size=3), "batch of all processes 4, not 3"), (dict(seed=1), "seed 0, not 1"),
-                           (dict(rnn_layers=2), "another architecture")):
+    for options, words in (
+        (dict(batch_size=3), "batch of all processes 4, not 3"),
+        (dict(seed=1), "seed 0, not 1"),
+        (dict(rnn_layers=2), "another architecture"),
+    ):
         with pytest.raises(UserError, match=words):
             make_trainer(folder, tmp_path / "other", **options).resume(*resume.find("auto", tmp_path))
     content = checkpoint.load(tmp_path / resume.RESUME)
     order = {**content["order"], "teacher features of width": 9}
-    for change, words in (({"order": order}, f"teacher features of width 9, not {WIDTH}"),
-                          ({"network": {}}, "holds no network"), ({"optimizer": 1}, "no state of this optimizer"),
-                          ({"random": {}}, "no resume file"), ({"window": 3}, "no resume file"),
-                          ({"meta": None}, "no resume file")):
+    for change, words in (
+        ({"order": order}, f"teacher features of width 9, not {WIDTH}"),
+        ({"network": {}}, "holds no network"),
+        ({"optimizer": 1}, "no state of this optimizer"),
+        ({"random": {}}, "no resume file"),
+        ({"window": 3}, "no resume file"),
+        ({"meta": None}, "no resume file"),
+    ):
         with pytest.raises(UserError, match=words):
             make_trainer(folder, tmp_path / "other").resume({**content, **change}, "f.pth")
     with pytest.raises(UserError, match="f.pth is no resume file"):
@@ -378,6 +473,7 @@ def rank_main(folder: str, output: str) -> None:
     def make_double(*arguments):
         batch = make(*arguments)
         return dataclasses.replace(batch, mels=batch.mels.double(), image=batch.image.double())
+
     job.train.batch = make_double
     trainer.evaluate = lambda *a, **k: {"accuracy": 0.0}
     job.fit()
@@ -391,12 +487,14 @@ def rank_main(folder: str, output: str) -> None:
 
 def test_two_processes_equal_one(folder, tmp_path, monkeypatch):
     processes = rank_processes.start(rank_main, 2, str(folder), str(tmp_path / "2"))
-    monkeypatch.setattr(trainer, "evaluate", None)                                  # rank_main replaces it
+    monkeypatch.setattr(trainer, "evaluate", None)  # rank_main replaces it
     rank_main(folder, tmp_path / "1")
     rank_processes.wait(processes, 120)
     one, two = (torch.load(tmp_path / world / "result.pt", weights_only=True) for world in "12")
-    for name, value in one.items():                 # not weights: Adam's first step is ±lr, however small a gradient
-        torch.testing.assert_close(two[name], value, rtol=1e-6, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+    for name, value in one.items():  # not weights: Adam's first step is ±lr, however small a gradient
+        torch.testing.assert_close(
+            two[name], value, rtol=1e-6, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
     first, second = (stats(tmp_path / world)[0] for world in "12")
     assert first == pytest.approx(second, rel=1e-7)
 
@@ -413,21 +511,56 @@ def call(monkeypatch, module, *words):
 
 def test_train_extract_and_evaluate(folder, tmp_path, monkeypatch, capsys):
     where = ["--dataset", "tiny", "--data_root", folder.parent]
-    command = ["bash", ROOT / "run_audio_encoder.sh", "1", "--output_dir", tmp_path / "a run", "--teacher", "stub",
-               *where, *LOSSES, "--bidirectional", "--rnn_layers", "1", "--max_frames", "128", "--max_steps", "2",
-               "--batch_size", "4", "--device", "cpu", "--short_clips", "skip"]
+    command = [
+        "bash",
+        ROOT / "run_audio_encoder.sh",
+        "1",
+        "--output_dir",
+        tmp_path / "a run",
+        "--teacher",
+        "stub",
+        *where,
+        *LOSSES,
+        "--bidirectional",
+        "--rnn_layers",
+        "1",
+        "--max_frames",
+        "128",
+        "--max_steps",
+        "2",
+        "--batch_size",
+        "4",
+        "--device",
+        "cpu",
+        "--short_clips",
+        "skip",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert {"epoch_1.pth", "latest.pth", "best.pth", "resume.pth", "options.json", "log.txt", "stats.jsonl"} <= {
-        path.name for path in (tmp_path / "a run").iterdir()}
+        path.name for path in (tmp_path / "a run").iterdir()
+    }
     model = tmp_path / "a run" / "latest.pth"
 
-    assert call(monkeypatch, extract_audio_feature, "--model", model, "--audio_switch", "s", *where, "--bidirectional",
-                "--rnn_layers", 1) == 0
+    assert (
+        call(
+            monkeypatch,
+            extract_audio_feature,
+            "--model",
+            model,
+            "--audio_switch",
+            "s",
+            *where,
+            "--bidirectional",
+            "--rnn_layers",
+            1,
+        )
+        == 0
+    )
     assert "4 captions could not be used" in capsys.readouterr().err
     rows = load_features(feature_path(folder, "test", "audio", "s"), splits.load_split(folder, "test"), "")
     assert [row.shape for row in rows[:3]] == [(1, WIDTH), (2, WIDTH), (3, WIDTH)]
-    np.testing.assert_allclose(rows[2][2], rows[2][:2].mean(0), rtol=1e-6)          # the short one
+    np.testing.assert_allclose(rows[2][2], rows[2][:2].mean(0), rtol=1e-6)  # the short one
     lens = read_pickle(folder / "test" / "audio_features_lens_s.pickle")
     assert [len(row) for row in lens[:3]] == [1, 2, 3] and lens[2][2] < 64 <= lens[2][1] <= FRAMES
     for wrong, words in (("--rnn_layers=2", "has 1 LSTM"),):
@@ -441,10 +574,16 @@ def test_train_extract_and_evaluate(folder, tmp_path, monkeypatch, capsys):
     assert first["chance"] == pytest.approx(100 / 3) and 0 <= first["speech_to_image_r10"] <= 100
 
 
-@pytest.mark.parametrize("words, sentence", [
-    (["--jel_flag", "--epochs", "3"], "--epochs"), ([], "at least one of --jel_flag"),
-    (["--jel_flag", "--max_frames", "100"], "it must be a multiple of 64"), (["--jel_flag", "--epoch", "0"], "--epoch"),
-    (["--jel_flag", "--resume", "none.pth"], "'none.pth'; it does not exist")])
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["--jel_flag", "--epochs", "3"], "--epochs"),
+        ([], "at least one of --jel_flag"),
+        (["--jel_flag", "--max_frames", "100"], "it must be a multiple of 64"),
+        (["--jel_flag", "--epoch", "0"], "--epoch"),
+        (["--jel_flag", "--resume", "none.pth"], "'none.pth'; it does not exist"),
+    ],
+)
 def test_wrong_options_are_one_sentence_with_status_2(words, sentence, capsys):
     with pytest.raises(SystemExit) as error:
         train_audio_encoder.parse(["--dataset", "tiny", "--output_dir", "x", *words])
@@ -453,7 +592,21 @@ def test_wrong_options_are_one_sentence_with_status_2(words, sentence, capsys):
 
 
 def test_the_launcher_shows_a_user_error_alone(tmp_path):
-    done = subprocess.run(["bash", ROOT / "run_audio_encoder.sh", "1", "--output_dir", tmp_path / "run", "--dataset",
-                           "no set", "--data_root", tmp_path, "--jel_flag"], capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            "bash",
+            ROOT / "run_audio_encoder.sh",
+            "1",
+            "--output_dir",
+            tmp_path / "run",
+            "--dataset",
+            "no set",
+            "--data_root",
+            tmp_path,
+            "--jel_flag",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2 and done.stderr.startswith("train_audio_encoder.py: error: --dataset no set")
     assert done.stderr.count("\n") == 1 and not (tmp_path / "run").exists()

@@ -1,4 +1,5 @@
 """Audio_to_Image.encoders: DAVEnet and S2IGAN against independent computations; matchmaps, losses and recalls by hand."""
+
 import math
 
 import pytest
@@ -8,15 +9,31 @@ import torch.nn.functional as F
 from Audio_to_Image.encoders import davenet, s2igan
 
 DAVENET_SHAPES = {
-    "batchnorm1.weight": [1], "conv1.weight": [128, 1, 40, 1], "conv1.bias": [128], "conv2.weight": [256, 128, 1, 11],
-    "conv3.weight": [512, 256, 1, 17], "conv4.weight": [512, 512, 1, 17], "conv5.weight": [1024, 512, 1, 17], "conv5.bias": [1024]}
+    "batchnorm1.weight": [1],
+    "conv1.weight": [128, 1, 40, 1],
+    "conv1.bias": [128],
+    "conv2.weight": [256, 128, 1, 11],
+    "conv3.weight": [512, 256, 1, 17],
+    "conv4.weight": [512, 512, 1, 17],
+    "conv5.weight": [1024, 512, 1, 17],
+    "conv5.bias": [1024],
+}
 S2IGAN_SHAPES = {
-    "Conv1.weight": [64, 40, 6], "Conv2.weight": [128, 64, 6], "bnorm1.weight": [64], "bnorm2.weight": [128],
-    "rnn.weight_ih_l0": [1536, 128], "rnn.weight_hh_l1_reverse": [1536, 512], "rnn.weight_ih_l1": [1536, 1024],
-    "att.att_heads.0.hidden.weight": [128, 1024], "att.att_heads.0.out.weight": [1024, 128]}
+    "Conv1.weight": [64, 40, 6],
+    "Conv2.weight": [128, 64, 6],
+    "bnorm1.weight": [64],
+    "bnorm2.weight": [128],
+    "rnn.weight_ih_l0": [1536, 128],
+    "rnn.weight_hh_l1_reverse": [1536, 512],
+    "rnn.weight_ih_l1": [1536, 1024],
+    "att.att_heads.0.hidden.weight": [128, 1024],
+    "att.att_heads.0.out.weight": [1024, 128],
+}
 
 
-@pytest.mark.parametrize("network, shapes", [(davenet.DAVEnetAudio, DAVENET_SHAPES), (s2igan.S2IGANEncoder, S2IGAN_SHAPES)])
+@pytest.mark.parametrize(
+    "network, shapes", [(davenet.DAVEnetAudio, DAVENET_SHAPES), (s2igan.S2IGANEncoder, S2IGAN_SHAPES)]
+)
 def test_names_and_shapes_are_those_of_the_authors(network, shapes):
     state = network().state_dict()
     assert {key: list(state[key].shape) for key in shapes} == shapes
@@ -42,11 +59,12 @@ def test_davenet_is_convolutions_and_poolings_one_position_at_a_time():
 
     def conv(h, layer):
         width = layer.weight.shape[3]
-        columns = F.pad(h, (width // 2, width // 2)).unfold(2, width, 1)               # [N, C, T, width]
+        columns = F.pad(h, (width // 2, width // 2)).unfold(2, width, 1)  # [N, C, T, width]
         return F.relu(torch.einsum("nctw,ocw->not", columns, layer.weight[:, :, 0]) + layer.bias[:, None])
 
     def pool(h):
         return F.pad(h, (1, 1), value=-torch.inf).unfold(2, 3, 2).amax(3)
+
     h = pool(conv(h, network.conv2))
     for layer in (network.conv3, network.conv4, network.conv5):
         h = pool(conv(h, layer))
@@ -54,17 +72,21 @@ def test_davenet_is_convolutions_and_poolings_one_position_at_a_time():
     assert words.shape == (2, 8, 2)
     torch.testing.assert_close(words[0], h[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(words[1, :, 0], h[1, :, 0], rtol=1e-4, atol=1e-5)
-    assert not words[1, :, 1].any()                                                    # beyond the clip's own positions
+    assert not words[1, :, 1].any()  # beyond the clip's own positions
     torch.testing.assert_close(sentence, torch.stack([h[0].mean(1), h[1, :, 0]]), rtol=1e-4, atol=1e-5)
 
 
 def test_similarities_by_hand():
     """One image of 2 × 2 positions, one clip of 3, two channels: M[h, w, t] = ⟨image, audio⟩ worked out on paper."""
-    image = torch.tensor([[[1.0, 0.0], [2.0, 0.0]], [[0.0, 1.0], [0.0, 3.0]]])[None]   # [1, 2, 2, 2]
-    audio = torch.tensor([[1.0, 0.0, 5.0], [1.0, 2.0, 7.0]])[None]                     # [1, 2, 3]
+    image = torch.tensor([[[1.0, 0.0], [2.0, 0.0]], [[0.0, 1.0], [0.0, 3.0]]])[None]  # [1, 2, 2, 2]
+    audio = torch.tensor([[1.0, 0.0, 5.0], [1.0, 2.0, 7.0]])[None]  # [1, 2, 3]
     # positions (1,0) (0,1) (2,0) (0,3) with times (1,1) (0,2) (5,7): 1 1 2 3 | 0 2 0 6 | 5 7 10 21
     whole, part = torch.tensor([3]), torch.tensor([2])
-    expected = {"SISA": (58 / 12, 15 / 8), "MISA": ((3 + 6 + 21) / 3, (3 + 6) / 2), "SIMA": ((5 + 7 + 10 + 21) / 4, (1 + 2 + 2 + 6) / 4)}
+    expected = {
+        "SISA": (58 / 12, 15 / 8),
+        "MISA": ((3 + 6 + 21) / 3, (3 + 6) / 2),
+        "SIMA": ((5 + 7 + 10 + 21) / 4, (1 + 2 + 2 + 6) / 4),
+    }
     for kind, (of_whole, of_part) in expected.items():
         assert davenet.similarity(image, audio, whole, kind).item() == pytest.approx(of_whole)
         assert davenet.similarity(image, audio, part, kind).item() == pytest.approx(of_part)
@@ -80,7 +102,7 @@ def test_similarity_of_all_pairs_is_that_of_each():
         assert scores.shape == (3, 4)
         for i in range(3):
             for j in range(4):
-                one = davenet.similarity(image[i:i + 1], audio[j:j + 1, :, :lens[j]], lens[j:j + 1], kind)
+                one = davenet.similarity(image[i : i + 1], audio[j : j + 1, :, : lens[j]], lens[j : j + 1], kind)
                 assert scores[i, j].item() == pytest.approx(one.item(), rel=1e-5)
 
 
@@ -100,8 +122,8 @@ def test_impostors_are_others_and_equally_likely():
 
 
 def test_recalls_by_hand():
-    scores = torch.zeros(12, 12) - torch.eye(12)                                       # own score the worst of all
-    scores[0, 0], scores[1, 1] = 5.0, 0.0          # best; equal to ten others, which count as better
+    scores = torch.zeros(12, 12) - torch.eye(12)  # own score the worst of all
+    scores[0, 0], scores[1, 1] = 5.0, 0.0  # best; equal to ten others, which count as better
     found = davenet.recalls(scores)
     assert found["audio_to_image_r1"] == found["image_to_audio_r1"] == pytest.approx(100 / 12)
     assert found["audio_to_image_r10"] == pytest.approx(100 / 12)
@@ -139,12 +161,16 @@ def test_s2igan_is_convolutions_a_gru_and_attention_one_clip_at_a_time():
 
 def test_matching_loss_by_hand():
     """Three pairs of which the first two are of one class: for those the other one does not count as wrong."""
-    audio, image = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 5.0]])
-    cosine = [[1.0, 0.0, 0.6], [0.6, 0.8, 0.6 * 0.6 + 0.8 * 0.8], [0.0, 1.0, 0.8]]     # image in rows, audio in columns
+    audio, image = (
+        torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 4.0]]),
+        torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 5.0]]),
+    )
+    cosine = [[1.0, 0.0, 0.6], [0.6, 0.8, 0.6 * 0.6 + 0.8 * 0.8], [0.0, 1.0, 0.8]]  # image in rows, audio in columns
     allowed = [[0, 2], [1, 2], [0, 1, 2]]
 
     def entropy(row, own, among):
         return -math.log(math.exp(10 * row[own]) / sum(math.exp(10 * row[j]) for j in among))
+
     columns = list(zip(*cosine))
     expected = sum(entropy(side[i], i, allowed[i]) for side in (cosine, columns) for i in range(3)) / 3
     assert s2igan.matching_loss(audio, image, torch.tensor([4, 4, 9])).item() == pytest.approx(expected, rel=1e-5)

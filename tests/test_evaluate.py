@@ -1,4 +1,5 @@
 """The evaluation command: names, records, caches and refusals, on small images through a stub network."""
+
 import functools
 import json
 import subprocess
@@ -25,6 +26,7 @@ ALL = ",".join(evaluate.METRICS)
 
 class StubExtractor(feature_extractors.Extractor):
     """Features: the mean colour of each quadrant (12); logits: the mean colour of the whole (3), a quarter of it."""
+
     width, classes, name, identity, what = 12, 3, "lite0", "stub", "a stub"
     calls = 0
 
@@ -42,8 +44,9 @@ def stub(monkeypatch):
     monkeypatch.setattr(feature_extractors, "Lite0Extractor", StubExtractor)
     monkeypatch.setattr(StubExtractor, "calls", 0)
     # a short training is enough for squares of one colour
-    monkeypatch.setattr(attribute_probe, "train_probe",
-                        functools.partial(attribute_probe.train_probe, steps=25, batch=12))
+    monkeypatch.setattr(
+        attribute_probe, "train_probe", functools.partial(attribute_probe.train_probe, steps=25, batch=12)
+    )
     return StubExtractor
 
 
@@ -69,8 +72,14 @@ def data(tmp_path):
         write_json(folder / f"{split}.json", {"image_base_path": str(folder / "CUB_200_2011/images"), "data": items})
     (folder / "CUB_200_2011/images.txt").write_text("".join(images))
     (folder / "CUB_200_2011/bounding_boxes.txt").write_text("".join(boxes))
-    write_json(folder / "attributes.json", {"attributes": {"body": list(COLOURS)}, "captions": captions, "classes": {
-        f"{c + 1:03d}.{name}": [name] for c, name in enumerate(COLOURS)}})
+    write_json(
+        folder / "attributes.json",
+        {
+            "attributes": {"body": list(COLOURS)},
+            "captions": captions,
+            "classes": {f"{c + 1:03d}.{name}": [name] for c, name in enumerate(COLOURS)},
+        },
+    )
     return folder
 
 
@@ -98,17 +107,36 @@ def run(data, images, *options):
 
 
 def command(*options):
-    return subprocess.run([sys.executable, "StackGAN_v2/evaluate.py", *map(str, options)], cwd=ROOT, text=True,
-                          capture_output=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, "StackGAN_v2/evaluate.py", *map(str, options)],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=300,
+    )
 
 
 def test_perfect_images(data, images, stub, capsys):
     found = run(data, images)
     stem = "lite0_16px_box_test12_gen24"
-    assert set(found) == {f"{name}_{stem}" for name in (
-        "fid", "kid", "precision", "recall", "retrieval_map", "retrieval_r1", "retrieval_r5", "retrieval_r10",
-        "retrieval_image_r1", "retrieval_image_r5", "retrieval_image_r10", "retrieval_image_r50",
-        "class_accuracy")} | {"is_lite0_16px_gen24", "attribute_agreement_16px_test_gen24"}
+    assert set(found) == {
+        f"{name}_{stem}"
+        for name in (
+            "fid",
+            "kid",
+            "precision",
+            "recall",
+            "retrieval_map",
+            "retrieval_r1",
+            "retrieval_r5",
+            "retrieval_r10",
+            "retrieval_image_r1",
+            "retrieval_image_r5",
+            "retrieval_image_r10",
+            "retrieval_image_r50",
+            "class_accuracy",
+        )
+    } | {"is_lite0_16px_gen24", "attribute_agreement_16px_test_gen24"}
     assert found[f"fid_{stem}"]["value"] < 1e-2
     assert found[f"precision_{stem}"]["value"] == found[f"recall_{stem}"]["value"] == 1
     assert found[f"retrieval_map_{stem}"]["value"] == pytest.approx(100)
@@ -141,7 +169,8 @@ def test_one_row_a_caption_gives_the_same_numbers(data, images, stub, tmp_path):
     assert found.keys() == before.keys()
     for name, record in found.items():
         assert [record.get(key) for key in ("value", "std", "ceiling", "chance")] == [
-            before[name].get(key) for key in ("value", "std", "ceiling", "chance")], name
+            before[name].get(key) for key in ("value", "std", "ceiling", "chance")
+        ], name
         assert record["protocol"]["sentences"] == 24 and record["protocol"]["sentences_without_image"] == 0
     some = sorted(again.rglob("*.png"))[1]
     some.rename(some.with_name(some.name.replace("sentence1", "sentence2")))
@@ -160,6 +189,7 @@ def test_s2igans_retrieval(data, images, stub, tmp_path, monkeypatch, classes):
         @staticmethod
         def cached_weights():
             return None
+
     monkeypatch.setattr(feature_extractors, "TorchvisionInception", Torchvision)
     with pytest.raises(UserError, match="--metrics s2igan: torchvision's Inception-v3 is not in its cache"):
         run(data, images, "--metrics", "s2igan")
@@ -177,10 +207,14 @@ def test_s2igans_retrieval(data, images, stub, tmp_path, monkeypatch, classes):
 
 
 def test_wrong_images_are_worse(data, tmp_path, stub):
-    order = np.roll(np.arange(CLASSES * IMAGES), IMAGES)           # everything in the next class's colour
-    found = run(data, generate(data, tmp_path / "run/iteration9/single_samples/valid", order), "--metrics",
-                "fid,class,attributes,retrieval")
-    assert found["fid_lite0_16px_box_test12_gen24"]["value"] < 1e-2     # as a set, as good as the real ones
+    order = np.roll(np.arange(CLASSES * IMAGES), IMAGES)  # everything in the next class's colour
+    found = run(
+        data,
+        generate(data, tmp_path / "run/iteration9/single_samples/valid", order),
+        "--metrics",
+        "fid,class,attributes,retrieval",
+    )
+    assert found["fid_lite0_16px_box_test12_gen24"]["value"] < 1e-2  # as a set, as good as the real ones
     assert found["class_accuracy_lite0_16px_box_test12_gen24"]["value"] == 0
     assert found["retrieval_r1_lite0_16px_box_test12_gen24"]["value"] == 0
     assert found["attribute_agreement_16px_test_gen24"]["normalised"] < 0
@@ -188,6 +222,7 @@ def test_wrong_images_are_worse(data, tmp_path, stub):
 
 def test_values_equal_a_direct_computation(data, images, stub):
     from scipy import linalg
+
     found = run(data, images, "--metrics", "fid,is", "--crop", "whole")
     extractor = StubExtractor()
     paths = sorted(images.rglob("*.png"))
@@ -201,8 +236,10 @@ def test_values_equal_a_direct_computation(data, images, stub):
     assert record["value"] == pytest.approx(fid, rel=1e-3)
     assert any("12 real images for 12 features" in warning for warning in record["warnings"])
     p = logits[np.random.RandomState(2020).permutation(24)].double().softmax(1)
-    scores = [torch.exp((q * (q / q.mean(0)).log()).sum(1).mean()).item()
-              for q in (p[i * 24 // 10:(i + 1) * 24 // 10] for i in range(10))]
+    scores = [
+        torch.exp((q * (q / q.mean(0)).log()).sum(1).mean()).item()
+        for q in (p[i * 24 // 10 : (i + 1) * 24 // 10] for i in range(10))
+    ]
     assert found["is_lite0_16px_gen24"]["value"] == pytest.approx(np.mean(scores), rel=1e-6)
 
 
@@ -278,9 +315,10 @@ def test_features_that_are_not_finite_are_refused(data, images, stub, tmp_path, 
         features, logits = plain(self, batch)
         bad = len(batch) == (24 if side == "generated" else 12)
         return torch.where(torch.tensor(bad), torch.nan, features), torch.where(torch.tensor(bad), torch.inf, logits)
+
     monkeypatch.setattr(StubExtractor, "_forward", forward)
     if (metric, side) == ("is", "real"):
-        return                                     # it sees no real images
+        return  # it sees no real images
     with pytest.raises(UserError, match="is not a finite number; are its weights damaged"):
         run(data, images, "--metrics", metric)
     assert not (tmp_path / "run/iteration9/metrics.json").exists()
@@ -290,8 +328,8 @@ def records_of(data, images, *options):
     return list(run(data, images, *options).values())
 
 
-def cut(path, by=.5):
-    path.write_bytes(path.read_bytes()[:int(path.stat().st_size * by)])
+def cut(path, by=0.5):
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * by)])
 
 
 def test_all_damaged_images_are_named(data, images, stub):
@@ -345,7 +383,7 @@ def test_grey_and_transparent_images_are_warned_of(data, images, stub, capsys):
 def test_sentences_without_an_image_are_warned_of(data, images, stub, capsys):
     for path in sorted(images.rglob("*.png"))[4:7]:
         path.unlink()
-    record, = records_of(data, images, "--metrics", "fid")
+    (record,) = records_of(data, images, "--metrics", "fid")
     assert "3 of the 24 sentences have no image; papers take one for every sentence" in record["warnings"]
     assert record["protocol"]["sentences"] == 24 and record["protocol"]["sentences_without_image"] == 3
     assert "gen21" in record["metric"] and "warning: fid: 3 of the 24" in capsys.readouterr().out
@@ -370,7 +408,7 @@ def test_a_sentence_that_the_set_does_not_have_is_refused(data, images, stub):
 
 
 def test_fewer_images_than_features_are_warned_of(data, images, stub):
-    record, = records_of(data, images, "--metrics", "fid", "--max_images", "11")
+    (record,) = records_of(data, images, "--metrics", "fid", "--max_images", "11")
     told = "11 generated images for 12 features: their covariance is singular and the distance biased upwards"
     assert any(told in warning for warning in record["warnings"])
 
@@ -387,7 +425,7 @@ def test_a_set_without_classes_is_asked_by_image(data, images, stub, capsys):
     assert ours == {f"retrieval_image_{name}" for name in ("map", "r1", "r5", "r10", "r50")}
     assert found["retrieval_image_r1"]["value"] == 100
     assert found["retrieval_image_r1"]["protocol"]["right"] == "generated for a sentence of the very image"
-    assert found["retrieval_image_r50"]["chance"] == pytest.approx(100)      # more than there are
+    assert found["retrieval_image_r50"]["chance"] == pytest.approx(100)  # more than there are
 
 
 def test_extractors_are_chosen_and_found(data, images, stub, tmp_path, monkeypatch):
@@ -397,6 +435,7 @@ def test_extractors_are_chosen_and_found(data, images, stub, tmp_path, monkeypat
         def __init__(self, path, device, any_weights):
             super().__init__()
             self.path = path
+
     monkeypatch.setattr(feature_extractors, "InceptionExtractor", Named)
     with pytest.raises(UserError, match="--extractor inception: its weights are not in .*download.py fid_inception"):
         run(data, images, "--metrics", "fid", "--extractor", "inception")
@@ -411,19 +450,27 @@ def test_extractors_are_chosen_and_found(data, images, stub, tmp_path, monkeypat
 
 def test_the_registry_and_the_command_mean_the_same_file():
     from scripts.data.download import registry
+
     entry = registry.load()["fid_inception"]
-    assert entry.goal == f"pretrained/{evaluate.WEIGHTS_NAME}" and entry.sum == ("sha256", feature_extractors.INCEPTION_SHA256)
+    assert entry.goal == f"pretrained/{evaluate.WEIGHTS_NAME}" and entry.sum == (
+        "sha256",
+        feature_extractors.INCEPTION_SHA256,
+    )
 
 
 def test_metric_names_agree():
     assert evaluate.METRICS == evaluator.METRICS and tuple(records.RECORDS) == evaluator.METRICS
 
 
-@pytest.mark.parametrize("options, reason", [
-    (["--metrics", "fid,beauty"], "'beauty' is not one of fid, is, kid"),
-    (["--colour", "1"], "unrecognized arguments: --colour 1"),
-    (["--batch_size", "0"], "0 is not a whole number above 0"),
-    (["--inception_weights", "none.pth"], "none.pth does not exist")])
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        (["--metrics", "fid,beauty"], "'beauty' is not one of fid, is, kid"),
+        (["--colour", "1"], "unrecognized arguments: --colour 1"),
+        (["--batch_size", "0"], "0 is not a whole number above 0"),
+        (["--inception_weights", "none.pth"], "none.pth does not exist"),
+    ],
+)
 def test_options_are_checked(tmp_path, options, reason, capsys):
     with pytest.raises(SystemExit) as status:
         evaluate.parse(["--images", str(tmp_path), "--data_dir", str(tmp_path), *options])
@@ -449,11 +496,12 @@ def test_the_inception_score_of_a_tensorflow_checkpoint(data, images, stub, tmp_
 
         def __init__(self, path, device):
             super().__init__()
+
     monkeypatch.setattr(stackgan_inception, "StackGANInception", FineTuned)
     write_v1(tmp_path / "model.ckpt-5000", {"a": np.zeros(3)})
     words = ("--metrics", "is", "--is_weights", str(tmp_path / "model.ckpt-5000"))
     with pytest.raises(UserError, match="at least 64 generated images, and there are 24"):
         run(data, images, *words)
     monkeypatch.setattr(stackgan_inception, "BATCH", 16)
-    record, = records_of(data, images, *words)
+    (record,) = records_of(data, images, *words)
     assert record["metric"] == "is_stackgan3_0_16px_gen24" and record["protocol"]["batch"] == 16

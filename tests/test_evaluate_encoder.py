@@ -1,4 +1,5 @@
 """The encoder's numbers on a set without classes: every caption counts, alike in training's log and in the command."""
+
 import json
 
 import numpy as np
@@ -43,8 +44,23 @@ def test_every_evaluation_in_training_logs_retrieval_both_ways(trained):
 
 def test_the_command_counts_every_caption(trained, monkeypatch, capsys):
     folder, run = trained
-    assert call(monkeypatch, evaluate, "--model", run / "latest.pth", "--dataset", "tiny", "--data_root", folder.parent,
-                "--teacher", "stub", "--device", "cpu") == 0
+    assert (
+        call(
+            monkeypatch,
+            evaluate,
+            "--model",
+            run / "latest.pth",
+            "--dataset",
+            "tiny",
+            "--data_root",
+            folder.parent,
+            "--teacher",
+            "stub",
+            "--device",
+            "cpu",
+        )
+        == 0
+    )
     line = json.loads((run / "metric-speech.jsonl").read_text())
     encoder, meta = load_encoder(run / "latest.pth")
     _, clips, image = parts(folder)
@@ -52,11 +68,15 @@ def test_the_command_counts_every_caption(trained, monkeypatch, capsys):
     items = clips.items[clips.usable]
     assert line["captions"] == len(items) == 20 and line["images"] == 12 and line["unusable"] == 4
     right = items[:, None] == np.arange(12)
-    for end, (a, b) in (("", (audio, image.double())), ("_cosine", [torch.nn.functional.normalize(x) for x in (
-            audio, image.double())])):
+    for end, (a, b) in (
+        ("", (audio, image.double())),
+        ("_cosine", [torch.nn.functional.normalize(x) for x in (audio, image.double())]),
+    ):
         scores = (a @ b.T).numpy()
-        for way, expected in (("speech_to_image", plain_retrieval(scores, right)),
-                              ("image_to_speech", plain_retrieval(scores.T, right.T))):
+        for way, expected in (
+            ("speech_to_image", plain_retrieval(scores, right)),
+            ("image_to_speech", plain_retrieval(scores.T, right.T)),
+        ):
             assert {name: line[f"{way}_{name}{end}"] for name in expected} == pytest.approx(expected)
     assert "speech_to_image_map" in capsys.readouterr().out and "accuracy" not in line
     last = [entry for entry in stats(run) if "eval_speech_to_image_map" in entry][-1]
@@ -72,12 +92,22 @@ def test_an_image_in_several_items_is_one(trained):
     rows = load_features(feature_path(folder, "test", "image", "stub"), split, "")
     content = json.loads(split.path.read_text())
     numbers = [i for i, item in enumerate(content["data"]) for _ in item["audio"]]
-    content["data"] = [{**item, "text": [text], "audio": [wav]} for item in content["data"]
-                       for text, wav in zip(item["text"], item["audio"])]
+    content["data"] = [
+        {**item, "text": [text], "audio": [wav]}
+        for item in content["data"]
+        for text, wav in zip(item["text"], item["audio"])
+    ]
     (folder / "rows.json").write_text(json.dumps(content))
     other = splits.load_split(folder, "rows")
-    assert other.image_numbers == other.labels == numbers              # without classes an image is its own
-    found = [trainer.evaluate(encoder, meta, datasets.open_clips(one, meta["max_frames"], torch.device("cpu"), jobs=1),
-                              trainer.mean_views([rows[i] for i in images]), 64)
-             for one, images in ((split, range(len(rows))), (other, numbers))]
+    assert other.image_numbers == other.labels == numbers  # without classes an image is its own
+    found = [
+        trainer.evaluate(
+            encoder,
+            meta,
+            datasets.open_clips(one, meta["max_frames"], torch.device("cpu"), jobs=1),
+            trainer.mean_views([rows[i] for i in images]),
+            64,
+        )
+        for one, images in ((split, range(len(rows))), (other, numbers))
+    ]
     assert found[1] == pytest.approx(found[0])

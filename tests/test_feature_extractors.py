@@ -1,4 +1,5 @@
 """The networks that the metrics see through: what they give is what their weights say."""
+
 import pytest
 import torch
 
@@ -8,6 +9,7 @@ from StackGAN_v2.evaluation import feature_extractors
 
 def test_a_finetuned_inception_of_any_number_of_classes(tmp_path):
     from torchvision.models import Inception3
+
     torch.manual_seed(0)
     network = Inception3(5, aux_logits=False, transform_input=False, init_weights=False).eval()
     torch.save({"module." + key: value for key, value in network.state_dict().items()}, tmp_path / "birds.pth")
@@ -31,6 +33,7 @@ def test_lite0_logits_are_the_networks_own():
 def test_torchvisions_inception_as_s2igan_uses_it(tmp_path, monkeypatch):
     """Random He-initialised weights: mean-pooled features of images in [0, 1], without ImageNet's mean and deviation."""
     from torchvision.models import Inception3
+
     torch.manual_seed(0)
     network = Inception3(transform_input=False, init_weights=False).eval()
     for module in network.modules():

@@ -1,4 +1,5 @@
 """Feature files that others made: S2IGAN's form as input of the generator, and metrics of two feature pickles."""
+
 import json
 import pickle
 import sys
@@ -66,7 +67,7 @@ def test_what_does_not_fit_is_one_sentence(folder):
     published(folder, "speech_embeddings_mine.pickle", rows, ["x" if one == "test_0" else one for one in names])
     with pytest.raises(UserError, match="filenames.pickle does not name 'test_0' of .*test.json"):
         load()
-    published(folder, "speech_embeddings_mine.pickle", [row[:, :1 + i % 2] for i, row in enumerate(rows)], names)
+    published(folder, "speech_embeddings_mine.pickle", [row[:, : 1 + i % 2] for i, row in enumerate(rows)], names)
     with pytest.raises(UserError, match="one array of equal width"):
         load()
     (folder / "test" / "filenames.pickle").write_bytes(b"cos\nsystem\n(S'touch x'\ntR.")
@@ -89,8 +90,12 @@ def test_two_feature_files_are_measured(folder, monkeypatch, capsys):
     assert call(monkeypatch, evaluate, *words, "--image_features", files[1]) == 0
     assert "speech_to_image_r1" in capsys.readouterr().out
     line = json.loads((folder / "test" / "metric-speech.jsonl").read_text())
-    expected = speech_metrics(torch.from_numpy(np.concatenate(speech)), torch.arange(12).repeat_interleave(2),
-                              torch.from_numpy(image), torch.tensor(split.labels))
+    expected = speech_metrics(
+        torch.from_numpy(np.concatenate(speech)),
+        torch.arange(12).repeat_interleave(2),
+        torch.from_numpy(image),
+        torch.tensor(split.labels),
+    )
     assert {name: line[name] for name in expected} == pytest.approx(expected) and line["captions"] == 24
     files[1].write_bytes(pickle.dumps(image[:, None, :5], protocol=2))
     with pytest.raises(UserError, match="8 numbers wide and .* 5; give two files of one space"):

@@ -1,4 +1,5 @@
 """Files of ours and of others, names that fit, and paths that mean the same from everywhere."""
+
 import os
 import pickle
 from pathlib import Path
@@ -63,18 +64,37 @@ def test_a_run_claims_its_folder(tmp_path):
 
 def test_options_mean_the_same_from_everywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT / "data")
-    options = files.portable_options({"data_root": ".", "output_dir": "name", "resume": "auto", "batch": 3,
-                                      "cfg": Path("x"),
-                                      "cfg2": {"NET_G": "../a/b.pth", "DATA_DIR": "", "WORDS": "a/b"}})
-    assert options == {"data_root": "./data", "output_dir": "name", "resume": "auto", "batch": 3, "cfg": "./data/x",
-                       "cfg2": {"NET_G": "./a/b.pth", "DATA_DIR": "", "WORDS": "a/b"}}
+    options = files.portable_options(
+        {
+            "data_root": ".",
+            "output_dir": "name",
+            "resume": "auto",
+            "batch": 3,
+            "cfg": Path("x"),
+            "cfg2": {"NET_G": "../a/b.pth", "DATA_DIR": "", "WORDS": "a/b"},
+        }
+    )
+    assert options == {
+        "data_root": "./data",
+        "output_dir": "name",
+        "resume": "auto",
+        "batch": 3,
+        "cfg": "./data/x",
+        "cfg2": {"NET_G": "./a/b.pth", "DATA_DIR": "", "WORDS": "a/b"},
+    }
     monkeypatch.chdir(tmp_path)
     assert files.project_path("x") == f"{tmp_path}/x"
 
 
 def test_where_a_run_goes():
-    for text, meant in (("birds", "/runs/birds"), ("./x", "x"), ("../x", "../x"), ("/x", "/x"), ("a/b", "a/b"),
-                        (".", ".")):
+    for text, meant in (
+        ("birds", "/runs/birds"),
+        ("./x", "x"),
+        ("../x", "../x"),
+        ("/x", "/x"),
+        ("a/b", "a/b"),
+        (".", "."),
+    ):
         assert files.named_folder(text, "/runs") == Path(meant)
 
 
@@ -99,7 +119,7 @@ def test_npy_headers_are_numpys(tmp_path):
     values = np.arange(12, dtype=np.uint8).reshape(4, 3)
     (tmp_path / "a.npy").write_bytes(files.npy_header("|u1", (4, 3)) + values.tobytes())
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), values)
-    assert len(files.npy_header("<i2", (10 ** 15,))) == len(files.npy_header("<i2", (0,)))
+    assert len(files.npy_header("<i2", (10**15,))) == len(files.npy_header("<i2", (0,)))
 
 
 def test_items_without_a_recording(tmp_path, split):

@@ -1,4 +1,5 @@
 """scripts/finetune_inception.py: from images of classes to a network that evaluate.py scores with."""
+
 import json
 from collections import namedtuple
 
@@ -21,8 +22,9 @@ class Small(torch.nn.Module):
 
     def __init__(self, classes, weights=None):
         super().__init__()
-        self.body = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.BatchNorm1d(48),
-                                        torch.nn.Dropout(0.1))
+        self.body = torch.nn.Sequential(
+            torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.BatchNorm1d(48), torch.nn.Dropout(0.1)
+        )
         self.fc, self.AuxLogits = torch.nn.Linear(48, classes), torch.nn.Linear(48, classes)
 
     def forward(self, x):
@@ -50,8 +52,9 @@ def data(tmp_path):
 
 
 def tune(data, *options):
-    return finetune_inception.main(["--data_dir", str(data), "--device", "cpu", "--precision", "fp32", "--quiet",
-                                    "--jobs", "1", *options])
+    return finetune_inception.main(
+        ["--data_dir", str(data), "--device", "cpu", "--precision", "fp32", "--quiet", "--jobs", "1", *options]
+    )
 
 
 @pytest.fixture
@@ -67,6 +70,7 @@ def stop_after(steps, patch):
     def train_step(self):
         self.stopping = self.step + 1 == steps
         return step(self)
+
     patch.setattr(training.Training, "train_step", train_step)
 
 
@@ -82,24 +86,44 @@ def test_two_steps_from_a_file_to_a_score(data, tmp_path, capsys):
     state, note = torch.load(network, weights_only=True), json.loads(network.with_suffix(".json").read_text())
     assert len(state["fc.weight"]) == 3 and note["classes"] == ["001.R", "002.G", "003.B"] and note["which"] == "test"
     key = "Mixed_6a.branch3x3.conv.weight"
-    assert not torch.equal(state[key], start.state_dict()[key])    # the old layers learn too
+    assert not torch.equal(state[key], start.state_dict()[key])  # the old layers learn too
     assert (state[key] - start.state_dict()[key]).abs().max() < 0.1
     generated = tmp_path / "generated"
     for name in ("001.R/0.jpg", "002.G/1.jpg", "003.B/2.jpg", "003.B/3.jpg"):
         for k in range(3):
             (generated / name).parent.mkdir(parents=True, exist_ok=True)
             Image.open(data / "images" / name).resize((16, 16)).save(generated / f"{name}_16_sentence{k}_0.png")
-    assert evaluate.main(["--images", str(generated), "--data_dir", str(data), "--metrics", "is", "--quiet", "--device",
-                          "cpu", "--is_weights", str(network)]) == 0
-    record, = json.loads((tmp_path / "metrics.json").read_text()).values()
+    assert (
+        evaluate.main(
+            [
+                "--images",
+                str(generated),
+                "--data_dir",
+                str(data),
+                "--metrics",
+                "is",
+                "--quiet",
+                "--device",
+                "cpu",
+                "--is_weights",
+                str(network),
+            ]
+        )
+        == 0
+    )
+    (record,) = json.loads((tmp_path / "metrics.json").read_text()).values()
     assert record["metric"].startswith("is_finetuned3_") and 1 <= record["value"] <= 3
     assert record["protocol"]["extractor"].startswith("torchvision Inception-v3 of 3 classes")
     assert record["comparable_with"].startswith("none: ") and record["published"] == []
 
 
 def test_colours_are_learnt(data, small, tmp_path, capsys):
-    assert tune(data, "--epochs", "40", "--batch_size", "3", "--learning_rate", "0.05", "--output",
-                str(tmp_path / "a.pth")) == 0
+    assert (
+        tune(
+            data, "--epochs", "40", "--batch_size", "3", "--learning_rate", "0.05", "--output", str(tmp_path / "a.pth")
+        )
+        == 0
+    )
     assert json.loads((tmp_path / "a.json").read_text())["validation_accuracy"] == 100
     assert "warning: without --weights the network starts from scratch" in capsys.readouterr().out
     assert not (tmp_path / "a.resume.pth").exists()
@@ -135,7 +159,7 @@ def test_which_classes(data, small):
     assert sorted(torch.cat((every.train, every.held_out)).tolist()) == list(range(20))
     assert every.labels[every.held_out].bincount().tolist() == [1] * 5
     middle = torch.full((20, 2), 0.5), torch.zeros(20, dtype=torch.bool)
-    mean = every.cut(torch.arange(20), *middle).mean((2, 3))       # train's images come first
+    mean = every.cut(torch.arange(20), *middle).mean((2, 3))  # train's images come first
     assert mean.argmax(1).tolist() == [0] * 4 + [1] * 4 + [0] * 4 + [1] * 4 + [2] * 4
     assert every.labels.tolist() == [3] * 4 + [4] * 4 + [0] * 4 + [1] * 4 + [2] * 4
 
@@ -152,12 +176,18 @@ def test_a_set_without_classes_is_refused(data):
 def test_the_rate_rises_and_falls():
     settings = training.Settings(100, learning_rate=1, warm_up=0.1)
     rates = [training.rate(step, settings) for step in range(100)]
-    assert rates[:2] == pytest.approx([.1, .2]) and rates[9] == rates[10] == 1 and rates[99] < 0.01
+    assert rates[:2] == pytest.approx([0.1, 0.2]) and rates[9] == rates[10] == 1 and rates[99] < 0.01
     assert all(a > b for a, b in zip(rates[10:], rates[11:]))
 
 
-@pytest.mark.parametrize("options, reason", [(["--batch_size", "1"], "at least 2"), (["--held_out", "1"], "below 1"),
-                                             (["--classes", "some"], "invalid choice")])
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        (["--batch_size", "1"], "at least 2"),
+        (["--held_out", "1"], "below 1"),
+        (["--classes", "some"], "invalid choice"),
+    ],
+)
 def test_options_are_checked(tmp_path, options, reason, capsys):
     with pytest.raises(SystemExit) as status:
         finetune_inception.main(["--data_dir", str(tmp_path), *options])

@@ -1,4 +1,5 @@
 """Batches of the generator: their order, wrong pairs and captions, published crops, and the cache that they are cut from."""
+
 import json
 from concurrent.futures import ThreadPoolExecutor
 
@@ -23,8 +24,8 @@ def folder(tmp_path_factory):
 def test_the_stream_of_images_visits_every_one_before_any_again():
     order = Order(5, seed=3)
     whole = order.indices(0, 20)
-    assert all(sorted(whole[i:i + 5].tolist()) == list(range(5)) for i in range(0, 20, 5))
-    assert len({tuple(whole[i:i + 5].tolist()) for i in range(0, 20, 5)}) > 1
+    assert all(sorted(whole[i : i + 5].tolist()) == list(range(5)) for i in range(0, 20, 5))
+    assert len({tuple(whole[i : i + 5].tolist()) for i in range(0, 20, 5)}) > 1
     pieces = torch.cat([Order(5, seed=3).indices(first, count) for first, count in ((0, 3), (3, 11), (14, 6))])
     assert torch.equal(pieces, whole)
     assert not torch.equal(Order(5, seed=4).indices(0, 20), whole)
@@ -51,8 +52,8 @@ def test_a_caption_is_picked_from_its_own_image():
 
 
 def test_crop_box_by_hand():
-    assert image_cache.crop_box((200, 100), (80, 40, 40, 20)) == (70, 20, 130, 80)      # centre (100, 50), half 30
-    assert image_cache.crop_box((200, 100), (0, 0, 40, 20)) == (0, 0, 50, 40)           # clipped at the corner
+    assert image_cache.crop_box((200, 100), (80, 40, 40, 20)) == (70, 20, 130, 80)  # centre (100, 50), half 30
+    assert image_cache.crop_box((200, 100), (0, 0, 40, 20)) == (0, 0, 50, 40)  # clipped at the corner
 
 
 def test_cached_batches_equal_the_pillow_path(folder):
@@ -84,8 +85,10 @@ def cuts(request):
     noise = [random.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes]
     slope = np.add.outer(np.arange(side), 2 * np.arange(side + 9))[:, :, None] // np.array([3, 4, 5]) % 256
     images = [*noise, (noise[1] > 127).astype(np.uint8) * 255, slope.astype(np.uint8)]
-    cache = image_cache.ImageCache(torch.from_numpy(np.concatenate([image.reshape(-1, 3) for image in images])),
-                                   np.array([image.shape[:2] for image in images]))
+    cache = image_cache.ImageCache(
+        torch.from_numpy(np.concatenate([image.reshape(-1, 3) for image in images])),
+        np.array([image.shape[:2] for image in images]),
+    )
     corners = torch.tensor([[0.0, 0.0], [0.999, 0.999], [0.0, 0.999], [0.5, 0.25]])
     draw = torch.cartesian_prod(torch.arange(len(images)), torch.arange(len(corners)), torch.arange(2))
     return request.param, images, cache, (draw[:, 0], corners[draw[:, 1]], draw[:, 2] > 0)
@@ -98,7 +101,7 @@ def test_cuts_in_bytes_equal_pillow_to_the_last_level(cuts):
     for n, (index, offset, mirror) in enumerate(zip(*draw)):
         image = images[index]
         top, left = (int(offset[i] * (image.shape[i] - size + 1)) for i in (0, 1))
-        crop = image[top:top + size, left:left + size]
+        crop = image[top : top + size, left : left + size]
         crop = Image.fromarray(crop[:, ::-1] if mirror else crop)
         for s, found in zip(sizes, batch):
             assert found.dtype == torch.float32 and found.is_contiguous(memory_format=torch.channels_last)
@@ -135,7 +138,7 @@ def test_cuts_do_not_depend_on_threads(cuts):
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other))
-    picked = [17, 3, 38, 3]                        # nor on the rest of the batch
+    picked = [17, 3, 38, 3]  # nor on the rest of the batch
     alone = cache.batch(*(part[picked] for part in draw), [size // 2, size])[0]
     assert torch.equal(alone, found[0][1][picked])
 
@@ -153,7 +156,7 @@ def test_cuts_on_a_gpu_are_those_of_the_cpu(cuts):
 
 def test_the_cache_is_rebuilt_when_a_image_changes(folder):
     split = load_split(folder, "test")
-    build = lambda: image_cache.build(split, folder / "test", 64, jobs=1, progress=False)      # noqa: E731
+    build = lambda: image_cache.build(split, folder / "test", 64, jobs=1, progress=False)  # noqa: E731
     first = build().pixels.clone()
     Image.new("RGB", (100, 80), "red").save(split.items[0].image)
     assert not torch.equal(build().pixels, first)
@@ -163,6 +166,7 @@ def test_the_cache_is_rebuilt_when_a_image_changes(folder):
 
 
 # ---- bounding boxes --------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def boxed(tmp_path):
@@ -178,6 +182,7 @@ def boxed(tmp_path):
 
     def write(first: str, second: str = "90 40 20 20"):
         (root.parent / "bounding_boxes.txt").write_text(f"1 {first}\n2 {second}\n")
+
     return load_split(tmp_path, "train"), write
 
 
@@ -189,15 +194,27 @@ def test_boxes_of_names_with_spaces_are_used(boxed):
     split, write = boxed
     write("90 40 20 20")
     assert bounding_boxes(split) == {item.key: (90, 40, 20, 20) for item in split.items}
-    assert build(split).width.tolist() == [76, 76]                     # a square around the box, not the image of 2 : 1
+    assert build(split).width.tolist() == [76, 76]  # a square around the box, not the image of 2 : 1
 
 
-@pytest.mark.parametrize("box, reason", [
-    ("nan nan nan nan", "four finite"), ("95 45 20", "four finite"), ("90 40 20 inf", "four finite"),
-    ("90 40 20 20 1", "four finite"), ("a b c d", "four finite"), ("100 50 0 0", "no extent"),
-    ("0.45 0.4 0.1 0.2", "fractions"), ("0 0 1 1", "fractions"), ("90 40 -20 20", "no extent"),
-    ("1e308 1 1e308 9", "no extent"), ("700 500 40 30", "outside its image, which has 200 × 100"),
-    ("-40 10 40 30", "outside"), ("10 100 40 30", "outside")])
+@pytest.mark.parametrize(
+    "box, reason",
+    [
+        ("nan nan nan nan", "four finite"),
+        ("95 45 20", "four finite"),
+        ("90 40 20 inf", "four finite"),
+        ("90 40 20 20 1", "four finite"),
+        ("a b c d", "four finite"),
+        ("100 50 0 0", "no extent"),
+        ("0.45 0.4 0.1 0.2", "fractions"),
+        ("0 0 1 1", "fractions"),
+        ("90 40 -20 20", "no extent"),
+        ("1e308 1 1e308 9", "no extent"),
+        ("700 500 40 30", "outside its image, which has 200 × 100"),
+        ("-40 10 40 30", "outside"),
+        ("10 100 40 30", "outside"),
+    ],
+)
 def test_what_is_no_box_is_named_by_file_and_line(boxed, box, reason):
     split, write = boxed
     write("90 40 20 20", box)
@@ -236,7 +253,7 @@ def test_a_box_partly_outside_is_clipped():
 
 def test_thin_images_are_named_before_they_are_scaled(boxed):
     split, _ = boxed
-    for item, size in zip(split.items, ((1, 100_000), (1, 900))):      # 76 × 68,400: few pixels, but too long a side
+    for item, size in zip(split.items, ((1, 100_000), (1, 900))):  # 76 × 68,400: few pixels, but too long a side
         Image.new("RGB", size).save(item.image)
     with pytest.raises(UserError, match=r"my bird 0.png is too thin an image .1 × 100000.* \(and 1 more images\)$"):
         build(split)

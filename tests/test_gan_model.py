@@ -1,4 +1,5 @@
 """StackGAN-v2's networks and losses: published outputs, hand-worked values, and what a file alone can rebuild."""
+
 import copy
 import json
 import math
@@ -41,7 +42,7 @@ def golden():
 @pytest.fixture(scope="module")
 def filled():
     """Generator without noise and discriminators with the golden weights; the tests do not change them."""
-    with pytest.MonkeyPatch.context() as patch:    # of initial values, which are overwritten
+    with pytest.MonkeyPatch.context() as patch:  # of initial values, which are overwritten
         patch.setattr(torch.nn.init, "kaiming_uniform_", lambda weight, **options: weight)
         networks = [Generator(), *(Discriminator(size) for size in SIZES)]
     for network in networks:
@@ -87,14 +88,16 @@ def test_golden_networks(filled, golden):
 
 def test_golden_training_step(filled, golden, monkeypatch):
     """The trainer's own step with the birds cfg: three D losses, KL, and G's loss after the discriminators' updates."""
-    for slow in ("orthogonal_", "kaiming_uniform_"):                                # and overwritten below
+    for slow in ("orthogonal_", "kaiming_uniform_"):  # and overwritten below
         monkeypatch.setattr(torch.nn.init, slow, lambda weight, **options: weight)
     cfg = load_config(Path(__file__).parent.parent / "StackGAN_v2" / "cfg" / "birds_3stages.yml")
     networks = Networks(cfg, 1024, torch.device("cpu"))
     for network, source in zip(networks.all(), filled):
         network.load_state_dict(source.state_dict())
     z, speech = inputs()
-    batch = Batch(image_batches("real"), image_batches("wrong"), speech, torch.tensor([3, 5, 3, 7]), z, torch.zeros(4, 128))
+    batch = Batch(
+        image_batches("real"), image_batches("wrong"), speech, torch.tensor([3, 5, 3, 7]), z, torch.zeros(4, 128)
+    )
     terms = Stepper(networks, cfg.TRAIN, torch.device("cpu"), "fp32")(batch, 0)
     found = [float(terms[name]) for name in ("D0", "D1", "D2", "KL", "G")]
     np.testing.assert_allclose(found, golden["step_color0"], rtol=1e-4)
@@ -108,10 +111,10 @@ def test_golden_losses(golden):
 
 
 def test_class_aware_loss_by_hand():
-    codes = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]])       # products: 1 0 2 / 0 1 0 / 2 0 4, mean 10 / 9
+    codes = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]])  # products: 1 0 2 / 0 1 0 / 2 0 4, mean 10 / 9
     assert float(losses.class_aware_loss(codes, torch.tensor([0, 0, 1]))) == pytest.approx(10 / 9 / 2)
-    assert float(losses.class_aware_loss(codes, torch.tensor([0, 1, 0]))) == 0       # the pair's mean is 2: better
-    assert float(losses.class_aware_loss(codes, torch.tensor([0, 1, 2]))) == 0       # no pair
+    assert float(losses.class_aware_loss(codes, torch.tensor([0, 1, 0]))) == 0  # the pair's mean is 2: better
+    assert float(losses.class_aware_loss(codes, torch.tensor([0, 1, 2]))) == 0  # no pair
 
 
 def test_adversarial_losses_by_hand():
@@ -132,7 +135,7 @@ def test_color_loss_by_hand():
     coarse = torch.zeros(1, 3, 1, 1) + torch.tensor([0.0, 0.3, 0.6])[None, :, None, None]
     assert float(losses.color_loss(fine, coarse)) == pytest.approx((0.09 + 0.36) / 3)
     checker = fine.clone()
-    checker[0, 0] = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])         # covariance 1 in one of nine entries
+    checker[0, 0] = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])  # covariance 1 in one of nine entries
     assert float(losses.color_loss(checker, fine)) == pytest.approx(5 / 9)
 
 
@@ -164,8 +167,10 @@ def test_convolution_of_a_tiled_condition_equals_the_plain_one():
         plain = F.conv2d(torch.cat((c[:, :, None, None].expand(-1, -1, height, width), h), 1), joint.weight, padding=1)
         weights = torch.randn_like(plain)
         torch.testing.assert_close(joint((c, h)), plain)
-        torch.testing.assert_close(torch.autograd.grad((joint((c, h)) * weights).sum(), (c, joint.weight)),
-                                   torch.autograd.grad((plain * weights).sum(), (c, joint.weight)))
+        torch.testing.assert_close(
+            torch.autograd.grad((joint((c, h)) * weights).sum(), (c, joint.weight)),
+            torch.autograd.grad((plain * weights).sum(), (c, joint.weight)),
+        )
 
 
 @pytest.mark.parametrize("text_dim", [9, 6, 4])
@@ -189,17 +194,21 @@ def test_conditions_start_with_unit_spread(text_dim):
 def test_one_pass_equals_one_for_each_kind(wrong, penalise):
     """Real, wrong and fake images together: the numbers and running statistics of separate passes, one after the other."""
     torch.manual_seed(0)
-    cfg = load_config(settings=["TREE.BASE_SIZE=16", "GAN.GF_DIM=8", "GAN.DF_DIM=4", "TREE.BRANCH_NUM=1",
-                                f"TRAIN.WRONG={wrong}"])
+    cfg = load_config(
+        settings=["TREE.BASE_SIZE=16", "GAN.GF_DIM=8", "GAN.DF_DIM=4", "TREE.BRANCH_NUM=1", f"TRAIN.WRONG={wrong}"]
+    )
     networks = Networks(cfg, 9, torch.device("cpu"))
     together, apart = networks.discriminators[0], copy.deepcopy(networks.discriminators[0])
     real, other, fake = torch.randn(3, 5, 3, 16, 16)
     mu = torch.randn(5, 128)
     found = Stepper(networks, cfg.TRAIN, torch.device("cpu"), "fp32")._discriminate_all(
-        0, real, other if wrong == "image" else None, fake, mu, mu, penalise)
+        0, real, other if wrong == "image" else None, fake, mu, mu, penalise
+    )
     code = apart.encode(real)
     plain = [(apart.condition_logits(code, mu), apart.uncond_logits(code).flatten())]
-    plain.append(apart(other, mu)[:2] if wrong == "image" else (apart.condition_logits(code, mu.roll(1, 0)), plain[0][1]))
+    plain.append(
+        apart(other, mu)[:2] if wrong == "image" else (apart.condition_logits(code, mu.roll(1, 0)), plain[0][1])
+    )
     plain.append(apart(fake, mu)[:2])
     torch.testing.assert_close(found, plain)
     torch.testing.assert_close(dict(together.named_buffers()), dict(apart.named_buffers()))
@@ -213,8 +222,12 @@ def test_logits_in_bf16(channels):
     layer = FullMapConv(channels, 1, 4, 4).to(memory_format=torch.channels_last)
     x = torch.randn(6, channels, 4, 4).to(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(layer(x).float(), F.conv2d(x.double(), layer.weight.double(),
-                                   layer.bias.double()).float(), atol=0.02, rtol=0.02)
+        torch.testing.assert_close(
+            layer(x).float(),
+            F.conv2d(x.double(), layer.weight.double(), layer.bias.double()).float(),
+            atol=0.02,
+            rtol=0.02,
+        )
 
 
 @pytest.mark.parametrize("branch_num, base_size, gf_dim", [(3, 16, 8), (2, 32, 4), (1, 64, 4)])
@@ -246,18 +259,31 @@ def test_any_number_of_residual_blocks_is_read_from_the_file(tmp_path, branch_nu
     assert load_generator(tmp_path / "netG_1.pth").r_num == r_num
 
 
-@pytest.mark.parametrize("content, words", [({"a": torch.zeros(1)}, "no generator"), ([1], "no network"),
-                                            ({"ca_net.fc.weight": torch.zeros(8, 3)}, "no generator"),
-                                            (Discriminator(16, 4, 6).state_dict(), "but a discriminator"),
-                                            ({"Conv.1.0.weight": torch.zeros(1)}, "but a speech encoder")])
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ({"a": torch.zeros(1)}, "no generator"),
+        ([1], "no network"),
+        ({"ca_net.fc.weight": torch.zeros(8, 3)}, "no generator"),
+        (Discriminator(16, 4, 6).state_dict(), "but a discriminator"),
+        ({"Conv.1.0.weight": torch.zeros(1)}, "but a speech encoder"),
+    ],
+)
 def test_what_is_no_generator_is_refused(tmp_path, content, words):
     checkpoint.save(tmp_path / "x.pth", content)
     with pytest.raises(UserError, match=words):
         load_generator(tmp_path / "x.pth")
 
 
-@pytest.mark.parametrize("key, shape", [("h_net1.fc.0.weight", (8, 1)), ("img_net1.img.0.weight", (3, 0, 3, 3)),
-                                        ("ca_net.fc.weight", (0, 7)), ("ca_net.fc.weight", (24,))])
+@pytest.mark.parametrize(
+    "key, shape",
+    [
+        ("h_net1.fc.0.weight", (8, 1)),
+        ("img_net1.img.0.weight", (3, 0, 3, 3)),
+        ("ca_net.fc.weight", (0, 7)),
+        ("ca_net.fc.weight", (24,)),
+    ],
+)
 def test_shapes_without_sense_end_in_a_sentence(tmp_path, key, shape):
     checkpoint.save(tmp_path / "x.pth", {**Generator(1, 16, 4, 5, 6, 7).state_dict(), key: torch.zeros(shape)})
     with pytest.raises(UserError, match="x.pth"):

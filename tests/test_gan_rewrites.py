@@ -1,4 +1,5 @@
 """Rewritten operations: the trainer's step and the generator equal the plain ones up to rounding, and can be switched off."""
+
 import types
 
 import pytest
@@ -18,8 +19,16 @@ from StackGAN_v2.training.networks import Networks
 from StackGAN_v2.training.step import Stepper
 
 CPU, N = torch.device("cpu"), 6
-SETTINGS = ["TREE.BASE_SIZE=16", "GAN.GF_DIM=8", "GAN.DF_DIM=4", "GAN.Z_DIM=5", "GAN.EMBEDDING_DIM=6",
-            "TRAIN.COEFF.UNCOND_LOSS=1", "TRAIN.COEFF.CAL_LOSS=1", "TRAIN.COEFF.COLOR_LOSS=1"]
+SETTINGS = [
+    "TREE.BASE_SIZE=16",
+    "GAN.GF_DIM=8",
+    "GAN.DF_DIM=4",
+    "GAN.Z_DIM=5",
+    "GAN.EMBEDDING_DIM=6",
+    "TRAIN.COEFF.UNCOND_LOSS=1",
+    "TRAIN.COEFF.CAL_LOSS=1",
+    "TRAIN.COEFF.COLOR_LOSS=1",
+]
 
 
 @pytest.fixture
@@ -43,7 +52,9 @@ def a_step(precision, compiled, memory_format=torch.channels_last):
     networks = Networks(cfg, 9, CPU, memory_format=memory_format)
     plain = PlainNetworks(cfg, networks)
     real, wrong = ([torch.rand(N, 3, size, size) * 2 - 1 for size in networks.generator.sizes] for _ in range(2))
-    batch = Batch(real, wrong, torch.randn(N, 9), torch.tensor([0, 1, 0, 2, 1, 3]), torch.randn(N, 5), torch.randn(N, 6))
+    batch = Batch(
+        real, wrong, torch.randn(N, 9), torch.tensor([0, 1, 0, 2, 1, 3]), torch.randn(N, 5), torch.randn(N, 6)
+    )
     return Stepper(networks, cfg.TRAIN, CPU, precision, compiled), batch, plain_step(plain, batch, cfg)
 
 
@@ -65,7 +76,9 @@ def test_a_step_in_bf16_is_near():
 
 def test_compiled_parts_are_the_discriminators_too(monkeypatch):
     seen = []
-    monkeypatch.setattr(torch, "compile", lambda part, **how: seen.append((getattr(part, "__name__", "generator"), how)) or part)
+    monkeypatch.setattr(
+        torch, "compile", lambda part, **how: seen.append((getattr(part, "__name__", "generator"), how)) or part
+    )
     step_terms(compiled=True)
     assert seen == [(name, {"dynamic": False}) for name in ("generator", *["encode"] * 3, *["condition_logits"] * 3)]
 
@@ -78,6 +91,7 @@ def test_compiled_once_for_each_discriminator_and_grouping():
     def count(graph, inputs):
         graphs.append(graph)
         return graph.forward
+
     torch.compile = lambda part, **how: before(part, backend=count, **how)
     try:
         stepper, batch, plain = a_step("fp32", compiled=True)
@@ -95,10 +109,14 @@ def test_compiled_once_for_each_discriminator_and_grouping():
 @pytest.mark.parametrize("size, kernel, stride, padding", [(8, 4, 2, 1), (5, 3, 1, 1), (12, 3, 1, 1), (4, 4, 4, 0)])
 def test_convolutions_and_two_orders_of_gradients(size, kernel, stride, padding):
     torch.manual_seed(0)
-    x, weight = (torch.randn(*shape, dtype=torch.double, requires_grad=True)
-                 for shape in ((2, 2, size, size), (3, 2, kernel, kernel)))
-    torch.testing.assert_close(convolution.conv2d(x, weight, None, stride, padding),
-                               torch.nn.functional.conv2d(x, weight, None, stride, padding))
+    x, weight = (
+        torch.randn(*shape, dtype=torch.double, requires_grad=True)
+        for shape in ((2, 2, size, size), (3, 2, kernel, kernel))
+    )
+    torch.testing.assert_close(
+        convolution.conv2d(x, weight, None, stride, padding),
+        torch.nn.functional.conv2d(x, weight, None, stride, padding),
+    )
     if size < 12:
         assert torch.autograd.gradcheck(lambda *both: convolution.conv2d(*both, None, stride, padding), (x, weight))
         assert torch.autograd.gradgradcheck(lambda *both: convolution.conv2d(*both, None, stride, padding), (x, weight))
@@ -112,8 +130,10 @@ def test_small_maps_are_doubled_by_matrix_products(size, dtype, tolerance):
     x, kernel, bias = (torch.randn(*shape, dtype=torch.double) for shape in ((3, 5, size, size), (5, 7, 4, 4), (7,)))
     x = x.to(memory_format=torch.channels_last)
     rows = []
-    for working, up in ((torch.double, lambda *given: torch.nn.functional.conv_transpose2d(*given, stride=2, padding=1)),
-                        (dtype, convolution.conv_up)):
+    for working, up in (
+        (torch.double, lambda *given: torch.nn.functional.conv_transpose2d(*given, stride=2, padding=1)),
+        (dtype, convolution.conv_up),
+    ):
         given = [value.detach().to(working).requires_grad_() for value in (x, kernel, bias)]
         y = up(*given)
         y.double().sin().sum().backward()
@@ -125,7 +145,7 @@ def test_small_maps_are_doubled_by_matrix_products(size, dtype, tolerance):
 def test_autocast_reaches_rewritten_convolutions():
     torch.manual_seed(0)
     layer = convolution.Conv(64, 32, 4, 2, 1, bias=False).to(memory_format=torch.channels_last)
-    for side in (8, 32):                           # by patches, and by torch
+    for side in (8, 32):  # by patches, and by torch
         x = torch.randn(4, 64, side, side).to(memory_format=torch.channels_last)
         expected = torch.nn.functional.conv2d(x.double(), layer.weight.double(), stride=2, padding=1)
         with torch.autocast("cpu", torch.bfloat16):
@@ -150,11 +170,17 @@ def test_a_generator_equals_the_plain_one(no_rewrites):
             assert abs(found.astype(int) - expected).max() <= 1 and expected.std() > 1
 
 
-@pytest.mark.parametrize("wanted, device, gpu_free, ram_free, words, copied", [
-    ("auto", "cpu", 0, 10 ** 6, "memory", True), ("ram", "cpu", 0, 100, "a memory-mapped file (0.0 GiB, and memory", False),
-    ("disk", "cpu", 0, 10 ** 6, "a memory-mapped file", False), ("gpu", "cpu", 0, 10 ** 6, "memory (no GPU)", True),
-    ("gpu", "cuda", 100, 10 ** 6, "memory (0.0 GiB, and the GPU has", True),
-    ("auto", "cuda", 100, 100, "a memory-mapped file (0.0 GiB, and memory", False)])
+@pytest.mark.parametrize(
+    "wanted, device, gpu_free, ram_free, words, copied",
+    [
+        ("auto", "cpu", 0, 10**6, "memory", True),
+        ("ram", "cpu", 0, 100, "a memory-mapped file (0.0 GiB, and memory", False),
+        ("disk", "cpu", 0, 10**6, "a memory-mapped file", False),
+        ("gpu", "cpu", 0, 10**6, "memory (no GPU)", True),
+        ("gpu", "cuda", 100, 10**6, "memory (0.0 GiB, and the GPU has", True),
+        ("auto", "cuda", 100, 100, "a memory-mapped file (0.0 GiB, and memory", False),
+    ],
+)
 def test_images_live_where_there_is_room(wanted, device, gpu_free, ram_free, words, copied, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (gpu_free, gpu_free))
     monkeypatch.setattr(cache_place, "free_memory", lambda: ram_free)

@@ -1,4 +1,5 @@
 """The stage that writes teacher features: order, shared images, resuming, freshness, faulty images, its command."""
+
 import json
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ COMMAND = ROOT / "Audio_to_Image" / "prepare_image_feature.py"
 
 class MeanColour(Teacher):
     """Stands for a network: the feature of a view is its mean colour."""
+
     name, width = "efficientnet_lite0", 3
 
     def __init__(self):
@@ -78,7 +80,7 @@ def test_a_stopped_run_goes_on_where_it_was(birds, monkeypatch):
 
     class Stopping(MeanColour):
         def forward(self, views):
-            if views.float().mean() > 3:                               # image 2 or 3
+            if views.float().mean() > 3:  # image 2 or 3
                 raise KeyboardInterrupt
             return super().forward(views)
 
@@ -135,17 +137,17 @@ def test_what_is_there_is_used_while_it_fits(birds, capsys):
     assert not extraction.usable(path, split, wanted)
     make(path, split, wanted, MeanColour())
     assert extraction.usable(path, split, wanted) and "nothing to do" in capsys.readouterr().out
-    assert extraction.usable(path, split, {**wanted, "weights": None})             # the weight file has gone
+    assert extraction.usable(path, split, {**wanted, "weights": None})  # the weight file has gone
     assert not extraction.usable(path, split, {**wanted, "flip": "vertical"})
     assert "other flip" in capsys.readouterr().out
     Image.new("RGB", (99, 50), (255, 0, 9)).save(birds / "images" / "2.png")
-    assert not extraction.usable(path, split, prepared(birds)[2])                  # an image has changed
+    assert not extraction.usable(path, split, prepared(birds)[2])  # an image has changed
 
 
 def test_published_features_are_used_as_they_are(birds, capsys):
     path, split, wanted = prepared(birds)
     make(path, split, wanted, MeanColour())
-    path.with_suffix(".json").unlink()                                 # published ones have no sidecar
+    path.with_suffix(".json").unlink()  # published ones have no sidecar
     assert extraction.usable(path, split, {**wanted, "flip": "vertical"})
     assert "published features of 5 images" in capsys.readouterr().out
     content = json.loads(split.path.read_text())
@@ -159,8 +161,20 @@ def command(*words):
 
 
 def test_command(birds):
-    words = ("--dataset", "birds", "--data_root", birds.parent, "--teacher", "efficientnet_lite0", "--view_size", 64,
-             "--device", "cpu", "--jobs", 2)
+    words = (
+        "--dataset",
+        "birds",
+        "--data_root",
+        birds.parent,
+        "--teacher",
+        "efficientnet_lite0",
+        "--view_size",
+        64,
+        "--device",
+        "cpu",
+        "--jobs",
+        2,
+    )
     done = command(*words)
     assert done.returncode == 0, done.stderr
     path = birds / "test" / "image_features_efficientnet_lite0.pickle"
@@ -174,9 +188,15 @@ def test_command(birds):
     assert not list((birds / "train").glob("*.pickle")) and path.read_bytes() == before
 
 
-@pytest.mark.parametrize("words, message", [
-    (["--dataset", "nowhere"], "nowhere"), (["--dataset", "x", "--flip", "up"], "--flip"),
-    (["--datase", "x"], "--dataset"), (["--dataset", "x", "--batch_size", "0"], "above 0")])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--dataset", "nowhere"], "nowhere"),
+        (["--dataset", "x", "--flip", "up"], "--flip"),
+        (["--datase", "x"], "--dataset"),
+        (["--dataset", "x", "--batch_size", "0"], "above 0"),
+    ],
+)
 def test_command_errors_are_one_sentence(words, message):
     done = command(*words)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr

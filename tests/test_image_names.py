@@ -1,4 +1,5 @@
 """Names of generated images: every sentence has its own, also where a split lists an image in several items."""
+
 import json
 
 import numpy as np
@@ -13,7 +14,7 @@ from StackGAN_v2.evaluation.image_sets import find_generated
 from StackGAN_v2.model import Generator
 from StackGAN_v2.sampler import Sampling, sample_split
 
-ROWS = (("a.png", 1), ("b.png", 2), ("a.png", 2), ("a.png", 1))        # image and sentences of each item
+ROWS = (("a.png", 1), ("b.png", 2), ("a.png", 2), ("a.png", 1))  # image and sentences of each item
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_sentences_are_numbered_by_image(split):
     assert [(image.item, image.sentence) for image in found.images] == [(0, 0), (1, 0), (1, 1), (2, 1), (2, 2), (3, 3)]
     assert found.sentences == 6 and not found.missing and not found.warnings
     assert NAME.fullmatch(found.images[-1].path.rpartition("/")[2])["sentence"] == "3"
-    assert sample(split, [count for _, count in ROWS]) == (0, 6)       # a second run finds them all
+    assert sample(split, [count for _, count in ROWS]) == (0, 6)  # a second run finds them all
 
 
 def test_images_named_as_before_are_made_again(split):

@@ -1,4 +1,5 @@
 """Features on disk, and images decoded ahead in order."""
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,7 @@ def test_batches_keep_the_order_and_stop_at_a_fault():
         if i == 7:
             raise UserError("seven")
         return np.full((2, 2, 3), i, np.uint8)
+
     found = [batch[:, 0, 0, 0].tolist() for batch in image_sets.batches(load, 7, 3, 2)]
     assert found == [[0, 1, 2], [3, 4, 5], [6]]
     with pytest.raises(UserError, match="seven"):

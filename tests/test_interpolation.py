@@ -1,4 +1,5 @@
 """Images of recordings and sentences: bounded batches, names of any length, files of others that stay."""
+
 import os
 from argparse import Namespace
 
@@ -39,7 +40,7 @@ def test_many_seeds_are_generated_a_few_at_a_time(generator, tmp_path, monkeypat
     paths = list(interpolation._infer(options(tmp_path, range(20)), generator, inputs("a", "b")))
     assert [path.name for path in paths] == [f"{name}_seed{seed}.png" for name in "ab" for seed in range(20)]
     assert sizes == [8, 8, 4] * 2
-    alone, = interpolation._infer(options(tmp_path / "alone", [13]), generator, inputs("a", "b")[1:])
+    (alone,) = interpolation._infer(options(tmp_path / "alone", [13]), generator, inputs("a", "b")[1:])
     assert np.abs(pixels(alone) - pixels(tmp_path / "b_seed13.png")).max() <= 1
     assert len({path.read_bytes() for path in paths}) == 40
 
@@ -50,22 +51,24 @@ def test_a_line_has_any_number_of_steps(generator, tmp_path, steps):
     assert [path.name for path in images] == [f"a_to_b_seed0_{step:02d}.png" for step in range(steps)]
     assert pixels(strip).shape == (32, 34 * steps - 2, 3)
     for step in (0, steps - 1):
-        assert (pixels(strip)[:, 34 * step:][:, :32] == pixels(images[step])).all()
+        assert (pixels(strip)[:, 34 * step :][:, :32] == pixels(images[step])).all()
 
 
 @pytest.mark.parametrize("name", ["a" * 250, "鳥" * 84, "x\udcff" * 100])
 def test_long_names_are_cut_by_bytes(generator, tmp_path, name):
     name = files.shortened(name, interpolation.NAME_BYTES)
     assert 170 < len(os.fsencode(name)) <= 180
-    paths = [*interpolation._infer(options(tmp_path, [12345678], True), generator, inputs(name)),
-             *interpolation._interpolate(options(tmp_path, [12345678], True), generator, inputs(name, name + "_"))]
+    paths = [
+        *interpolation._infer(options(tmp_path, [12345678], True), generator, inputs(name)),
+        *interpolation._interpolate(options(tmp_path, [12345678], True), generator, inputs(name, name + "_")),
+    ]
     assert all(path.is_file() for path in paths) and len(set(paths)) == 2 + 23
     assert len(interpolation._file_name("鳥 " * 200).encode()) <= 80
 
 
 def test_files_of_others_are_never_replaced(generator, tmp_path):
     own = list(interpolation._infer(options(tmp_path, [0, 1], True), generator, inputs("a")))
-    assert list(interpolation._infer(options(tmp_path, [0, 1], True), generator, inputs("a"))) == own      # ours are
+    assert list(interpolation._infer(options(tmp_path, [0, 1], True), generator, inputs("a"))) == own  # ours are
     for name in ("a_seed2.png", "a_seed2_16.png", "a_to_b_seed2_03.png", "a_to_b_seed2_strip.png"):
         Image.new("RGB", (5, 5)).save(tmp_path / name)
         before = {path: path.read_bytes() for path in tmp_path.iterdir()}
@@ -84,13 +87,17 @@ def test_files_of_others_are_never_replaced(generator, tmp_path):
 def test_sampling_a_split_leaves_files_of_others(generator, tmp_path):
     """A folder without a samples.json is not ours; in one of ours, other files stay when the images are made again."""
     from gan_set import make_set
+
     split = load_split(make_set(tmp_path), "test")
-    rows = [np.random.default_rng(i).standard_normal((len(item.texts), 6)).astype(np.float32)
-            for i, item in enumerate(split.items)]
+    rows = [
+        np.random.default_rng(i).standard_normal((len(item.texts), 6)).astype(np.float32)
+        for i, item in enumerate(split.items)
+    ]
     folder = tmp_path / "run" / "single_samples" / "valid"
 
     def sample(**how):
         return sampler.sample_split(generator, split, rows, folder, sampler.Sampling(progress=False, **how))
+
     published = folder / sampler.image_name(split, split.items[0], 32, 0)
     published.parent.mkdir(parents=True)
     published.write_bytes(b"of someone else")

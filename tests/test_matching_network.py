@@ -1,4 +1,5 @@
 """The matching network, the parts that it looks at, and the directions of the embeddings."""
+
 import math
 
 import pytest
@@ -12,6 +13,7 @@ from StackGAN_v2.training.matching_network import Matcher, fitted, load_or_train
 
 class ColouredPairs:
     """Images of one colour and embeddings that name it, hidden in directions of little variance."""
+
     device = torch.device("cpu")
 
     def __init__(self, size=SIZE):
@@ -82,7 +84,7 @@ def test_it_learns_from_pairs_alone_and_then_stays_as_it_is(tmp_path):
     assert not matcher.training and not any(p.requires_grad for p in matcher.parameters())
     batch = pairs(0)
     loss = matching_loss(matcher(batch.real[-1]), matcher.said(batch.speech), batch.labels)
-    assert float(loss) < 0.6 * math.log(12)                 # log 12: no idea which of twelve
+    assert float(loss) < 0.6 * math.log(12)  # log 12: no idea which of twelve
     images = batch.real[-1].clone().requires_grad_()
     matching_loss(matcher(images), matcher.said(batch.speech), batch.labels).backward()
     assert images.grad.abs().sum() > 0
@@ -93,10 +95,12 @@ def test_it_is_kept_and_trained_again_only_for_something_else(tmp_path):
     first = load_or_train(path, {"seed": 0}, pairs, pairs.speech, 2, 0)
     told = pairs.told
     again = load_or_train(path, {"seed": 0}, pairs, pairs.speech, 2, 0)
-    assert pairs.told == told and all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values()))
+    assert pairs.told == told and all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values())
+    )
     load_or_train(path, {"seed": 1}, pairs, pairs.speech, 2, 1)
     assert pairs.told == told + 2
-    path.write_bytes(path.read_bytes()[:1000])              # damaged: made again, not an error
+    path.write_bytes(path.read_bytes()[:1000])  # damaged: made again, not an error
     load_or_train(path, {"seed": 1}, pairs, pairs.speech, 2, 1)
     assert pairs.told == told + 4
 

@@ -1,4 +1,5 @@
 """The cache of log-mels: right values, cheap re-use, survival of a kill, clips that cannot be used."""
+
 import json
 import os
 
@@ -54,7 +55,7 @@ def test_values_and_batches(tmp_path, wavs):
 def test_nothing_is_computed_twice(tmp_path, wavs, computed):
     first = make(tmp_path, wavs)
     assert len(computed) == 6
-    again = make(tmp_path, wavs[::-1])                       # order is the list's, not the file's
+    again = make(tmp_path, wavs[::-1])  # order is the list's, not the file's
     assert len(computed) == 6 and (again.get(0) == first.get(5)).all()
 
 
@@ -108,6 +109,7 @@ def test_a_killed_build_goes_on(tmp_path, wavs, computed, monkeypatch, torn):
             if number == 4:
                 raise KeyboardInterrupt
             yield result
+
     with monkeypatch.context() as patch:
         patch.setattr(audio, "iter_clips", killed)
         with pytest.raises(KeyboardInterrupt):
@@ -116,7 +118,7 @@ def test_a_killed_build_goes_on(tmp_path, wavs, computed, monkeypatch, torn):
     assert not (folder / "log_mels.npy").exists() and (folder / ".log_mels.partial").exists()
     with open(folder / ".log_mels.partial.jsonl", "a") as journal:
         journal.write(torn)
-    with open(folder / ".log_mels.partial", "ab") as partial:          # written, but not yet in the journal
+    with open(folder / ".log_mels.partial", "ab") as partial:  # written, but not yet in the journal
         partial.write(b"\1" * 77)
     computed.clear()
     cache = make(tmp_path, wavs)
@@ -138,6 +140,7 @@ def test_a_damaged_cache_is_made_again(tmp_path, wavs, computed):
 
 def test_two_builds_at_once_are_refused(tmp_path, wavs):
     import fcntl
+
     (tmp_path / "train").mkdir()
     with open(tmp_path / "train" / ".log_mels.partial", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -146,10 +149,18 @@ def test_two_builds_at_once_are_refused(tmp_path, wavs):
 
 
 def test_of_split_and_no_usable_clip(tmp_path):
-    (tmp_path / "test.json").write_text(json.dumps({
-        "image_base_path": str(tmp_path), "audio_base_path": str(tmp_path / "wav"), "data": [
-            {"image": "a/b.jpg", "class": "a", "text": ["x", "y"], "audio": ["0/b_0.wav", "0/b_1.wav"]},
-            {"image": "a/c.jpg", "class": "a", "text": ["z"], "audio": ["0/c_0.wav"]}]}))
+    (tmp_path / "test.json").write_text(
+        json.dumps(
+            {
+                "image_base_path": str(tmp_path),
+                "audio_base_path": str(tmp_path / "wav"),
+                "data": [
+                    {"image": "a/b.jpg", "class": "a", "text": ["x", "y"], "audio": ["0/b_0.wav", "0/b_1.wav"]},
+                    {"image": "a/c.jpg", "class": "a", "text": ["z"], "audio": ["0/c_0.wav"]},
+                ],
+            }
+        )
+    )
     cache = MelCache.of_split(load_split(tmp_path, "test"), jobs=1, progress=False)
     assert len(cache) == 3 and len(cache.errors) == 3 and cache.folder == tmp_path / "test"
     assert len(MelCache.of_split(load_split(tmp_path, "test"), jobs=1, progress=False).errors) == 3

@@ -1,4 +1,5 @@
 """StackGAN_v2.evaluation.metrics and attribute_probe: answers worked out by hand, and torch-fidelity's on the same features."""
+
 import functools
 import math
 
@@ -24,7 +25,7 @@ def feature_file(tmp_path, values):
 
 
 def test_moments_equal_numpy_in_any_batches():
-    x = rows(23, 4) * 5 + 1e4                      # far from zero: sums of squares would cancel
+    x = rows(23, 4) * 5 + 1e4  # far from zero: sums of squares would cancel
     moments = metrics.Moments(4)
     for batch in x.split((1, 9, 0, 13)):
         moments.update(batch)
@@ -52,18 +53,21 @@ def test_frechet_distance_is_rotation_free_and_zero_on_itself():
     a, b = np.diag([1.0, 2, 3, 4, 5]), np.cov(rows(9, 5, 1).numpy(), rowvar=False)
     zero = np.zeros(5)
     assert metrics.frechet_distance(zero, turn @ a @ turn.T, zero, turn @ b @ turn.T) == pytest.approx(
-        metrics.frechet_distance(zero, a, zero, b), rel=1e-10)
+        metrics.frechet_distance(zero, a, zero, b), rel=1e-10
+    )
     assert abs(metrics.frechet_distance(zero, b, zero, b)) < 1e-12
 
 
 def test_frechet_distance_equals_torch_fidelity():
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
     x, y = rows(60, 6), rows(50, 6, 1, 0.3)
     expected = fid_statistics_to_metric(fid_features_to_statistics(x), fid_features_to_statistics(y), False)
     found = metrics.Moments(6), metrics.Moments(6)
     found[0].update(x), found[1].update(y)
-    assert metrics.frechet_distance(found[0].mean, found[0].covariance, found[1].mean, found[1].covariance) == \
-        pytest.approx(expected["frechet_inception_distance"], rel=1e-9)
+    assert metrics.frechet_distance(
+        found[0].mean, found[0].covariance, found[1].mean, found[1].covariance
+    ) == pytest.approx(expected["frechet_inception_distance"], rel=1e-9)
 
 
 def test_inception_score_by_hand():
@@ -77,12 +81,13 @@ def test_inception_score_by_hand():
     assert score.value() == pytest.approx((1, 0), abs=1e-12)
     # p = (.8, .2) and (.2, .8): exp(log 2 − H(.8)) = 2 · .8^.8 · .2^.2
     score = metrics.InceptionScore(2, 2, splits=1)
-    score.update(torch.tensor([[.8, .2], [.2, .8]], dtype=torch.float64).log())
-    assert score.value()[0] == pytest.approx(2 * .8 ** .8 * .2 ** .2, rel=1e-12)
+    score.update(torch.tensor([[0.8, 0.2], [0.2, 0.8]], dtype=torch.float64).log())
+    assert score.value()[0] == pytest.approx(2 * 0.8**0.8 * 0.2**0.2, rel=1e-12)
 
 
 def test_inception_score_equals_torch_fidelity_in_any_batches():
     from torch_fidelity.metric_isc import isc_features_to_metric
+
     logits = rows(107, 7) * 2
     score = metrics.InceptionScore(107, 7)
     for batch in logits.split(10):
@@ -98,7 +103,7 @@ def test_inception_score_needs_a_image_a_part():
 
 def test_squared_mmd_equals_the_double_loop():
     x, y = rows(5, 3), rows(4, 3, 1)
-    k = lambda a, b: (float(a @ b) / 3 + 1) ** 3   # noqa: E731
+    k = lambda a, b: (float(a @ b) / 3 + 1) ** 3  # noqa: E731
     within = [np.mean([k(a, b) for i, a in enumerate(z) for j, b in enumerate(z) if i != j]) for z in (x, y)]
     expected = sum(within) - 2 * np.mean([k(a, b) for a in x for b in y])
     assert metrics.squared_mmd(x, y) == pytest.approx(expected, rel=1e-12)
@@ -107,11 +112,13 @@ def test_squared_mmd_equals_the_double_loop():
 
 def test_kernel_distance_equals_torch_fidelity(tmp_path):
     from torch_fidelity.metric_kid import kid_features_to_metric
+
     x, y = rows(60, 6).float(), rows(50, 6, 1, 0.5).float()
     expected = kid_features_to_metric(x.double(), y.double(), kid_subsets=4, kid_subset_size=20, verbose=False)
     found = metrics.kernel_distance(feature_file(tmp_path, x), feature_file(tmp_path, y), 4, 20)
-    assert found == pytest.approx(tuple(expected[f"kernel_inception_distance_{name}"] for name in ("mean", "std")),
-                                  rel=1e-5)
+    assert found == pytest.approx(
+        tuple(expected[f"kernel_inception_distance_{name}"] for name in ("mean", "std")), rel=1e-5
+    )
 
 
 def test_kernel_distance_refuses_too_few():
@@ -129,6 +136,7 @@ def test_precision_recall_by_hand():
 
 def test_precision_recall_in_blocks_equals_torch_fidelity(tmp_path, monkeypatch):
     from torch_fidelity.metric_prc import calculate_precision_recall_full
+
     monkeypatch.setattr(retrieval, "BLOCK", 7)
     x, y = rows(60, 3).float(), rows(45, 3, 1, 0.7).float()
     expected = calculate_precision_recall_full(x, y)
@@ -137,7 +145,7 @@ def test_precision_recall_in_blocks_equals_torch_fidelity(tmp_path, monkeypatch)
 
 
 def test_centroid_accuracy_by_hand():
-    real, real_labels = torch.tensor([[1, 0], [.9, .1], [0, 1], [.9, .2], [-1, 0]]), torch.tensor([0, 0, 4, 4, 6])
+    real, real_labels = torch.tensor([[1, 0], [0.9, 0.1], [0, 1], [0.9, 0.2], [-1, 0]]), torch.tensor([0, 0, 4, 4, 6])
     generated, labels = torch.tensor([[2.0, 0], [0, 2], [-3, 0]]), torch.tensor([0, 4, 0])
     values = metrics.centroid_accuracy(generated, labels, real, real_labels)
     # left out in turn, rows 0, 1 and 2 are nearest to the rest of their class, row 3 to class 0; class 6 has one row
@@ -174,8 +182,9 @@ def test_agreement_report():
     assert report["agreement"] == report["ceiling"] == 100 and report["chance"] == pytest.approx(100 / 3)
     assert report["normalised"] == 1 and report["named"] == 8 and report["attributes"]["belly"]["named"] == 4
     only_back = torch.where(torch.tensor([True, False]), truth, -1)
-    half = attribute_probe.agreement_report(torch.tensor([[0, 0], [0, 1], [0, 0], [1, 1]]), truth, only_back,
-                                            torch.arange(4), attributes)
+    half = attribute_probe.agreement_report(
+        torch.tensor([[0, 0], [0, 1], [0, 0], [1, 1]]), truth, only_back, torch.arange(4), attributes
+    )
     assert half["agreement"] == 75 and half["attributes"]["belly"]["agreement"] is None
     # each reading against the three other sentences: red finds 1 red of 3, red 1, red 2, blue 1
     assert half["chance"] == pytest.approx(100 * 5 / 12)
@@ -187,8 +196,8 @@ def test_a_probe_learns_where_and_what():
     truth = torch.from_numpy(random.integers(0, (3, 2), (96, 2)))
     images = torch.full((96, 3, 76, 76), 120, dtype=torch.uint8)
     for image, (top, bottom), x in zip(images, truth.tolist(), random.integers(10, 50, 96)):
-        image[:, 10:26, x:x + 16] = torch.eye(3, dtype=torch.uint8)[:, top, None, None] * 250
-        image[:, 48:64, x:x + 16] = bottom * 250
+        image[:, 10:26, x : x + 16] = torch.eye(3, dtype=torch.uint8)[:, top, None, None] * 250
+        image[:, 48:64, x : x + 16] = bottom * 250
     probe = attribute_probe.train_probe(images[:64], truth[:64], [3, 2], steps=40, batch=16, progress=False)
     read = attribute_probe.read_attributes(probe, images[64:, :, 6:70, 6:70])
     assert (read == truth[64:]).double().mean() > 0.9
@@ -200,10 +209,14 @@ def test_a_probe_learns_where_and_what():
     assert all(torch.equal(a, b) for a, b in zip(twin.state_dict().values(), third.state_dict().values()))
 
 
-@pytest.mark.parametrize("content, reason", [
-    ({"attributes": {"back": ["red"]}, "classes": {"001.A": ["blue"]}, "captions": {}}, "ValueError"),
-    ({"attributes": {"back": ["red"]}, "classes": {}, "captions": {"a.jpg": [[1]]}}, "AssertionError"),
-    ([], "TypeError")])
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        ({"attributes": {"back": ["red"]}, "classes": {"001.A": ["blue"]}, "captions": {}}, "ValueError"),
+        ({"attributes": {"back": ["red"]}, "classes": {}, "captions": {"a.jpg": [[1]]}}, "AssertionError"),
+        ([], "TypeError"),
+    ],
+)
 def test_a_damaged_table_is_one_sentence(tmp_path, content, reason):
     write_json(tmp_path / "attributes.json", content)
     with pytest.raises(UserError, match=f"no table of attributes .{reason}"):
@@ -217,5 +230,5 @@ def test_a_ceiling_needs_a_class_of_two():
 
 def test_scores_are_finite_for_certain_classes():
     score = metrics.InceptionScore(10, 3)
-    score.update(torch.eye(3).repeat(4, 1)[:10] * 1e4)         # probabilities of exactly 0: 0 · log 0 counts as 0
+    score.update(torch.eye(3).repeat(4, 1)[:10] * 1e4)  # probabilities of exactly 0: 0 · log 0 counts as 0
     assert math.isfinite(score.value()[0])

@@ -1,4 +1,5 @@
 """common.files on .npy files: headers whose length is filled in later, and files that are opened without trust."""
+
 import numpy as np
 
 from common.files import npy_header, npy_or_none
@@ -12,7 +13,7 @@ def test_a_header_filled_in_at_the_end(tmp_path):
         file.write(npy_header("|u1", (4, 3)))
     assert (np.load(path) == values).all()
     assert (npy_or_none(path, np.uint8, mmap_mode="c") == values).all()
-    assert len(npy_header("<i2", (10 ** 12,))) == len(npy_header("<i2", (0,))) == 128
+    assert len(npy_header("<i2", (10**12,))) == len(npy_header("<i2", (0,))) == 128
 
 
 def test_what_cannot_be_used_is_none(tmp_path):

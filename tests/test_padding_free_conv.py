@@ -1,4 +1,5 @@
 """Counting equal columns instead of convolving them changes no value, gradient or statistic of the encoder."""
+
 import copy
 from pathlib import Path
 
@@ -28,10 +29,14 @@ def pair(**options):
     return whole, columns
 
 
-@pytest.mark.parametrize("n_frames, frames", [
-    ([2048, 1999, 1500, 640, 64], 2048),            # the longest have no constant column
-    ([333, 332, 200, 199, 65], 704),                # the width at which some clips just end early enough
-    ([128, 100], 128)])                             # none does
+@pytest.mark.parametrize(
+    "n_frames, frames",
+    [
+        ([2048, 1999, 1500, 640, 64], 2048),  # the longest have no constant column
+        ([333, 332, 200, 199, 65], 704),  # the width at which some clips just end early enough
+        ([128, 100], 128),
+    ],
+)  # none does
 def test_training_is_that_of_whole_maps(n_frames, frames):
     whole, columns = pair()
     x = clips(n_frames, frames)
@@ -52,8 +57,12 @@ def test_training_is_that_of_whole_maps(n_frames, frames):
 def test_whole_maps_come_out_in_every_position():
     whole, columns = pair()
     x = clips([1000, 400, 70, 2048])
-    torch.testing.assert_close(convolve_columns(columns.train().Conv, x, [1000, 400, 70, 2048]),
-                               whole.train().convolve(x), rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(
+        convolve_columns(columns.train().Conv, x, [1000, 400, 70, 2048]),
+        whole.train().convolve(x),
+        rtol=1e-9,
+        atol=1e-11,
+    )
 
 
 def test_golden_forward_over_columns():
@@ -72,7 +81,7 @@ def test_short_clips_cost_a_fraction():
     layout = _Layout.of([500] * 10, 2048, geometry)
     for kernel, stride in geometry:
         layout = layout.after(kernel, stride)
-    assert layout.frames == 32 and layout.tail == _TAIL // 64 and set(layout.widths) == {11}    # (500 + 194) / 64
+    assert layout.frames == 32 and layout.tail == _TAIL // 64 and set(layout.widths) == {11}  # (500 + 194) / 64
     counts = layout.counts()
     assert len(counts) == 10 * 11 + 4 and counts.sum() == 10 * 32
     assert counts[-4:].tolist() == [10 + 10 * (32 - 11 - 4), 10, 10, 10]

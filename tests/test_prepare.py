@@ -1,4 +1,5 @@
 """Miniatures in the archives' own forms become split files that load; what is wrong is named and changes nothing."""
+
 import errno
 import json
 import os
@@ -57,6 +58,7 @@ def flickr(tmp_path):
 
 # ---- what is written ------------------------------------------------------------------------------------------------
 
+
 def test_birds_join_by_number(cub, capsys):
     assert prepare("birds", cub, "--any_size") == 0
     train, test = load_split(cub, "train"), load_split(cub, "test")
@@ -72,8 +74,10 @@ def test_birds_join_by_number(cub, capsys):
 
 def test_birds_name_published_speech_when_all_of_it_is_there(cub, capsys):
     speech = cub / "CUB_200_2011_audio/audio/person0"
-    stems = [path.relative_to(cub / "CUB_200_2011/images").with_suffix("")
-             for path in (cub / "CUB_200_2011/images").rglob("*.jpg")]
+    stems = [
+        path.relative_to(cub / "CUB_200_2011/images").with_suffix("")
+        for path in (cub / "CUB_200_2011/images").rglob("*.jpg")
+    ]
     for stem in stems:
         for k in range(10):
             write(speech / f"{stem}_{k}.wav", b"RIFF sound")
@@ -95,7 +99,7 @@ def test_toybirds_folder_gives_the_same_files(tmp_path):
     folder = tmp_path / "toybirds"
     toybirds.make_set(toybirds.Settings(3, 1, 2, 64, 0), folder, 1, lambda images, total: images)
     before = {name: json.loads((folder / name).read_text()) for name in ("train.json", "test.json")}
-    prepare("birds", folder, "--any_size")                                          # kept and checked
+    prepare("birds", folder, "--any_size")  # kept and checked
     prepare("birds", folder, "--any_size", "--overwrite")
     assert before == {name: json.loads((folder / name).read_text()) for name in before}
 
@@ -168,6 +172,7 @@ def test_whole_sets_split_as_stated():
 
 # ---- what is there already ------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_files_there_already_are_checked_and_kept(name, tmp_path, capsys):
     folder = made(name, tmp_path)
@@ -175,13 +180,13 @@ def test_files_there_already_are_checked_and_kept(name, tmp_path, capsys):
     write(folder / "train/image_features_googlenet_caffe.pickle", b"published")
     content = json.loads((folder / "train.json").read_text())
     write(folder / "train.json", json.dumps({**content, "note": "published"}))
-    (folder / "test.json").unlink()                                                 # this one is made again
+    (folder / "test.json").unlink()  # this one is made again
     before = tree(folder)
     prepare(name, folder, "--any_size")
     assert "train.json is kept as it was" in capsys.readouterr().out
     assert {key: value for key, value in tree(folder).items() if key != "test.json"} == before
     assert (folder / "test.json").exists()
-    if name != "flickr8k":                                                          # there, each image has five
+    if name != "flickr8k":  # there, each image has five
         content["data"][0].pop("text", None), content["data"][0].pop("wav", None)
         write(folder / "train.json", json.dumps(content))
         with pytest.raises(UserError, match=r"train.json:? .*(has 0|names no)"):
@@ -191,8 +196,10 @@ def test_files_there_already_are_checked_and_kept(name, tmp_path, capsys):
     assert (folder / "train/image_features_googlenet_caffe.pickle").read_bytes() == b"published"
 
 
-@pytest.mark.parametrize("name, place", [("birds", "published_split"), ("flowers", "published/split"),
-                                         ("places", "published_split/of/rooms")])
+@pytest.mark.parametrize(
+    "name, place",
+    [("birds", "published_split"), ("flowers", "published/split"), ("places", "published_split/of/rooms")],
+)
 def test_published_split_files_come_before_ours(name, place, tmp_path, capsys):
     """As download.py leaves them: checked, copied whole, and not asked for what only the archives' lists would tell."""
     folder = made(name, tmp_path)
@@ -243,6 +250,7 @@ def test_a_hostile_split_file_is_refused(cub):
 
 # ---- what is wrong --------------------------------------------------------------------------------------------------
 
+
 def edit(path, change):
     write(path, change(path.read_text()))
 
@@ -270,8 +278,10 @@ FAULTS = {
         (lambda f: shutil.rmtree(f / CUB), "CUB_200_2011 does not exist; .*download.py.*--cub"),
         (lambda f: shutil.rmtree(f / REED), "cvpr2016_cub/text_c10 does not exist; .*--captions"),
         (lambda f: (f / REED / "testclasses.txt").unlink(), "testclasses.txt does not exist"),
-        (lambda f: edit(f / REED / f"text_c10/{BIRD}.txt", lambda text: text.split("\n", 1)[1] + "\n \n\n"),
-         f"{BIRD}.txt has 9 captions, 10 are expected; unpack"),
+        (
+            lambda f: edit(f / REED / f"text_c10/{BIRD}.txt", lambda text: text.split("\n", 1)[1] + "\n \n\n"),
+            f"{BIRD}.txt has 9 captions, 10 are expected; unpack",
+        ),
         (lambda f: (f / REED / f"text_c10/{BIRD}.txt").unlink(), f"{BIRD}.jpg has no caption file"),
         (lambda f: (f / CUB / f"images/{BIRD}.jpg").unlink(), f"{BIRD}.jpg is not there .1 of the 4"),
         (lambda f: write(f / CUB / f"images/{BIRD}.jpg", b""), f"{BIRD}.jpg is empty"),
@@ -330,11 +340,13 @@ FAULTS = {
         (lambda f: (f / TEST_LIST).unlink(), "testImages.txt does not exist"),
         (lambda f: edit(f / TOKENS, add_line("no caption")), "is not '<jpg>#<number>"),
         (lambda f: write(f / TOKENS, "x.jpg#0\tA dog"), "has no caption 1000_693b08cb0e.jpg#0"),
-    ]}
+    ],
+}
 
 
 def edit_mat(folder, labels):
     from scipy.io import savemat
+
     savemat(folder / "imagelabels.mat", {"labels": np.array([labels])})
 
 
@@ -367,9 +379,14 @@ def test_a_full_disk_changes_nothing(function, cub, monkeypatch):
     assert tree(cub) == before
 
 
-@pytest.mark.parametrize("name, counts", [("birds", "train has 4 images where 8,855 are expected .8,851 fewer."),
-                                          ("flowers", "test has 1 classes where 20 are expected"),
-                                          ("flickr8k", "train has 12 images where 6,000 are expected")])
+@pytest.mark.parametrize(
+    "name, counts",
+    [
+        ("birds", "train has 4 images where 8,855 are expected .8,851 fewer."),
+        ("flowers", "test has 1 classes where 20 are expected"),
+        ("flickr8k", "train has 12 images where 6,000 are expected"),
+    ],
+)
 def test_counts_of_the_whole_set_are_demanded(name, counts, tmp_path):
     folder = made(name, tmp_path)
     with pytest.raises(UserError, match=f"{name}: .*{counts}.*--any_size"):
@@ -392,8 +409,13 @@ def test_places_drawn_split_has_every_item_once():
 
 def test_commands_end_with_one_sentence_and_status_2(tmp_path):
     for name in COMMANDS:
-        run = subprocess.run([sys.executable, f"scripts/prepare_{name}.py", "--output_dir", str(tmp_path / "none")],
-                             cwd=ROOT, text=True, capture_output=True, timeout=60)
+        run = subprocess.run(
+            [sys.executable, f"scripts/prepare_{name}.py", "--output_dir", str(tmp_path / "none")],
+            cwd=ROOT,
+            text=True,
+            capture_output=True,
+            timeout=60,
+        )
         assert run.returncode == 2 and run.stderr.count("\n") == 1, run.stderr
         assert run.stderr.startswith(f"prepare_{name}.py: error: ")
     assert not (tmp_path / "none").exists()

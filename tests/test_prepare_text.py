@@ -1,4 +1,5 @@
 """Lists and captions as other systems save them: byte-order marks, UTF-16, backslashes, decomposed letters."""
+
 import codecs
 import json
 import shutil
@@ -13,8 +14,12 @@ from scripts import prepare_birds, prepare_flickr8k, prepare_flowers, prepare_pl
 from scripts.data.prepare import reed, sources
 
 COMMANDS = {"birds": prepare_birds, "flowers": prepare_flowers, "places": prepare_places, "flickr8k": prepare_flickr8k}
-ENCODINGS = {"utf-8": b"", "utf-8 with mark": codecs.BOM_UTF8, "utf-16-le": codecs.BOM_UTF16_LE,
-             "utf-16-be": codecs.BOM_UTF16_BE}
+ENCODINGS = {
+    "utf-8": b"",
+    "utf-8 with mark": codecs.BOM_UTF8,
+    "utf-16-le": codecs.BOM_UTF16_LE,
+    "utf-16-be": codecs.BOM_UTF16_BE,
+}
 
 
 def prepared(name, folder):
@@ -43,7 +48,7 @@ def test_other_encodings_are_told_with_file_and_byte(tmp_path):
     write(tmp_path / "CUB_200_2011/classes.txt", "1 001.Grüner_Vogel\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"classes.txt is not text in UTF-8 or UTF-16: byte 8 \(0xfc\) .*save it as"):
         prepared("birds", tmp_path)
-    write(tmp_path / "CUB_200_2011/classes.txt", "1 001.Auk\n".encode("utf-16-le"))              # without its mark
+    write(tmp_path / "CUB_200_2011/classes.txt", "1 001.Auk\n".encode("utf-16-le"))  # without its mark
     with pytest.raises(UserError, match=r"classes.txt is not text in UTF-8 or UTF-16: byte 1 \(0x00\)"):
         prepared("birds", tmp_path)
 
@@ -93,8 +98,10 @@ def test_flickr8k_names_in_another_unicode_form(tmp_path):
     decomposed = unicodedata.normalize("NFD", composed)
     for path in (tmp_path / "Flickr8k_text").iterdir():
         write(path, path.read_text().replace("1000_693b08cb0e", decomposed))
-    write(tmp_path / "flickr_audio/wav2capt.txt", (tmp_path / "flickr_audio/wav2capt.txt").read_text().replace(
-        "1000_693b08cb0e", composed))
+    write(
+        tmp_path / "flickr_audio/wav2capt.txt",
+        (tmp_path / "flickr_audio/wav2capt.txt").read_text().replace("1000_693b08cb0e", composed),
+    )
     for path in list(tmp_path.rglob("1000_693b08cb0e*")):
         path.rename(path.with_name(path.name.replace("1000_693b08cb0e", decomposed)))
     prepared("flickr8k", tmp_path)

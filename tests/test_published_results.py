@@ -1,4 +1,5 @@
 """Which published number a record may stand beside: by how it was measured alone."""
+
 import dataclasses
 
 import pytest
@@ -6,7 +7,9 @@ import pytest
 from common import ROOT
 from StackGAN_v2.evaluation.published_results import RESULTS, SETS, Setting, comparable_with, markdown_table
 
-BIRDS = Setting(incomparable="", real_images=2933, classes=50, generated=29330, size=256, generated_size=256, crop="box")
+BIRDS = Setting(
+    incomparable="", real_images=2933, classes=50, generated=29330, size=256, generated_size=256, crop="box"
+)
 
 
 def test_the_papers_protocol_on_birds():
@@ -21,13 +24,17 @@ def test_flowers_are_known_by_their_counts():
     assert comparable_with("fid", flowers)[1] == [{"method": "Li et al. 2020", "value": "54.76 (unverified)"}]
 
 
-@pytest.mark.parametrize("change, reason", [
-    ({"incomparable": "through a stub"}, "through a stub"),
-    ({"real_images": 300}, "no published test split has 300 images of 50 classes"),
-    ({"classes": 0}, "no published test split has 2933 images of 0 classes"),
-    ({"size": 64}, "generated at 256 and compared at 64"),
-    ({"generated_size": 64}, "generated at 64 and compared at 256"),
-    ({"generated": 29329}, "one image for each of the 29330 test sentences, here are 29329")])
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"incomparable": "through a stub"}, "through a stub"),
+        ({"real_images": 300}, "no published test split has 300 images of 50 classes"),
+        ({"classes": 0}, "no published test split has 2933 images of 0 classes"),
+        ({"size": 64}, "generated at 256 and compared at 64"),
+        ({"generated_size": 64}, "generated at 64 and compared at 256"),
+        ({"generated": 29329}, "one image for each of the 29330 test sentences, here are 29329"),
+    ],
+)
 def test_anything_else_compares_with_nothing(change, reason):
     text, published = comparable_with("fid", dataclasses.replace(BIRDS, **change))
     assert text.startswith("none: ") and reason in text and published == []
@@ -36,9 +43,12 @@ def test_anything_else_compares_with_nothing(change, reason):
 def test_inception_scores_need_a_classifier_of_the_test_classes():
     assert comparable_with("is", BIRDS) == (
         "none: published scores go through an Inception fine-tuned on the set (--is_weights), this one knows ImageNet",
-        [])
+        [],
+    )
     assert "this one has 150" in comparable_with("is", dataclasses.replace(BIRDS, classifier_classes=150))[0]
-    text, published = comparable_with("is", dataclasses.replace(BIRDS, classifier_classes=50, incomparable="another network"))
+    text, published = comparable_with(
+        "is", dataclasses.replace(BIRDS, classifier_classes=50, incomparable="another network")
+    )
     assert published[1]["value"] == "4.09 ± 0.04" and "the scales differ" in text
 
 
@@ -70,7 +80,9 @@ def test_the_table_for_documents_holds_every_result():
     assert len({len(row) for row in rows}) == 1
     for result in RESULTS:
         assert any(result.method in row and result.value in row for row in rows), result
-    assert "| Places-subset |" in table and "| CUB-200-2011 | speech | Li et al. 2020 | 18.37 | 4.09 ± 0.04 | – |" in table
+    assert (
+        "| Places-subset |" in table and "| CUB-200-2011 | speech | Li et al. 2020 | 18.37 | 4.09 ± 0.04 | – |" in table
+    )
 
 
 def test_the_documents_hold_the_table():

@@ -1,4 +1,5 @@
 """The generator's trainer on several processes: two of them with half the batch do what one does with all of it."""
+
 import pytest
 import rank_processes
 import torch
@@ -16,9 +17,19 @@ from StackGAN_v2.training.step import Stepper
 
 CPU, SIZES, BATCH, WIDTH = torch.device("cpu"), [16, 32], 6, 9
 LABELS = [0, 1, 0, 2, 1, 2, 0]
-SETTINGS = ["TREE.BRANCH_NUM=2", "TREE.BASE_SIZE=16", "GAN.GF_DIM=4", "GAN.DF_DIM=4", "GAN.Z_DIM=5", "GAN.EMBEDDING_DIM=6",
-            "TRAIN.COEFF.UNCOND_LOSS=1", "TRAIN.COEFF.CAL_LOSS=1", "TRAIN.COEFF.COLOR_LOSS=1",
-            "TRAIN.COEFF.MA_PENALTY=0.1", "TRAIN.MA_PENALTY_EVERY=1"]
+SETTINGS = [
+    "TREE.BRANCH_NUM=2",
+    "TREE.BASE_SIZE=16",
+    "GAN.GF_DIM=4",
+    "GAN.DF_DIM=4",
+    "GAN.Z_DIM=5",
+    "GAN.EMBEDDING_DIM=6",
+    "TRAIN.COEFF.UNCOND_LOSS=1",
+    "TRAIN.COEFF.CAL_LOSS=1",
+    "TRAIN.COEFF.COLOR_LOSS=1",
+    "TRAIN.COEFF.MA_PENALTY=0.1",
+    "TRAIN.MA_PENALTY_EVERY=1",
+]
 
 
 class Images:
@@ -51,7 +62,7 @@ def make_batches():
 def rank_main(output: str, wrong: str, sync_bn: bool) -> None:
     """Two steps of this process's share; every rank keeps its weights, statistics and gradients."""
     ranks.start(CPU)
-    seed_everything(ranks.rank())                   # only rank 0's weights may count
+    seed_everything(ranks.rank())  # only rank 0's weights may count
     cfg = load_config(settings=[*SETTINGS, f"TRAIN.WRONG={wrong}"])
     networks = Networks(cfg, WIDTH, CPU, sync_bn=sync_bn)
     # not Adam, whose first step is ±lr, however small a gradient
@@ -80,7 +91,9 @@ def test_two_processes_equal_one_with_synchronized_batch_norm(tmp_path, wrong):
     (one,), (two, _) = (run_ranks(count, tmp_path / str(count), wrong, True) for count in (1, 2))
     assert one.keys() == two.keys() and any("gradient" in name for name in one)
     for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            two[name], value, rtol=1e-3, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def test_without_it_the_processes_have_equal_weights_and_statistics_of_their_own(tmp_path):
@@ -94,7 +107,9 @@ def test_a_single_image_a_process_is_refused_before_training(monkeypatch):
     """Batch norm over all processes can use it."""
     cfg = load_config(settings=["TRAIN.BATCH_SIZE=2"])
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="one image a process .* make TRAIN.BATCH_SIZE 4 or more, it is 2, or give --sync_bn"):
+    with pytest.raises(
+        UserError, match="one image a process .* make TRAIN.BATCH_SIZE 4 or more, it is 2, or give --sync_bn"
+    ):
         setup.train(GeneratorOptions(), cfg, "run")
     require_two(1, True, "")
     monkeypatch.setenv("WORLD_SIZE", "1")
@@ -104,7 +119,7 @@ def test_a_single_image_a_process_is_refused_before_training(monkeypatch):
 
 def test_a_batch_made_ahead_is_the_same():
     plain, ahead = make_batches(), Ahead(make_batches())
-    for iteration in (0, 1, 2, 9, 10):              # a jump, as after a resume, included
+    for iteration in (0, 1, 2, 9, 10):  # a jump, as after a resume, included
         for one, other in zip(vars(plain(iteration)).values(), vars(ahead(iteration)).values()):
             torch.testing.assert_close(other, one, rtol=0, atol=0)
     assert ahead.epoch(7) == plain.epoch(7)

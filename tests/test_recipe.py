@@ -1,4 +1,5 @@
 """The whole chain with two steps, through the scripts that users run, in folders with spaces; and the scripts' own errors."""
+
 import io
 import json
 import os
@@ -16,26 +17,47 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 MAKE = "./scripts/make_toybirds.py --classes 6 --test_classes 3 --images_per_class 2 --image_size 64 --jobs 1"
 TINY = {
-    "prepare": MAKE, "engine": "espeak", "speech_options": "--jobs 1", "device": "cpu",
+    "prepare": MAKE,
+    "engine": "espeak",
+    "speech_options": "--jobs 1",
+    "device": "cpu",
     "teacher_options": "--view_size 64 --jobs 1",
     "encoder_options": "--jel_flag --l1_flag --distill_flag --bidirectional --max_frames 128 --batch_size 4 --max_steps 2 "
-                       "--epoch 1 --jobs 1",
+    "--epoch 1 --jobs 1",
     "extract_options": "--jobs 1",
     "gan_options": "--max_steps 2 --set TRAIN.BATCH_SIZE=4 --set TRAIN.MATCHER_STEPS=2 --set GAN.GF_DIM=8 "
-                   "--set GAN.DF_DIM=4",
-    "sample_options": "--all_sizes --limit 12", "evaluate_options": "--metrics fid,class --lite0_size 64 --quiet",
+    "--set GAN.DF_DIM=4",
+    "sample_options": "--all_sizes --limit 12",
+    "evaluate_options": "--metrics fid,class --lite0_size 64 --quiet",
 }
 
 
 def bash(*words, **variables):
-    return subprocess.run(["bash", *map(str, words)], cwd="/", capture_output=True, text=True, timeout=300,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"} | variables)
+    return subprocess.run(
+        ["bash", *map(str, words)],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | variables,
+    )
 
 
 def recipe(folder: Path, *words, **changes):
     options = [word for name, value in (TINY | changes).items() for word in (f"--{name}", value)]
-    return bash(ROOT / "scripts/run.sh", "--dataset", "toybirds", "--data_root", folder / "my data", "--output_root",
-                folder / "out put", "--tag", "trial", *options, *map(str, words))
+    return bash(
+        ROOT / "scripts/run.sh",
+        "--dataset",
+        "toybirds",
+        "--data_root",
+        folder / "my data",
+        "--output_root",
+        folder / "out put",
+        "--tag",
+        "trial",
+        *options,
+        *map(str, words),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -83,35 +105,61 @@ def test_own_voice(done, tmp_path):
     """Inference and interpolation from files alone: ogg, stereo, another rate; a short clip is heard by padding."""
     import numpy as np
     import soundfile
+
     folder, _ = done
     tone = 0.1 * np.sin(np.arange(44100 * 2) / 20)
     soundfile.write(tmp_path / "a.ogg", np.stack([tone, tone], 1), 44100)
     soundfile.write(tmp_path / "b.flac", tone, 22050)
     soundfile.write(tmp_path / "short.wav", tone[:4000], 16000)
     (tmp_path / "no.wav").write_bytes(b"RIFF")
-    common = [ROOT / "StackGAN_v2/interpolation.py", "--output_dir", tmp_path / "out", "--device", "cpu", "--encoder",
-              folder / "out put/Audio_to_Image/log/trial_speech_encoder/latest.pth", "--generator",
-              folder / "out put/StackGAN_v2/trial_speech_encoder/Model/latest.pth"]
+    common = [
+        ROOT / "StackGAN_v2/interpolation.py",
+        "--output_dir",
+        tmp_path / "out",
+        "--device",
+        "cpu",
+        "--encoder",
+        folder / "out put/Audio_to_Image/log/trial_speech_encoder/latest.pth",
+        "--generator",
+        folder / "out put/StackGAN_v2/trial_speech_encoder/Model/latest.pth",
+    ]
 
     def run(*words):
-        return subprocess.run([sys.executable, *map(str, [*common, *words])], capture_output=True, text=True, timeout=120)
+        return subprocess.run(
+            [sys.executable, *map(str, [*common, *words])], capture_output=True, text=True, timeout=120
+        )
 
-    result = run("--type", "inference", "--wav", tmp_path / "a.ogg", tmp_path / "short.wav", tmp_path / "no.wav",
-                 "--text", "a red bird", "--engine", "espeak", "--seeds", "0-1")
+    result = run(
+        "--type",
+        "inference",
+        "--wav",
+        tmp_path / "a.ogg",
+        tmp_path / "short.wav",
+        tmp_path / "no.wav",
+        "--text",
+        "a red bird",
+        "--engine",
+        "espeak",
+        "--seeds",
+        "0-1",
+    )
     assert result.returncode == 2 and "1 of 4 inputs" in result.stderr and "no.wav" in result.stderr, result.stderr
     assert "Traceback" not in result.stderr
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        f"{name}_seed{seed}.png" for name in ("a", "short", "a_red_bird") for seed in (0, 1)}
+        f"{name}_seed{seed}.png" for name in ("a", "short", "a_red_bird") for seed in (0, 1)
+    }
     result = run("--type", "interpolation", "--wav", tmp_path / "a.ogg", tmp_path / "b.flac")
     assert result.returncode == 0, result.stderr
     assert len(list((tmp_path / "out").glob("a_to_b_seed0_*.png"))) == 12
     assert Image.open(tmp_path / "out/a_to_b_seed0_strip.png").size == (11 * 66 - 2, 64)
     line = ["--type", "interpolation", "--wav", tmp_path / "a.ogg", tmp_path / "b.flac", "--interpolation_num"]
     assert run(*line, "2", "--seeds", "5").returncode == 0 and len(list((tmp_path / "out").glob("a_to_b_seed5_*"))) == 4
-    for words, sentence in ((["--type", "interpolation", "--wav", tmp_path / "a.ogg"], "between two inputs, not 1"),
-                            ([*line, "2000"], "--interpolation_num 2000: 1000 parts"),
-                            (["--type", "inference"], "nothing to generate"),
-                            (["--type", "inference", "--wav", tmp_path / "none.wav"], "none.wav")):
+    for words, sentence in (
+        (["--type", "interpolation", "--wav", tmp_path / "a.ogg"], "between two inputs, not 1"),
+        ([*line, "2000"], "--interpolation_num 2000: 1000 parts"),
+        (["--type", "inference"], "nothing to generate"),
+        (["--type", "inference", "--wav", tmp_path / "none.wav"], "none.wav"),
+    ):
         result = run(*words)
         assert result.returncode == 2 and sentence in result.stderr and result.stderr.count("\n") == 1
 
@@ -130,8 +178,22 @@ def test_an_ablation_trains_each_row_once(done):
 
     def ablate(*words):
         options = [word for name, value in TINY.items() for word in (f"--{name}", value)]
-        return bash(ROOT / "scripts/ablate.sh", "--dataset", "toybirds", "--data_root", folder / "my data", "--output_root",
-                    folder / "out put", "--tag", "trial", "--stage", "3", *options, *words)
+        return bash(
+            ROOT / "scripts/ablate.sh",
+            "--dataset",
+            "toybirds",
+            "--data_root",
+            folder / "my data",
+            "--output_root",
+            folder / "out put",
+            "--tag",
+            "trial",
+            "--stage",
+            "3",
+            *options,
+            *words,
+        )
+
     result = ablate("--only", "l1")
     assert result.returncode == 0, result.stdout + result.stderr
     result = ablate("--only", "l1 jel+distill")
@@ -140,8 +202,11 @@ def test_an_ablation_trains_each_row_once(done):
     assert table[0].startswith("JEL,L1,distillation,seed,epochs,accuracy,ap50")
     assert [line[:7] for line in table[1:]] == ["0,1,0,0", "1,0,1,0"]
     assert not list((folder / "out put/trial_ablation").rglob("resume*"))
-    for words, sentence in ((["--only", "jel+jel"], "--only jel+jel is none of"), (["--seeds", "x"], "--seeds x"),
-                            (["--stop_stage", "5"], "--stop_stage is for run.sh")):
+    for words, sentence in (
+        (["--only", "jel+jel"], "--only jel+jel is none of"),
+        (["--seeds", "x"], "--seeds x"),
+        (["--stop_stage", "5"], "--stop_stage is for run.sh"),
+    ):
         result = ablate(*words)
         assert result.returncode == 2 and sentence in result.stderr and result.stderr.count("\n") == 1
 
@@ -174,20 +239,42 @@ def test_published_speech_from_an_archive(tmp_path):
         for name in names:
             for k in range(2):
                 packed.writestr(f"CUB_200_2011_audio/audio/0/{name}_{k}.wav", wav.getvalue())
-    words = (ROOT / "scripts/birds.sh", "--data_root", tmp_path / "data", "--output_root", tmp_path / "out", "--stage", 1,
-             "--stop_stage", 1, "--speech", "published", "--speech_archive", archive)
+    words = (
+        ROOT / "scripts/birds.sh",
+        "--data_root",
+        tmp_path / "data",
+        "--output_root",
+        tmp_path / "out",
+        "--stage",
+        1,
+        "--stop_stage",
+        1,
+        "--speech",
+        "published",
+        "--speech_archive",
+        archive,
+    )
     keyless = {f"BAIDU_{name}": "" for name in ("APP_ID", "API_KEY", "SECRET_KEY")}
     result = bash(*words, **keyless)
-    assert result.returncode == 0 and "8 captions, 8 of them spoken before" in result.stdout, result.stdout + result.stderr
+    assert result.returncode == 0 and "8 captions, 8 of them spoken before" in result.stdout, (
+        result.stdout + result.stderr
+    )
     recordings = list((birds / "CUB_200_2011_audio/audio/0").rglob("*.wav"))
     assert len(recordings) == 8 and json.loads((birds / "train.json").read_text())["data"][1]["audio"] == [
-        f"0/001.Gull/train_1_{k}.wav" for k in range(2)]
+        f"0/001.Gull/train_1_{k}.wav" for k in range(2)
+    ]
     with (birds / "test.json").open() as file:
         content = json.load(file)
-    content["data"].append({"image": "001.Gull/new.jpg", "class": "001.Gull", "text": ["c"], "audio": ["0/001.Gull/new_0.wav"]})
+    content["data"].append(
+        {"image": "001.Gull/new.jpg", "class": "001.Gull", "text": ["c"], "audio": ["0/001.Gull/new_0.wav"]}
+    )
     (birds / "test.json").write_text(json.dumps(content))
     result = bash(*words, **keyless)
-    assert result.returncode == 2 and "BAIDU_API_KEY" in result.stderr and all(path.read_bytes() == wav.getvalue() for path in recordings)
+    assert (
+        result.returncode == 2
+        and "BAIDU_API_KEY" in result.stderr
+        and all(path.read_bytes() == wav.getvalue() for path in recordings)
+    )
 
 
 @pytest.mark.parametrize("has_libraries", [True, False])
@@ -199,28 +286,51 @@ def test_a_recipe_without_an_environment(tmp_path, has_libraries):
     (tmp_path / "scripts/setup.sh").write_text("echo set-up ran >&2\nexit 3\n")
     python = tmp_path / "bin/python3"
     python.parent.mkdir()
-    python.write_text(f"#!/bin/sh\ncase \"$1\" in scripts/installed.py) exit {int(not has_libraries)} ;; esac\necho $@ >&2\nexit 5\n")
+    python.write_text(
+        f'#!/bin/sh\ncase "$1" in scripts/installed.py) exit {int(not has_libraries)} ;; esac\necho $@ >&2\nexit 5\n'
+    )
     python.chmod(0o755)
-    result = bash(tmp_path / "scripts/run.sh", "--dataset", "mine", "--engine", "espeak", PATH=f"{python.parent}:{os.environ['PATH']}")
+    result = bash(
+        tmp_path / "scripts/run.sh",
+        "--dataset",
+        "mine",
+        "--engine",
+        "espeak",
+        PATH=f"{python.parent}:{os.environ['PATH']}",
+    )
     said = "text_to_speech.py --dataset mine" if has_libraries else "set-up ran"
     assert result.returncode == (5 if has_libraries else 3) and said in result.stderr, result.stderr
 
 
-@pytest.mark.parametrize("words, sentence", [
-    (["--dataset", "toybirds", "--speech", "x"], "choose synthesised or published"),
-    (["--dataset", "toybirds", "--speech", "published"], "no speech was published for --dataset toybirds"),
-    (["--dataset", "birds", "--speech", "published", "--speech_archive", "/no.zip"], "/no.zip does not exist"),
-    (["--dataset", "toybirds", "--no_such_choice", "1"], "unknown option --no_such_choice"),
-    (["--dataset", "toybirds", "--stage"], "--stage needs a value"), ([], "--dataset is missing"),
-    (["--dataset", "../x"], "not the name of a folder"), (["--dataset", "toybirds", "--stage", "x"], "not a whole number")])
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["--dataset", "toybirds", "--speech", "x"], "choose synthesised or published"),
+        (["--dataset", "toybirds", "--speech", "published"], "no speech was published for --dataset toybirds"),
+        (["--dataset", "birds", "--speech", "published", "--speech_archive", "/no.zip"], "/no.zip does not exist"),
+        (["--dataset", "toybirds", "--no_such_choice", "1"], "unknown option --no_such_choice"),
+        (["--dataset", "toybirds", "--stage"], "--stage needs a value"),
+        ([], "--dataset is missing"),
+        (["--dataset", "../x"], "not the name of a folder"),
+        (["--dataset", "toybirds", "--stage", "x"], "not a whole number"),
+    ],
+)
 def test_mistakes_in_a_recipe_get_one_sentence(words, sentence):
     result = bash(ROOT / "scripts/run.sh", *words)
     assert result.returncode == 2 and sentence in result.stderr and result.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("name, expected", [("birds", "googlenet_caffe"), ("flowers", "flowers_3stages"),
-                                            ("places", "Places_subset"), ("flickr8k", "engine             none"),
-                                            ("toybirds", "efficientnet_lite0"), ("toybirds_256", "TREE.BASE_SIZE=64")])
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("birds", "googlenet_caffe"),
+        ("flowers", "flowers_3stages"),
+        ("places", "Places_subset"),
+        ("flickr8k", "engine             none"),
+        ("toybirds", "efficientnet_lite0"),
+        ("toybirds_256", "TREE.BASE_SIZE=64"),
+    ],
+)
 def test_every_recipe_shows_its_choices(name, expected):
     result = bash(ROOT / f"scripts/{name}.sh", "--help")
     assert result.returncode == 0 and expected in result.stdout and "2 image features" in result.stdout
@@ -239,6 +349,13 @@ def test_set_up_says_what_is_missing(tmp_path):
         result = bash(setup, PYTHON=python)
         assert result.returncode == 2 and sentence in result.stderr and result.stderr.count("\n") == 1
     assert not (tmp_path / ".venv").exists()
-    result = bash(setup, PYTHON=sys.executable, PIP_INDEX_URL="http://127.0.0.1:9/simple", PIP_RETRIES="0",
-                  PIP_CONFIG_FILE=os.devnull, PIP_EXTRA_INDEX_URL="", PIP_FIND_LINKS="")
+    result = bash(
+        setup,
+        PYTHON=sys.executable,
+        PIP_INDEX_URL="http://127.0.0.1:9/simple",
+        PIP_RETRIES="0",
+        PIP_CONFIG_FILE=os.devnull,
+        PIP_EXTRA_INDEX_URL="",
+        PIP_FIND_LINKS="",
+    )
     assert result.returncode == 2 and "no package index could be reached" in result.stderr, result.stderr

@@ -1,4 +1,5 @@
 """The report page: complete with everything there, exact about what is missing, harmless whatever the files say."""
+
 import json
 import re
 import runpy
@@ -45,8 +46,9 @@ def make_set(root: Path, classes: bool = True, sound: bool = True, items: int = 
                     soundfile.write(root / wav, 0.1 * rng.standard_normal(8000), 16000)
             data.append(item)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.json").write_text(json.dumps({"image_base_path": str(root / "images"),
-                                                         "audio_base_path": str(root), "data": data}))
+        (folder / f"{name}.json").write_text(
+            json.dumps({"image_base_path": str(root / "images"), "audio_base_path": str(root), "data": data})
+        )
     split = load_split(folder, "test")
     save_features(feature_path(folder, "test", "audio", "stub"), rng.standard_normal((items, 2, 9)), split)
     return folder
@@ -57,31 +59,93 @@ def make_runs(root: Path) -> None:
     encoder, generator, recipe = (root / "out" / part for part in PARTS)
     for folder in (encoder, generator / "Model" / "iteration5", recipe):
         folder.mkdir(parents=True)
-    write_json(encoder / "options.json", {"options": {"teacher": "efficientnet_lite0", "lr_schedule": "cosine", "l1_flag": True,
-                                                      "lambda_l1": 5.0, "bidirectional": True, "max_frames": 640,
-                                                      "dataset": "tiny", "data_root": str(root / "data")}})
-    write_lines(encoder / "stats.jsonl", [{"step": i, "epoch": i / 2, "loss": 9 / i, "jel": 1 / i, "l1": 1 / i, "distill": 0}
-                                          for i in range(1, 9)] + [{"step": 8, "epoch": 4, "eval_accuracy": 50.0, "eval_ap50": 33.0,
-                                                                    "eval_chance": 33.3, "eval_ap50_chance": 33.3}])
-    write_lines(encoder / "metric-speech.jsonl", [{"accuracy": 61.5, "chance": 33.3, "ap50": 34.0, "ap50_chance": 33.3,
-                                                   "images": 6, "captions": 12, "unusable": 0, "protocol": {"accuracy": "as told"}}])
+    write_json(
+        encoder / "options.json",
+        {
+            "options": {
+                "teacher": "efficientnet_lite0",
+                "lr_schedule": "cosine",
+                "l1_flag": True,
+                "lambda_l1": 5.0,
+                "bidirectional": True,
+                "max_frames": 640,
+                "dataset": "tiny",
+                "data_root": str(root / "data"),
+            }
+        },
+    )
+    write_lines(
+        encoder / "stats.jsonl",
+        [{"step": i, "epoch": i / 2, "loss": 9 / i, "jel": 1 / i, "l1": 1 / i, "distill": 0} for i in range(1, 9)]
+        + [
+            {
+                "step": 8,
+                "epoch": 4,
+                "eval_accuracy": 50.0,
+                "eval_ap50": 33.0,
+                "eval_chance": 33.3,
+                "eval_ap50_chance": 33.3,
+            }
+        ],
+    )
+    write_lines(
+        encoder / "metric-speech.jsonl",
+        [
+            {
+                "accuracy": 61.5,
+                "chance": 33.3,
+                "ap50": 34.0,
+                "ap50_chance": 33.3,
+                "images": 6,
+                "captions": 12,
+                "unusable": 0,
+                "protocol": {"accuracy": "as told"},
+            }
+        ],
+    )
     torch.manual_seed(0)
     net = Generator(branch_num=3, base_size=8, gf_dim=8, z_dim=4, embedding_dim=5, text_dim=9)
     checkpoint.save(generator / "Model" / "netG_5.pth", net.state_dict())
     (generator / "Model" / "latest.pth").symlink_to("netG_5.pth")
     cfg = load_config(settings=["TRAIN.ADVERSARIAL=hinge", "TRAIN.COEFF.MA_PENALTY=2", "GAN.GF_DIM=8"])
-    write_json(generator / "options.json", {"options": {"cfg": to_plain(cfg), "audio_switch": "stub", "iterations": 5,
-                                                        "data_dir": str(root / "data" / "tiny")},
-                                            "versions": {"torch": EVIL}, "revision": "abc"})
-    write_lines(generator / "stats.jsonl", [{"step": i, "D0": 3.0, "D1": 2.0, "D2": 1.5, "G0": -i, "G": i, "KL": 1e-4 * i}
-                                            for i in range(1, 6)])
-    write_json(generator / "Model" / "iteration5" / "metrics.json", {
-        "attribute_agreement_32px_test_gen12": {"value": 42.0, "unit": "%", "chance": 10.0, "ceiling": 80.0, "normalised": 0.46,
-                                                "protocol": {"probe": EVIL}, "warnings": [EVIL],
-                                                "attributes": {"crown": {"agreement": 40.0, "chance": 9.0, "ceiling": 81.0}}},
-        "fid_lite0_32px_box_test6_gen12": {"value": 123.4, "unit": "", "protocol": {}, "warnings": []}, "broken": {"value": "x"}})
-    write_lines(recipe / "stages.jsonl", [{"stage": 3, "name": "encoder", "seconds": 99.0}, {"stage": 3, "name": "encoder",
-                                                                                             "seconds": 201.4}])
+    write_json(
+        generator / "options.json",
+        {
+            "options": {
+                "cfg": to_plain(cfg),
+                "audio_switch": "stub",
+                "iterations": 5,
+                "data_dir": str(root / "data" / "tiny"),
+            },
+            "versions": {"torch": EVIL},
+            "revision": "abc",
+        },
+    )
+    write_lines(
+        generator / "stats.jsonl",
+        [{"step": i, "D0": 3.0, "D1": 2.0, "D2": 1.5, "G0": -i, "G": i, "KL": 1e-4 * i} for i in range(1, 6)],
+    )
+    write_json(
+        generator / "Model" / "iteration5" / "metrics.json",
+        {
+            "attribute_agreement_32px_test_gen12": {
+                "value": 42.0,
+                "unit": "%",
+                "chance": 10.0,
+                "ceiling": 80.0,
+                "normalised": 0.46,
+                "protocol": {"probe": EVIL},
+                "warnings": [EVIL],
+                "attributes": {"crown": {"agreement": 40.0, "chance": 9.0, "ceiling": 81.0}},
+            },
+            "fid_lite0_32px_box_test6_gen12": {"value": 123.4, "unit": "", "protocol": {}, "warnings": []},
+            "broken": {"value": "x"},
+        },
+    )
+    write_lines(
+        recipe / "stages.jsonl",
+        [{"stage": 3, "name": "encoder", "seconds": 99.0}, {"stage": 3, "name": "encoder", "seconds": 201.4}],
+    )
 
 
 def write_json(path, value):
@@ -121,16 +185,29 @@ class Page(HTMLParser):
         return " ".join(self.words)
 
     def all(self, tag, **wanted):
-        return [a for t, a in self.elements if t == tag and all((a.get(k) or "").startswith(v) for k, v in wanted.items())]
+        return [
+            a for t, a in self.elements if t == tag and all((a.get(k) or "").startswith(v) for k, v in wanted.items())
+        ]
 
 
 def report(root, *words, status=0):
     """The command, in this process; returns the page."""
     from common import cli
-    command = runpy.run_path(str(ROOT / "scripts" / "report.py"))          # the package beside it has its name
+
+    command = runpy.run_path(str(ROOT / "scripts" / "report.py"))  # the package beside it has its name
     output, before = root / "page" / "index.html", sys.argv
-    sys.argv = ["report.py", *map(str, words), "--dataset", "tiny", "--data_root", str(root / "data"), "--output", str(output),
-                "--device", "cpu"]
+    sys.argv = [
+        "report.py",
+        *map(str, words),
+        "--dataset",
+        "tiny",
+        "--data_root",
+        str(root / "data"),
+        "--output",
+        str(output),
+        "--device",
+        "cpu",
+    ]
     try:
         with pytest.raises(SystemExit) as end:
             cli.run(command["main"])
@@ -159,10 +236,10 @@ def test_everything_is_there_and_inlined(page):
     assert not [a for _, a in page.elements if re.match(r"(https?:)?//", a.get("src") or a.get("href") or "")]
     for words in ("8 px", "16 px", "32 px", "61.5 %", "6 test images of 3 classes"):
         assert words in page.text
-    assert "62 %" in page.text and "chance 33 %" in page.text              # of metric-speech.jsonl, not of training
+    assert "62 %" in page.text and "chance 33 %" in page.text  # of metric-speech.jsonl, not of training
     assert "42 %" in page.text and "123.4" in page.text and "crown" in page.text
-    assert "3 min 21 s" in page.text and "1 min 39 s" not in page.text     # the last run of a stage counts
-    assert "any of the 3 classes" in page.text                             # disjoint from training's
+    assert "3 min 21 s" in page.text and "1 min 39 s" not in page.text  # the last run of a stage counts
+    assert "any of the 3 classes" in page.text  # disjoint from training's
     assert "hinge" in page.text and "EfficientNet-lite0" in page.text and "cosine" in page.text
     assert "missing" not in page.text.lower()
 
@@ -175,13 +252,28 @@ def three(whole):
     for iteration in (5, 9):
         folder = second / "Model" / f"iteration{iteration}"
         folder.mkdir(parents=True)
-        write_json(folder / "metrics.json", {
-            "attribute_agreement_32px_test_gen12": {
-                "value": 40.0 + iteration, "unit": "%", "chance": 10.0, "ceiling": 80.0, "protocol": {"probe": "another"},
-                "warnings": [], "attributes": {"crown": {"agreement": 73.0, "chance": 9.0, "ceiling": 89.0}}},
-            "fid_inception_8px_box_test6_gen12": {
-                "value": 55.5, "unit": "", "protocol": {"crop": "box"}, "warnings": [], "published": [
-                    {"method": "Li et al.", "value": "18.37"}, "damaged"], "comparable_with": "FID of Li et al.: carefully"}})
+        write_json(
+            folder / "metrics.json",
+            {
+                "attribute_agreement_32px_test_gen12": {
+                    "value": 40.0 + iteration,
+                    "unit": "%",
+                    "chance": 10.0,
+                    "ceiling": 80.0,
+                    "protocol": {"probe": "another"},
+                    "warnings": [],
+                    "attributes": {"crown": {"agreement": 73.0, "chance": 9.0, "ceiling": 89.0}},
+                },
+                "fid_inception_8px_box_test6_gen12": {
+                    "value": 55.5,
+                    "unit": "",
+                    "protocol": {"crop": "box"},
+                    "warnings": [],
+                    "published": [{"method": "Li et al.", "value": "18.37"}, "damaged"],
+                    "comparable_with": "FID of Li et al.: carefully",
+                },
+            },
+        )
     torch.manual_seed(1)
     net = Generator(branch_num=2, base_size=8, gf_dim=8, z_dim=4, embedding_dim=5, text_dim=9)
     checkpoint.save(second / "Model" / "netG_9.pth", net.state_dict())
@@ -199,15 +291,24 @@ def three(whole):
 
 
 def test_several_runs_stand_side_by_side(three):
-    assert len(three.all("audio", src="data:audio/")) == 3 + 2                 # a sentence is heard once
+    assert len(three.all("audio", src="data:audio/")) == 3 + 2  # a sentence is heard once
     assert len(three.all("img", src="data:image/")) == 3 * (1 + 2 * (1 + 4)) + 2 * 11
-    assert "3 runs stand side by side: trial, second, third" in three.text     # the recipe's generator counts once
+    assert "3 runs stand side by side: trial, second, third" in three.text  # the recipe's generator counts once
     header = "number trial second third how".split()
     assert " ".join(header) in " ".join(three.text.split())
-    for words in ("55.5", "42 %", "49 %", "Compares with FID of Li et al.: carefully", "Li et al.: 18.37",
-                  "second: probe: another", "normalised 0.80", "77.7", "third: Missing: the numbers of the speech encoder"):
+    for words in (
+        "55.5",
+        "42 %",
+        "49 %",
+        "Compares with FID of Li et al.: carefully",
+        "Li et al.: 18.37",
+        "second: probe: another",
+        "normalised 0.80",
+        "77.7",
+        "third: Missing: the numbers of the speech encoder",
+    ):
         assert words in " ".join(three.text.split()), words
-    assert "third: Missing: the numbers of the images" not in three.text     # an encoder generates none
+    assert "third: Missing: the numbers of the images" not in three.text  # an encoder generates none
     charts_ = [a["aria-label"] for a in three.all("div", role="img")]
     assert any(title.startswith("Attributes generated as said") for title in charts_)
     assert any(title.startswith("Discriminator of the last branch") for title in charts_)
@@ -221,15 +322,20 @@ def test_which_runs_are_meant(whole, three, tmp_path):
     def labels(*paths):
         columns, ablations = runs.columns(paths)
         return [(c.label, bool(c.encoder), bool(c.generator)) for c in columns], [path.name for path in ablations]
+
     assert labels(recipe) == ([("trial", True, True)], ["trial_ablation"])
-    assert labels(encoder, generator)[0] == labels(generator, encoder)[0] == [("trial", True, True)]       # one name
-    assert labels(third, second)[0] == [("second", True, True)]                                        # the only ones
-    assert labels(third, second, generator)[0] == [("third", True, False), ("second", False, True), ("trial", False, True)]
+    assert labels(encoder, generator)[0] == labels(generator, encoder)[0] == [("trial", True, True)]  # one name
+    assert labels(third, second)[0] == [("second", True, True)]  # the only ones
+    assert labels(third, second, generator)[0] == [
+        ("third", True, False),
+        ("second", False, True),
+        ("trial", False, True),
+    ]
     assert labels(encoder, third, encoder)[0] == [("trial", True, False), ("third", True, False)]
     twin = tmp_path / "third"
     twin.mkdir()
     (twin / "options.json").write_text("{}")
-    assert [label for label, *_ in labels(twin, third)[0]] == [f"{tmp_path.name}/third", "other/third"]     # told apart
+    assert [label for label, *_ in labels(twin, third)[0]] == [f"{tmp_path.name}/third", "other/third"]  # told apart
     assert runs.dataset(runs.columns([third])[0]) == ROOT / "data" / "tiny"
     write_json(twin / "options.json", {"options": {"dataset": "tiny", "data_root": "elsewhere"}})
     with pytest.raises(UserError, match="elsewhere/tiny"):
@@ -245,6 +351,7 @@ def test_what_files_say_stays_text(page):
 def test_images_are_those_that_main_generates(whole):
     from StackGAN_v2 import sampler
     from StackGAN_v2.model import load_generator
+
     generator = load_generator(whole / "out" / PARTS[1] / "Model" / "latest.pth")
     split = load_split(whole / "data" / "tiny", "test")
     rows = [np.float32(np.random.default_rng(i).standard_normal((2, 9))) for i in range(6)]
@@ -261,7 +368,9 @@ def test_images_are_those_that_main_generates(whole):
 def test_choice_is_spread_and_without_repeats(whole):
     split = load_split(whole / "data" / "tiny", "test")
     three = sentences.choose(split, [2] * 6, 3)
-    assert sorted({s.item.label for s in three}) == sorted(set(split.labels)) and three == sentences.choose(split, [2] * 6, 3)
+    assert sorted({s.item.label for s in three}) == sorted(set(split.labels)) and three == sentences.choose(
+        split, [2] * 6, 3
+    )
     everything = sentences.choose(split, [2] * 6, 50)
     assert len({(s.place, s.number) for s in everything}) == len(everything) == 12
     assert len(sentences.choose(split, [0, 1, 0, 0, 0, 1], 12)) == 2
@@ -272,9 +381,17 @@ def test_nothing_there_is_said(tmp_path, capsys):
     (tmp_path / "trial").mkdir()
     (tmp_path / "trial" / ".begun_0").touch()
     page = report(tmp_path, tmp_path / "trial")
-    assert not page.all("audio") and len(page.all("img")) == 2             # the real images of the two sentences
-    for words in ("no generated images", "nothing to play", "no interpolation", "No encoder run", "No generator run",
-                  "Missing: the numbers", "not measured", "No recipe"):
+    assert not page.all("audio") and len(page.all("img")) == 2  # the real images of the two sentences
+    for words in (
+        "no generated images",
+        "nothing to play",
+        "no interpolation",
+        "No encoder run",
+        "No generator run",
+        "Missing: the numbers",
+        "not measured",
+        "No recipe",
+    ):
         assert words in page.text, words
     assert "index.html" in capsys.readouterr().out.splitlines()[-1]
 
@@ -313,14 +430,20 @@ def test_user_errors(tmp_path, capsys):
 
 
 def test_departures_name_additions_first(whole):
-    rows = published_settings.departures(run_records.run_folder(whole / "out" / PARTS[0]), run_records.run_folder(whole / "out" / PARTS[1]), "tiny")
+    rows = published_settings.departures(
+        run_records.run_folder(whole / "out" / PARTS[0]), run_records.run_folder(whole / "out" / PARTS[1]), "tiny"
+    )
     added = [d.name for d in rows if d.added]
     assert [d.added for d in rows] == sorted((d.added for d in rows), reverse=True)
     assert any("adversarial" in name for name in added) and any("matching-aware" in name for name in added)
     assert any(d.name == "teacher network" and d.published == "GoogLeNet (Caffe)" and not d.added for d in rows)
-    ahead = run_records.RunFolder(whole, {"cfg": {"TRAIN": {"LATER_IDEA": True}}})       # of a version after this page's
-    assert [(d.name, d.added) for d in published_settings.departures(None, ahead, "birds")] == [("TRAIN.LATER_IDEA", True)]
-    published = run_records.RunFolder(whole, {"cfg": to_plain(load_config(ROOT / "StackGAN_v2/cfg/birds_3stages.yml")), "iterations": 220000})
+    ahead = run_records.RunFolder(whole, {"cfg": {"TRAIN": {"LATER_IDEA": True}}})  # of a version after this page's
+    assert [(d.name, d.added) for d in published_settings.departures(None, ahead, "birds")] == [
+        ("TRAIN.LATER_IDEA", True)
+    ]
+    published = run_records.RunFolder(
+        whole, {"cfg": to_plain(load_config(ROOT / "StackGAN_v2/cfg/birds_3stages.yml")), "iterations": 220000}
+    )
     assert published_settings.departures(None, published, "birds") == []
 
 
@@ -337,11 +460,15 @@ def test_what_training_has_met_is_said_as_it_is(tmp_path):
         options = [{"dataset": one.name, "data_root": str(one.parent)} if one else {} for one in trained_on]
         columns_ = [runs.Column("a", *(run_records.RunFolder(Path("run"), o) for o in options))]
         return page_data.novelty(split, folder, columns_)
+
     assert said() == ""
     assert said(folder).startswith("The speech encoder has not met any of the 3 classes")
     assert said(folder, folder).startswith("Neither has met any of the 3 classes")
-    assert said(folder, None) == said(None) == ("Whether training has met the test images is not known: run does not name its "
-                                                "training set.")
+    assert (
+        said(folder, None)
+        == said(None)
+        == ("Whether training has met the test images is not known: run does not name its training set.")
+    )
     moved, other = tmp_path / "gone" / "tiny", tmp_path / "other"
     assert said(moved) == said(folder) and "other/train.json does not exist" in said(folder, other)
     content = json.loads(train.read_text())
@@ -366,14 +493,23 @@ def test_halves_of_characters_are_replaced(whole, tmp_path):
 
 
 def test_ticks_and_thinning():
-    assert [figures.tick(value) for value in (0, 0.05, -12, 1500, 2e4, 3e6)] == ["0", "0.05", "−12", "1500", "20k", "3M"]
+    assert [figures.tick(value) for value in (0, 0.05, -12, 1500, 2e4, 3e6)] == [
+        "0",
+        "0.05",
+        "−12",
+        "1500",
+        "20k",
+        "3M",
+    ]
     assert figures.thin([(i, 2 * i) for i in range(1000)], 10)[0].tolist() == [49.5, 99]
     assert len(figures.thin([(i, i) for i in range(300)], 160)) == 160
     assert figures.line_chart("t", [figures.Line("a", [(1, float("nan"))])], "x", "y").svg == ""
-    assert figures.line_chart("t", [figures.Line("a", [(3, 0.0)])], "x", "y").svg.count("var(--s1)") >= 1      # a marker
+    assert figures.line_chart("t", [figures.Line("a", [(3, 0.0)])], "x", "y").svg.count("var(--s1)") >= 1  # a marker
 
 
-@pytest.mark.parametrize("values", ([0, 0], [1e-20, 2e-20], [5, 5 + 1e-12], [-1e29, 1e29], [3e-7], [1, 1e9], [0.3, 0.30001]))
+@pytest.mark.parametrize(
+    "values", ([0, 0], [1e-20, 2e-20], [5, 5 + 1e-12], [-1e29, 1e29], [3e-7], [1, 1e9], [0.3, 0.30001])
+)
 @pytest.mark.parametrize("log", (False, True))
 def test_charts_of_odd_ranges(values, log):
     drawn = figures.line_chart("t", [figures.Line("a", list(enumerate(values)))], "x", "y", log=log).svg
@@ -384,11 +520,15 @@ def test_charts_of_odd_ranges(values, log):
 
 def test_figures_follow_the_page(page):
     drawings = re.findall(r"<svg viewBox.*?</svg>", page.source, re.DOTALL)
-    assert len(drawings) > 4 and not any(re.search(r"#[0-9a-f]{6}\b|<style|<metadata|<!--|font-family", d) for d in drawings)
+    assert len(drawings) > 4 and not any(
+        re.search(r"#[0-9a-f]{6}\b|<style|<metadata|<!--|font-family", d) for d in drawings
+    )
 
 
 def test_help_is_quick():
-    done = subprocess.run([sys.executable, ROOT / "scripts" / "report.py", "--help"], capture_output=True, text=True, timeout=20)
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "report.py", "--help"], capture_output=True, text=True, timeout=20
+    )
     assert done.returncode == 0 and "RUN" in done.stdout
 
 

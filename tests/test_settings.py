@@ -1,4 +1,5 @@
 """Settings: declared once, checked after every override, the same in options, cfg keys, help, options.json and report."""
+
 import dataclasses
 import json
 import subprocess
@@ -27,6 +28,7 @@ CFG = str(ROOT / "StackGAN_v2/cfg/birds_3stages.yml")
 @dataclasses.dataclass(frozen=True)
 class Example(Group):
     """An example. Of everything a setting can be."""
+
     size: int = setting(4, "size", unit="pixels", at_least=2, at_most=64, multiple_of=2)
     rate: float = setting(0.5, "rate", above=0, below=1, options=("--speed", "--rate"))
     kind: str = setting("a", "kind", choices=("a", "b"))
@@ -37,13 +39,29 @@ class Example(Group):
 
 # ---- bounds and types ----
 
-@pytest.mark.parametrize("name, value, reason", [
-    ("size", 3, "size is 3; it must be a multiple of 2 and at least 2 and at most 64"), ("size", 66, "at most 64"),
-    ("size", 0, "at least 2"), ("size", "4", "size is '4'; expected a whole number such as 4"), ("size", True, "a whole number"),
-    ("size", 4.0, "a whole number"), ("rate", 0, "above 0"), ("rate", 1.0, "below 1"), ("rate", float("nan"), "above 0"),
-    ("rate", 10 ** 400, "a number such as 0.5"), ("kind", "c", "kind is 'c'; known are a, b"), ("kind", None, "a text"),
-    ("on", 1, "True or False"), ("pair", (1.0,), "a list such as [0.0, 1.0]"), ("pair", (0, -1), "at least 0"),
-    ("most", 0, "at least 1"), ("most", 1 << 32, "at most 2147483648")])
+
+@pytest.mark.parametrize(
+    "name, value, reason",
+    [
+        ("size", 3, "size is 3; it must be a multiple of 2 and at least 2 and at most 64"),
+        ("size", 66, "at most 64"),
+        ("size", 0, "at least 2"),
+        ("size", "4", "size is '4'; expected a whole number such as 4"),
+        ("size", True, "a whole number"),
+        ("size", 4.0, "a whole number"),
+        ("rate", 0, "above 0"),
+        ("rate", 1.0, "below 1"),
+        ("rate", float("nan"), "above 0"),
+        ("rate", 10**400, "a number such as 0.5"),
+        ("kind", "c", "kind is 'c'; known are a, b"),
+        ("kind", None, "a text"),
+        ("on", 1, "True or False"),
+        ("pair", (1.0,), "a list such as [0.0, 1.0]"),
+        ("pair", (0, -1), "at least 0"),
+        ("most", 0, "at least 1"),
+        ("most", 1 << 32, "at most 2147483648"),
+    ],
+)
 def test_a_group_refuses_what_is_out_of_bounds(name, value, reason):
     with pytest.raises(SettingError) as error:
         Example(**{name: value})
@@ -52,7 +70,14 @@ def test_a_group_refuses_what_is_out_of_bounds(name, value, reason):
 
 def test_values_are_frozen_and_of_their_types():
     example = Example(rate=0.25, pair=[1, 2])
-    assert settings.to_plain(example) == {"size": 4, "rate": 0.25, "kind": "a", "on": True, "pair": [1.0, 2.0], "most": None}
+    assert settings.to_plain(example) == {
+        "size": 4,
+        "rate": 0.25,
+        "kind": "a",
+        "on": True,
+        "pair": [1.0, 2.0],
+        "most": None,
+    }
     with pytest.raises(dataclasses.FrozenInstanceError):
         example.size = 6
 
@@ -63,11 +88,18 @@ def test_options_of_a_group(capsys):
 
     def parsed(*words):
         return parse_groups(parser, Example, words)[1]
-    assert parsed() == Example() and parsed("--rate", "1e-1", "--off", "--most", "3") == Example(rate=0.1, on=False, most=3)
+
+    assert parsed() == Example() and parsed("--rate", "1e-1", "--off", "--most", "3") == Example(
+        rate=0.1, on=False, most=3
+    )
     assert parsed("--most", "all", "--kind", "b") == Example(kind="b")
     assert by_option(parsed("--rate", "0.1"))["speed"] == 0.1
-    for words, said in ((["--size", "5"], "--size: 5 was given; it must be a multiple of 2"), (["--kind", "c"], "'c'"),
-                        (["--size", "x"], "--size: 'x' is not a whole number"), (["--rate", "nan"], "--speed/--rate: nan")):
+    for words, said in (
+        (["--size", "5"], "--size: 5 was given; it must be a multiple of 2"),
+        (["--kind", "c"], "'c'"),
+        (["--size", "x"], "--size: 'x' is not a whole number"),
+        (["--rate", "nan"], "--speed/--rate: nan"),
+    ):
         with pytest.raises(SystemExit) as error:
             parsed(*words)
         text = capsys.readouterr().err
@@ -88,6 +120,7 @@ def test_every_setting_says_what_it_means_and_every_default_is_within_its_bounds
 
 # ---- one option, from the help to its use ----
 
+
 def test_one_option_from_the_help_to_its_use(tmp_path, capsys, monkeypatch):
     """--lr_scheduler_step_size: help, bounds, --dry_run, options.json's name, the report's words, the trainer's rate."""
     about = settings.fields_of(EncoderOptions.__dataclass_fields__["training"].type)["lr_step"].about
@@ -102,7 +135,8 @@ def test_one_option_from_the_help_to_its_use(tmp_path, capsys, monkeypatch):
         train_audio_encoder.parse([*ENCODER, "--lr_scheduler_step_size", "0"])
     assert "--lr_scheduler_step_size: 0 was given; it must be at least 1" in capsys.readouterr().err
     from Audio_to_Image.trainer import Trainer
-    job = Trainer.__new__(Trainer)                 # the rate is a function of where the training is, and nothing else
+
+    job = Trainer.__new__(Trainer)  # the rate is a function of where the training is, and nothing else
     job.settings, job.steps_per_epoch = options.training, 3
     rates = []
     for job.step in (0, 20, 21, 42):
@@ -118,38 +152,61 @@ def test_a_cfg_key_with_an_option_from_the_help_to_its_use(capsys):
     def config(*words):
         given, _ = parse_groups(parser, GeneratorOptions, ["--cfg", CFG, *words])
         return load_config(given.cfg, given.settings, *key_overrides(Config, given))
+
     assert config().TREE.BRANCH_NUM == 3 and config("--set", "TREE.BRANCH_NUM=2").TREE.BRANCH_NUM == 2
     assert config("--set", "TREE.BRANCH_NUM=2", "--branch_num", "1", "--tick", "9").TREE.BRANCH_NUM == 1
     assert config("--tick", "9").TRAIN.LOG_INTERVAL == 9
 
 
-@pytest.mark.parametrize("command, words", [(train_audio_encoder, ENCODER), (main, ["--cfg", CFG]),
-                                            (finetune_inception, [])])
+@pytest.mark.parametrize(
+    "command, words", [(train_audio_encoder, ENCODER), (main, ["--cfg", CFG]), (finetune_inception, [])]
+)
 def test_help_answers_without_torch(command, words):
-    code = ("import sys, time; began = time.monotonic(); sys.argv = [sys.argv[1], '--help']\nimport runpy\n"
-            "try: runpy.run_path(sys.argv[0], run_name='__main__')\nexcept SystemExit as end: assert not end.code, end\n"
-            "assert 'torch' not in sys.modules and 'numpy' not in sys.modules")
-    done = subprocess.run([sys.executable, "-c", code, command.__file__], capture_output=True, text=True, cwd=ROOT,
-                          env={"PYTHONPATH": str(ROOT), "PATH": ""})
+    code = (
+        "import sys, time; began = time.monotonic(); sys.argv = [sys.argv[1], '--help']\nimport runpy\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\nexcept SystemExit as end: assert not end.code, end\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, command.__file__],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+    )
     assert done.returncode == 0 and "--device" in done.stdout, done.stderr
 
 
 # ---- checks after every override ----
 
-@pytest.mark.parametrize("file, words, said", [
-    ("GAN: {GF_DIM: 2}\nTREE: {BRANCH_NUM: 2}", ["--branch_num", "3"],
-     "x.yml: GAN.GF_DIM is 2; it must be a multiple of 4 (TREE.BRANCH_NUM is 3 by --branch_num)"),
-    ("", ["--set", "GAN.GF_DIM=6"], "--set: GAN.GF_DIM is 6; it must be a multiple of 4 (TREE.BRANCH_NUM is 3 by default)"),
-    ("GAN: {R_NUM: -1}", [], "x.yml: GAN.R_NUM is -1; it must be at least 0"), ("GAN: {R_NUM: 65}", [], "at most 64"),
-    ("TRAIN: {BATCH_SIZE: 1}", [], "TRAIN.BATCH_SIZE is 1; it must be at least 2"),
-    ("TRAIN: {COEFF: {KL: -1}}", [], "TRAIN.COEFF.KL is -1.0; it must be at least 0"),
-    ("GAN: {Z_DIM: 1000000}", [], "GAN.Z_DIM is 1000000; it must be at least 1 and at most 65536"),
-    ("TRAIN: {BETAS: [0.5]}", [], "TRAIN.BETAS is [0.5]; expected a list such as [0.5, 0.999]"),
-    ("TRAIN: {BETAS: [0.5, 1]}", [], "TRAIN.BETAS is 1.0; it must be at least 0 and below 1"),
-    ("GAN: {B_CONDITION: False}", [], "GAN.B_CONDITION is False; an unconditional generator"),
-    ("TRAIN: {GENERATOR_LR: .inf}", [], "TRAIN.GENERATOR_LR is inf"), ("WORKERS: -1", [], "WORKERS is -1"),
-    ("NO_SUCH_KEY: 1", [], "unknown key NO_SUCH_KEY; known here: DATASET_NAME"),
-    ("TRAIN: {LR: 1}", [], "unknown key TRAIN.LR; known here: TRAIN.FLAG")])
+
+@pytest.mark.parametrize(
+    "file, words, said",
+    [
+        (
+            "GAN: {GF_DIM: 2}\nTREE: {BRANCH_NUM: 2}",
+            ["--branch_num", "3"],
+            "x.yml: GAN.GF_DIM is 2; it must be a multiple of 4 (TREE.BRANCH_NUM is 3 by --branch_num)",
+        ),
+        (
+            "",
+            ["--set", "GAN.GF_DIM=6"],
+            "--set: GAN.GF_DIM is 6; it must be a multiple of 4 (TREE.BRANCH_NUM is 3 by default)",
+        ),
+        ("GAN: {R_NUM: -1}", [], "x.yml: GAN.R_NUM is -1; it must be at least 0"),
+        ("GAN: {R_NUM: 65}", [], "at most 64"),
+        ("TRAIN: {BATCH_SIZE: 1}", [], "TRAIN.BATCH_SIZE is 1; it must be at least 2"),
+        ("TRAIN: {COEFF: {KL: -1}}", [], "TRAIN.COEFF.KL is -1.0; it must be at least 0"),
+        ("GAN: {Z_DIM: 1000000}", [], "GAN.Z_DIM is 1000000; it must be at least 1 and at most 65536"),
+        ("TRAIN: {BETAS: [0.5]}", [], "TRAIN.BETAS is [0.5]; expected a list such as [0.5, 0.999]"),
+        ("TRAIN: {BETAS: [0.5, 1]}", [], "TRAIN.BETAS is 1.0; it must be at least 0 and below 1"),
+        ("GAN: {B_CONDITION: False}", [], "GAN.B_CONDITION is False; an unconditional generator"),
+        ("TRAIN: {GENERATOR_LR: .inf}", [], "TRAIN.GENERATOR_LR is inf"),
+        ("WORKERS: -1", [], "WORKERS is -1"),
+        ("NO_SUCH_KEY: 1", [], "unknown key NO_SUCH_KEY; known here: DATASET_NAME"),
+        ("TRAIN: {LR: 1}", [], "unknown key TRAIN.LR; known here: TRAIN.FLAG"),
+    ],
+)
 def test_a_cfg_is_checked_after_every_override(tmp_path, file, words, said, monkeypatch):
     (tmp_path / "x.yml").write_text(file or "{}")
     monkeypatch.setattr(sys, "argv", ["main.py", "--cfg", str(tmp_path / "x.yml"), "--dry_run", *words])
@@ -160,19 +217,29 @@ def test_a_cfg_is_checked_after_every_override(tmp_path, file, words, said, monk
 
 def test_as_many_residual_blocks_as_may_be_trained_can_be_read_back():
     from StackGAN_v2.model import Generator, generator_settings
+
     for r_num in (0, 20):
         assert generator_settings(Generator(2, 16, 4, 5, 6, 7, r_num).state_dict())["r_num"] == r_num
         assert GanSettings(R_NUM=r_num).R_NUM == r_num
 
 
-@pytest.mark.parametrize("words, said", [
-    (["--batch_size", "0"], "--batch_size: 0 was given; it must be at least 1"),
-    (["--manualSeed", "5000000000"], "--manualSeed: 5000000000 was given; it must be at least 0 and at most 4294967295"),
-    (["--dropout", "1"], "--dropout: 1 was given; it must be at least 0 and below 1"),
-    (["--distill_T", "0"], "--distill_T: 0 was given; it must be above 0"), (["--loss_diff", "inf"], "--loss_diff: inf"),
-    (["--epoch", "3000000000"], "--epoch: 3000000000 was given; it must be at least 1 and at most 2147483648"),
-    (["--max_frames", "4096"], "--max_frames: 4096 was given"), (["--rnn_layers", "17"], "--rnn_layers: 17"),
-    (["--init_weights", "/nowhere.pth"], "--init_weights: /nowhere.pth does not exist")])
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--batch_size", "0"], "--batch_size: 0 was given; it must be at least 1"),
+        (
+            ["--manualSeed", "5000000000"],
+            "--manualSeed: 5000000000 was given; it must be at least 0 and at most 4294967295",
+        ),
+        (["--dropout", "1"], "--dropout: 1 was given; it must be at least 0 and below 1"),
+        (["--distill_T", "0"], "--distill_T: 0 was given; it must be above 0"),
+        (["--loss_diff", "inf"], "--loss_diff: inf"),
+        (["--epoch", "3000000000"], "--epoch: 3000000000 was given; it must be at least 1 and at most 2147483648"),
+        (["--max_frames", "4096"], "--max_frames: 4096 was given"),
+        (["--rnn_layers", "17"], "--rnn_layers: 17"),
+        (["--init_weights", "/nowhere.pth"], "--init_weights: /nowhere.pth does not exist"),
+    ],
+)
 def test_encoder_options_name_themselves(words, said, capsys):
     with pytest.raises(SystemExit) as error:
         train_audio_encoder.parse([*ENCODER, *words])
@@ -208,16 +275,27 @@ def test_published_cfg_files_load_as_they_are(tmp_path, capsys):
     (tmp_path / "published.yml").write_text(PUBLISHED)
     cfg = load_config(tmp_path / "published.yml")
     told = capsys.readouterr().err
-    assert told == (f"{tmp_path / 'published.yml'}: ignored: CONFIG_NAME, EMBEDDING_TYPE, PROJECT_ROOT, BIRDS_DATA_ROOT, "
-                    "BIRDS_EMBEDDING_ROOT, INCEPTION_CUB, B_VALIDATION, TEST.TRUNC, GAN.NETWORK_TYPE\n")
+    assert told == (
+        f"{tmp_path / 'published.yml'}: ignored: CONFIG_NAME, EMBEDDING_TYPE, PROJECT_ROOT, BIRDS_DATA_ROOT, "
+        "BIRDS_EMBEDDING_ROOT, INCEPTION_CUB, B_VALIDATION, TEST.TRUNC, GAN.NETWORK_TYPE\n"
+    )
     assert (cfg.TREE.BRANCH_NUM, cfg.TRAIN.LOG_INTERVAL, cfg.TRAIN.VIS_COUNT, cfg.CUDA) == (2, 100, 32, False)
     assert not set(IGNORED) & set(settings.describe(Config))
 
 
 def test_published_cuda_false_means_the_cpu(tmp_path, capsys, monkeypatch):
     (tmp_path / "x.yml").write_text(PUBLISHED)
-    words = ["main.py", "--cfg", str(tmp_path / "x.yml"), "--data_dir", str(tmp_path), "--dry_run", "--distributed",
-             "--local_rank", "0"]
+    words = [
+        "main.py",
+        "--cfg",
+        str(tmp_path / "x.yml"),
+        "--data_dir",
+        str(tmp_path),
+        "--dry_run",
+        "--distributed",
+        "--local_rank",
+        "0",
+    ]
     monkeypatch.setattr(sys, "argv", words)
     assert main.main() == 0
     out, err = capsys.readouterr()
@@ -227,7 +305,9 @@ def test_published_cuda_false_means_the_cpu(tmp_path, capsys, monkeypatch):
     assert shown["cfg"] == json.loads(json.dumps(shown["cfg"]))
 
 
-@pytest.mark.parametrize("option, said", [("--my_dataset", "--data_dir names any data set"), ("--asr_flag", "--audio_switch")])
+@pytest.mark.parametrize(
+    "option, said", [("--my_dataset", "--data_dir names any data set"), ("--asr_flag", "--audio_switch")]
+)
 def test_published_options_without_a_meaning_say_what_to_use(option, said, capsys):
     with pytest.raises(SystemExit) as error:
         main.make_parser().parse_args(["--cfg", CFG, option])
@@ -236,19 +316,39 @@ def test_published_options_without_a_meaning_say_what_to_use(option, said, capsy
 
 def test_published_options_of_the_encoder(tmp_path, capsys):
     (tmp_path / "mine.json").write_text("{}")
-    options = train_audio_encoder.parse([
-        *ENCODER, "--local_rank", "0", "--num_workers", "8", "--data_path", "./data/x", "--print_every", "50", "--no_cuda",
-        "--distributed", "--distill_T", "3", "--dropout", "0.2", "--train_json", str(tmp_path / "mine.json"), "--val_json",
-        str(tmp_path / "mine.json")])
+    options = train_audio_encoder.parse(
+        [
+            *ENCODER,
+            "--local_rank",
+            "0",
+            "--num_workers",
+            "8",
+            "--data_path",
+            "./data/x",
+            "--print_every",
+            "50",
+            "--no_cuda",
+            "--distributed",
+            "--distill_T",
+            "3",
+            "--dropout",
+            "0.2",
+            "--train_json",
+            str(tmp_path / "mine.json"),
+            "--val_json",
+            str(tmp_path / "mine.json"),
+        ]
+    )
     assert capsys.readouterr().err.endswith(": ignored: --local_rank, --data_path, --distributed\n")
     assert (options.training.workers, options.training.log_every, options.compute.device) == (8, 50, "cpu")
     assert (options.training.distill_temperature, options.network.dropout) == (3, 0.2)
     assert options.data.train_json == options.data.val_json == tmp_path / "mine.json"
-    assert TreeSettings().BRANCH_NUM == 3          # the classes themselves stay as declared
+    assert TreeSettings().BRANCH_NUM == 3  # the classes themselves stay as declared
 
 
 def test_places_is_the_folder_places_subset(tmp_path):
     from common import splits
+
     (tmp_path / "Places_subset").mkdir()
     assert splits.data_dir("places", tmp_path) == tmp_path / "Places_subset"
     (tmp_path / "places").mkdir()

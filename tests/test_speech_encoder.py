@@ -1,4 +1,5 @@
 """The encoder gives the published implementation's numbers, and is rebuilt from any file that holds one."""
+
 import json
 from pathlib import Path
 
@@ -69,8 +70,8 @@ def test_embed_takes_any_order_and_width():
         mels[row, :, n:] = 0
     together = embed(network, meta, mels, frames)
     for row in range(3):
-        alone = embed(network, meta, mels[row:row + 1, :, :frames[row]], frames[row:row + 1])
-        torch.testing.assert_close(together[row:row + 1], alone, rtol=1e-4, atol=1e-6)
+        alone = embed(network, meta, mels[row : row + 1, :, : frames[row]], frames[row : row + 1])
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-4, atol=1e-6)
     longer = torch.cat([mels, torch.randn(3, 40, 64)], 2)
     torch.testing.assert_close(embed(network, meta, longer, torch.tensor([100, 320, 180])), together)
     with pytest.raises(ValueError, match="63 frames"):

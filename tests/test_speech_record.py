@@ -1,4 +1,5 @@
 """A generator knows whose speech it learned: sampling, the page and interpolation take no other encoder's unasked."""
+
 import json
 import os
 import sys
@@ -49,8 +50,9 @@ def test_sampling_refuses_another_encoders_features(tmp_path):
     run_main(folder, *generate)
 
 
-@pytest.mark.parametrize("options", ["[1]", '{"options": 3}', '{"options": {"speech_encoder": ["a"]}}',
-                                     '{"options": {}}', "{"])
+@pytest.mark.parametrize(
+    "options", ["[1]", '{"options": 3}', '{"options": {"speech_encoder": ["a"]}}', '{"options": {}}', "{"]
+)
 def test_a_record_that_says_nothing_passes(tmp_path, options):
     (tmp_path / "Model").mkdir()
     (tmp_path / "options.json").write_text(options)
@@ -83,10 +85,12 @@ def test_the_page_says_why_it_does_not_generate(tmp_path):
 
 # ---- interpolation ---------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def output(tmp_path):
     """Runs of two encoders, the newest of them the wrong one, and a generator of the older; → their digests."""
     from Audio_to_Image.speech_encoder import CNNRNN
+
     digests = {}
     for number, name in enumerate(("right", "wrong")):
         torch.manual_seed(number)
@@ -105,15 +109,31 @@ def output(tmp_path):
     return digests
 
 
-@pytest.mark.parametrize("learned, taken, warned", [("right", "right", False), ("wrong", "wrong", False),
-                                                    ("another", "wrong", True), (None, "wrong", False)])
+@pytest.mark.parametrize(
+    "learned, taken, warned",
+    [("right", "right", False), ("wrong", "wrong", False), ("another", "wrong", True), (None, "wrong", False)],
+)
 def test_interpolation_takes_the_encoder_that_fits(output, tmp_path, monkeypatch, capsys, learned, taken, warned):
     from StackGAN_v2 import interpolation
+
     options = {"options": {"speech_encoder": output.get(learned, learned)}}
     (tmp_path / "output/StackGAN_v2/run/options.json").write_text(json.dumps(options))
     monkeypatch.setattr(interpolation, "ROOT", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["interpolation.py", "--type", "inference", "--wav", str(tmp_path / "a.wav"),
-                                      "--output_dir", str(tmp_path / "images"), "--device", "cpu"])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "interpolation.py",
+            "--type",
+            "inference",
+            "--wav",
+            str(tmp_path / "a.wav"),
+            "--output_dir",
+            str(tmp_path / "images"),
+            "--device",
+            "cpu",
+        ],
+    )
     interpolation.main()
     out, err = capsys.readouterr()
     assert f"/{taken}/latest.pth" in out

@@ -1,4 +1,5 @@
 """Split files: classes and their labels, names that are written otherwise than the files, and what faults say."""
+
 import json
 import unicodedata
 
@@ -12,8 +13,10 @@ from common.splits import load_split
 def write(folder, classes, name="train", **fields):
     """A split of one item a class; None: an item without."""
     folder.mkdir(parents=True, exist_ok=True)
-    data = [{"image": f"a_{i}.jpg", "text": ["x"]} | ({} if value is None else {"class": value})
-            for i, value in enumerate(classes)]
+    data = [
+        {"image": f"a_{i}.jpg", "text": ["x"]} | ({} if value is None else {"class": value})
+        for i, value in enumerate(classes)
+    ]
     content = {"image_base_path": str(folder / "images"), "audio_base_path": str(folder / "wav"), "data": data} | fields
     (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
 
@@ -24,15 +27,21 @@ def labels(folder, name="train"):
 
 # ---- classes ----
 
+
 def test_an_item_without_class_among_others_is_named(tmp_path):
     write(tmp_path, ["001.kind", None, "001.kind", None])
     with pytest.raises(UserError, match=r"train.json: 'a_1' \(item 1\) has no class.*'001.kind' \(2 of 4 items"):
         labels(tmp_path)
 
 
-@pytest.mark.parametrize("classes, words", [
-    ([1, "001.kind"], "'1' and '001.kind'"), (["kind", "001.kind"], "'kind' and '001.kind'"),
-    (["1.kind", "001.kind", "001"], "two ways")])
+@pytest.mark.parametrize(
+    "classes, words",
+    [
+        ([1, "001.kind"], "'1' and '001.kind'"),
+        (["kind", "001.kind"], "'kind' and '001.kind'"),
+        (["1.kind", "001.kind", "001"], "two ways"),
+    ],
+)
 def test_one_class_in_two_forms(tmp_path, classes, words):
     write(tmp_path, classes)
     with pytest.raises(UserError, match=words):
@@ -46,7 +55,7 @@ def test_one_class_in_two_forms(tmp_path, classes, words):
 def test_names_are_numbered_over_all_splits(tmp_path):
     write(tmp_path, ["cat", "ant"])
     write(tmp_path, ["dog", "bee", "cat"], "test")
-    write(tmp_path, ["aardvark", "cat"], "mine")                         # the others keep their numbers
+    write(tmp_path, ["aardvark", "cat"], "mine")  # the others keep their numbers
     assert labels(tmp_path) == [2, 0] and labels(tmp_path, "test") == [3, 1, 2] and labels(tmp_path, "mine") == [4, 2]
 
 
@@ -64,7 +73,7 @@ def test_published_numbers_stay(tmp_path):
     assert labels(tmp_path / "flowers") == [101, 0, 0]
     write(tmp_path / "places", ["living_room", "bedroom"])
     assert labels(tmp_path / "places") == [6, 0]
-    write(tmp_path / "places", ["attic"], "test")                       # not of Places: then the alphabet, in both
+    write(tmp_path / "places", ["attic"], "test")  # not of Places: then the alphabet, in both
     assert labels(tmp_path / "places") == [2, 1] and labels(tmp_path / "places", "test") == [0]
 
 
@@ -72,7 +81,7 @@ def test_classes_in_one_split_only(tmp_path):
     write(tmp_path, ["cat"])
     write(tmp_path, [None], "test")
     train, test = (load_split(tmp_path, name) for name in ("train", "test"))
-    assert train.has_classes and not test.has_classes and test.labels == [0]      # the item's own number
+    assert train.has_classes and not test.has_classes and test.labels == [0]  # the item's own number
 
 
 def test_a_damaged_split_does_not_stop_another(tmp_path):
@@ -100,6 +109,7 @@ def test_one_row_a_caption(tmp_path):
 
 # ---- text ----
 
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-8"])
 def test_byte_order_marks(tmp_path, encoding):
     write(tmp_path, ["Möwe"])
@@ -111,6 +121,7 @@ def test_byte_order_marks(tmp_path, encoding):
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_settings_with_a_byte_order_mark(tmp_path, encoding):
     from StackGAN_v2.config import load_config
+
     path = tmp_path / "a.yml"
     path.write_text("WORKERS: 7\n", encoding=encoding)
     assert load_config(path).WORKERS == 7
@@ -121,6 +132,7 @@ def test_settings_with_a_byte_order_mark(tmp_path, encoding):
 
 # ---- files under another name ----
 
+
 def test_other_unicode_forms_and_backslashes(tmp_path):
     for form, other in (("NFC", "NFD"), ("NFD", "NFC")):
         folder = tmp_path / form
@@ -129,8 +141,11 @@ def test_other_unicode_forms_and_backslashes(tmp_path):
         (folder / "images" / name).touch()
         write(folder, [])
         content = json.loads((folder / "train.json").read_text())
-        content["data"] = [{"image": unicodedata.normalize(other, name)}, {"image": name.replace("/", "\\")},
-                           {"image": "not there/é.jpg"}]
+        content["data"] = [
+            {"image": unicodedata.normalize(other, name)},
+            {"image": name.replace("/", "\\")},
+            {"image": "not there/é.jpg"},
+        ]
         (folder / "train.json").write_text(json.dumps(content))
         items = load_split(folder, "train").items
         assert items[0].image == items[1].image == folder / "images" / name and items[0].image.is_file()
@@ -155,8 +170,12 @@ def test_places_like_recordings_are_found(tmp_path, text_key, folder):
     """Published Places names begin with "wavs/", which the base folder may or may not hold."""
     (tmp_path / folder / ("12" if folder == "wav" else "wavs/12")).mkdir(parents=True)
     (tmp_path / folder / ("12" if folder == "wav" else "wavs/12") / "u.wav").touch()
-    write(tmp_path, ["x"], audio_base_path=str(tmp_path / folder),
-          data=[{"image": "./bedroom/b.jpg", "wav": "wavs/12/u.wav", text_key: "a bed"}])
+    write(
+        tmp_path,
+        ["x"],
+        audio_base_path=str(tmp_path / folder),
+        data=[{"image": "./bedroom/b.jpg", "wav": "wavs/12/u.wav", text_key: "a bed"}],
+    )
     assert load_split(tmp_path, "train").items[0].audio[0].is_file()
 
 

@@ -1,4 +1,5 @@
 """The StackGAN authors' Inception from a TensorFlow checkpoint: the same numbers as a network with the same weights."""
+
 import numpy as np
 import pytest
 import torch
@@ -20,7 +21,9 @@ def test_names_of_slims_variables():
     assert slim_name("Mixed_7a.branch7x7x3_4.bn.bias") == "mixed_17x17x1280a/branch7x7x3/Conv_3/BatchNorm/beta"
     assert slim_name("Mixed_7b.branch3x3_2b.conv.weight") == "mixed_8x8x2048a/branch3x3/Conv_2/weights"
     assert slim_name("Mixed_7c.branch3x3dbl_3a.conv.weight") == "mixed_8x8x2048b/branch3x3dbl/Conv_2/weights"
-    assert slim_name("Mixed_7c.branch_pool.bn.running_var") == "mixed_8x8x2048b/branch_pool/Conv/BatchNorm/moving_variance"
+    assert (
+        slim_name("Mixed_7c.branch_pool.bn.running_var") == "mixed_8x8x2048b/branch_pool/Conv/BatchNorm/moving_variance"
+    )
     assert slim_name("fc.weight") == "logits/logits/weights"
 
 
@@ -28,8 +31,11 @@ def test_names_of_slims_variables():
 def network():
     """Torchvision's network with random He-scaled weights; batch norms without a scale, as slim's."""
     from torchvision.models import Inception3
+
     torch.manual_seed(0)
-    network = Inception3(CLASSES, aux_logits=False, transform_input=False, init_weights=False).eval().requires_grad_(False)
+    network = (
+        Inception3(CLASSES, aux_logits=False, transform_input=False, init_weights=False).eval().requires_grad_(False)
+    )
     for module in network.modules():
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(module.weight)
@@ -60,7 +66,7 @@ def test_it_gives_what_the_network_gives(network, tensors, tmp_path, monkeypatch
     features, logits = extractor(images)
     view = Image.fromarray(images[0].permute(1, 2, 0).numpy()).resize((299, 299), Image.Resampling.BILINEAR)
     view = torch.from_numpy(np.asarray(view, np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
-    plain = F.avg_pool2d                           # TensorFlow's average does not count the padding
+    plain = F.avg_pool2d  # TensorFlow's average does not count the padding
     monkeypatch.setattr(F, "avg_pool2d", lambda x, *rest, **more: plain(x, *rest, **more, count_include_pad=False))
     expected = network(view)[:, 1:]
     assert expected.std() > 1e-3
@@ -86,8 +92,10 @@ def test_the_score_counts_full_batches_only():
     score = metrics.InceptionScore(107, 4, batch=8)
     score.update(logits)
     p = logits[np.random.RandomState(2020).permutation(107)][:104].double().softmax(1)
-    values = [torch.exp((q * (q / q.mean(0)).log()).sum(1).mean()).item()
-              for q in (p[i * 104 // 10:(i + 1) * 104 // 10] for i in range(10))]
+    values = [
+        torch.exp((q * (q / q.mean(0)).log()).sum(1).mean()).item()
+        for q in (p[i * 104 // 10 : (i + 1) * 104 // 10] for i in range(10))
+    ]
     assert score.value() == pytest.approx((np.mean(values), np.std(values)), rel=1e-9)
     with pytest.raises(ValueError, match="at least 64 images, not 63"):
         metrics.InceptionScore(63, 4, batch=64)

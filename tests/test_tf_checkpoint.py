@@ -1,4 +1,5 @@
 """TensorFlow checkpoints: both formats are read, and what is damaged or hostile ends in one sentence."""
+
 import numpy as np
 import pytest
 from tf_checkpoint_writer import MAGIC, snappy, table, write_v1, write_v2
@@ -8,8 +9,12 @@ from common.cli import UserError
 from common.untrusted import tf_checkpoint
 from common.untrusted.tf_checkpoint import is_checkpoint, read_floats
 
-TENSORS = {"conv0/weights": np.arange(24, dtype=np.float32).reshape(2, 3, 4), "conv0/BatchNorm/beta": np.zeros(300, np.float32),
-           "logits/biases": np.float32([1.5, -2, 3]), "scalar": np.float32(7)}
+TENSORS = {
+    "conv0/weights": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
+    "conv0/BatchNorm/beta": np.zeros(300, np.float32),
+    "logits/biases": np.float32([1.5, -2, 3]),
+    "scalar": np.float32(7),
+}
 
 
 def write(folder, form):
@@ -38,7 +43,7 @@ def test_every_truncation_and_flipped_byte_ends_in_a_value_or_a_sentence(tmp_pat
     path = write(tmp_path, form)
     data, refused = path.read_bytes(), 0
     changes = [data[:length] for length in range(len(data))]
-    changes += [data[:i] + bytes([data[i] ^ flip]) + data[i + 1:] for i in range(len(data)) for flip in (1, 0x80)]
+    changes += [data[:i] + bytes([data[i] ^ flip]) + data[i + 1 :] for i in range(len(data)) for flip in (1, 0x80)]
     for change in changes:
         path.write_bytes(change)
         try:
@@ -62,8 +67,10 @@ def test_the_other_file_of_v2(tmp_path):
 
 
 HOSTILE = {
-    "huge packed": b"\xff\xff\xff\xff\x0f" + bytes(50), "refers back": varint(4) + bytes([2, 9, 0]),
-    "endless literal": varint(1000) + b"\xfc\xff\xff\xff\xff" + bytes(100)}
+    "huge packed": b"\xff\xff\xff\xff\x0f" + bytes(50),
+    "refers back": varint(4) + bytes([2, 9, 0]),
+    "endless literal": varint(1000) + b"\xfc\xff\xff\xff\xff" + bytes(100),
+}
 
 
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE.keys())
@@ -75,15 +82,21 @@ def test_hostile_packing_is_refused(data):
 def test_copies_may_run_into_themselves():
     data = b"abc" + b"x" * 60 + bytes(range(80))
     assert tf_checkpoint._snappy(memoryview(snappy(data))) == data
-    assert tf_checkpoint._snappy(memoryview(varint(8) + bytes([2 << 2]) + b"abc" + bytes([1 << 2 | 1, 3]))) == b"abcabcab"
+    assert (
+        tf_checkpoint._snappy(memoryview(varint(8) + bytes([2 << 2]) + b"abc" + bytes([1 << 2 | 1, 3]))) == b"abcabcab"
+    )
 
 
-@pytest.mark.parametrize("value", [
-    field(2, field(1, b"a") + field(3, field(1, 1) + field(5, bytes(8)))),         # no shape
-    field(1, field(1, field(1, b"a") + field(2, field(2, field(1, 1 << 62)) * 3)))
-    + field(2, field(1, b"a") + field(3, field(1, 1) + field(5, bytes(8)))),       # a shape that is not there
-    field(1, field(1, field(1, b"a") + field(2, field(2, field(1, 2)))))
-    + field(2, field(1, b"a") + field(3, field(1, 2) + field(5, bytes(8))))])      # double
+@pytest.mark.parametrize(
+    "value",
+    [
+        field(2, field(1, b"a") + field(3, field(1, 1) + field(5, bytes(8)))),  # no shape
+        field(1, field(1, field(1, b"a") + field(2, field(2, field(1, 1 << 62)) * 3)))
+        + field(2, field(1, b"a") + field(3, field(1, 1) + field(5, bytes(8)))),  # a shape that is not there
+        field(1, field(1, field(1, b"a") + field(2, field(2, field(1, 2)))))
+        + field(2, field(1, b"a") + field(3, field(1, 2) + field(5, bytes(8)))),
+    ],
+)  # double
 def test_claims_are_refused(tmp_path, value):
     (tmp_path / "a.ckpt").write_bytes(table([(b"", value)], False))
     with pytest.raises(UserError, match="a.ckpt is damaged"):

@@ -1,4 +1,5 @@
 """Toybirds: CUB's layout, equal bytes from equal seeds, true boxes and captions, shared values, a resumed run."""
+
 import json
 import re
 import subprocess
@@ -34,14 +35,22 @@ def quiet(images, total):
 
 
 def command(*options):
-    return subprocess.run([sys.executable, "scripts/make_toybirds.py", *map(str, options)], cwd=ROOT, text=True,
-                          capture_output=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, "scripts/make_toybirds.py", *map(str, options)],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Relative path → bytes, with the folder's own name taken out of the split files."""
-    return {str(path.relative_to(folder)): path.read_bytes().replace(str(folder.resolve()).encode(), b"OUT")
-            for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes().replace(str(folder.resolve()).encode(), b"OUT")
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +67,10 @@ def lines(path: Path) -> list[list[str]]:
 
 def test_layout_of_cub_and_of_reeds_captions(small):
     cub = small / "CUB_200_2011"
-    images, classes, labels, boxes, split = (lines(cub / f"{name}.txt") for name in (
-        "images", "classes", "image_class_labels", "bounding_boxes", "train_test_split"))
+    images, classes, labels, boxes, split = (
+        lines(cub / f"{name}.txt")
+        for name in ("images", "classes", "image_class_labels", "bounding_boxes", "train_test_split")
+    )
     assert [int(row[0]) for row in images] == list(range(1, 19))
     assert [row[0] for row in images] == [row[0] for row in labels] == [row[0] for row in boxes]
     names = dict(classes)
@@ -146,7 +157,11 @@ def test_boxes_enclose_the_bird(size, monkeypatch):
     # On a scene of one colour that no bird has, the bird is what differs from it by more than the grain.
     monkeypatch.setattr(drawing, "draw_scene", lambda bird, side, rng: Image.new("RGB", (side, side), (255, 0, 255)))
     traits = dict.fromkeys(PLUMAGE, "green") | {
-        "wing_bar": "none", "beak": "yellow", "beak_shape": "hooked", "size": size}
+        "wing_bar": "none",
+        "beak": "yellow",
+        "beak_shape": "hooked",
+        "size": size,
+    }
     for seed in range(12):
         drawn = drawing.draw_image(traits, 160, [seed])
         differs = np.abs(np.asarray(drawn.image, int) - (255, 0, 255)).sum(axis=-1) > 90
@@ -160,9 +175,20 @@ def test_boxes_enclose_the_bird(size, monkeypatch):
 
 def test_every_part_shows_in_a_picture_of_the_demo():
     """Colours of all parts can be found in the bird: each covers at least a few pixels of a crop at 64."""
-    traits = {"crown": "red", "nape": "yellow", "throat": "blue", "breast": "white", "belly": "green", "back": "brown",
-              "wing": "black", "tail": "orange", "wing_bar": "white", "beak": "yellow", "beak_shape": "pointed",
-              "size": "medium"}
+    traits = {
+        "crown": "red",
+        "nape": "yellow",
+        "throat": "blue",
+        "breast": "white",
+        "belly": "green",
+        "back": "brown",
+        "wing": "black",
+        "tail": "orange",
+        "wing_bar": "white",
+        "beak": "yellow",
+        "beak_shape": "pointed",
+        "size": "medium",
+    }
     unshaded = {part: np.array(COLOURS[traits[part]]) for part in PLUMAGE}
     seen = Counter()
     for seed in range(8):
@@ -198,15 +224,22 @@ def test_small_sets_share_values_too(classes, test_classes):
     species = invent_species(classes, test_classes, 1)
     for name in ATTRIBUTES:
         train = Counter(kind.traits[name] for kind in species if not kind.is_test)
-        assert all(train[kind.traits[name]] >= shared_values_needed(classes - test_classes)
-                   for kind in species if kind.is_test)
+        assert all(
+            train[kind.traits[name]] >= shared_values_needed(classes - test_classes) for kind in species if kind.is_test
+        )
 
 
-WORDS = {                       # how each attribute may be spoken of: a word for the part, by attribute
-    "crown": r"\b(crown|cap|top of (its|the) head)\b", "nape": r"\b(nape|hindneck|back of (its|the) neck)\b",
-    "throat": r"\bthroat\b", "breast": r"\b(breast|chest)\b", "belly": r"\b(belly|abdomen|underside|stomach)\b",
-    "back": r"\bback\b(?! of)", "wing": r"\bwings\b|\bwing feathers\b", "tail": r"\b(tail|rectrices)\b",
-    "wing_bar": r"\b(wing ?bars?|stripe|band|bars)\b"}
+WORDS = {  # how each attribute may be spoken of: a word for the part, by attribute
+    "crown": r"\b(crown|cap|top of (its|the) head)\b",
+    "nape": r"\b(nape|hindneck|back of (its|the) neck)\b",
+    "throat": r"\bthroat\b",
+    "breast": r"\b(breast|chest)\b",
+    "belly": r"\b(belly|abdomen|underside|stomach)\b",
+    "back": r"\bback\b(?! of)",
+    "wing": r"\bwings\b|\bwing feathers\b",
+    "tail": r"\b(tail|rectrices)\b",
+    "wing_bar": r"\b(wing ?bars?|stripe|band|bars)\b",
+}
 
 
 def test_captions_are_true_varied_and_well_formed():
@@ -228,7 +261,8 @@ def test_captions_are_true_varied_and_well_formed():
                     assert re.search(WORDS[name], text), (text, name)
             for shape, pattern in beaks.items():
                 assert bool(re.search(rf"\b({pattern})", text)) == (
-                    "beak_shape" in named and kind.traits["beak_shape"] == shape), text
+                    "beak_shape" in named and kind.traits["beak_shape"] == shape
+                ), text
             sizes = re.search(r"\b(small|tiny|little|medium|large|big)\b", text)
             assert bool(sizes) == ("size" in named), text
     assert len(set(FORMS)) >= 25
@@ -247,10 +281,17 @@ def test_attributes_file_names_what_captions_say(small):
                     assert value in text.replace("gray", "grey")
 
 
-@pytest.mark.parametrize("options, word", [
-    (("--colour", "red"), "--colour"), (("--classes", "0"), "--classes"), (("--classes", "2"), "--classes"),
-    (("--classes", "4", "--test_classes", "4"), "--test_classes"), (("--image_size", "8"), "--image_size"),
-    (("--output_dir", "/dev/null/set"), "/dev/null/set")])
+@pytest.mark.parametrize(
+    "options, word",
+    [
+        (("--colour", "red"), "--colour"),
+        (("--classes", "0"), "--classes"),
+        (("--classes", "2"), "--classes"),
+        (("--classes", "4", "--test_classes", "4"), "--test_classes"),
+        (("--image_size", "8"), "--image_size"),
+        (("--output_dir", "/dev/null/set"), "/dev/null/set"),
+    ],
+)
 def test_wrong_options_are_one_sentence(options, word, tmp_path):
     result = command("--output_dir", tmp_path / "set", *options)
     assert result.returncode == 2 and word in result.stderr

@@ -1,4 +1,5 @@
 """What all trainings share: ticks, the finite check, the stop signal, the best metric."""
+
 import json
 import math
 import os
@@ -68,10 +69,20 @@ def test_parts_are_named_before_their_sum():
     assert told[0] == told[1] == (8, "part", math.inf)
 
 
-@pytest.mark.parametrize("value, best, lower, better", [
-    (1.0, None, False, True), (NAN, None, False, False), (1.0, NAN, False, True), (2.0, 1.0, False, True),
-    (2.0, 1.0, True, False), (NAN, 1.0, True, False), (-math.inf, 1.0, True, False), (None, 1.0, False, False),
-    (1.0, 1.0, True, False)])
+@pytest.mark.parametrize(
+    "value, best, lower, better",
+    [
+        (1.0, None, False, True),
+        (NAN, None, False, False),
+        (1.0, NAN, False, True),
+        (2.0, 1.0, False, True),
+        (2.0, 1.0, True, False),
+        (NAN, 1.0, True, False),
+        (-math.inf, 1.0, True, False),
+        (None, 1.0, False, False),
+        (1.0, 1.0, True, False),
+    ],
+)
 def test_a_metric_that_is_not_finite_neither_wins_nor_stands_in_the_way(value, best, lower, better):
     assert is_better(value, best, lower) is better
 
@@ -86,6 +97,7 @@ def test_json_never_holds_nan(tmp_path):
 
     def refuse(word):
         raise AssertionError(word)
+
     texts = [(tmp_path / name).read_text() for name in ("x.jsonl", "x.json", "run/stats.jsonl", "run/options.json")]
     read = [json.loads(text, parse_constant=refuse) for text in texts]
     assert read[0] == read[1] == plain and read[2] == {"step": 1, "loss": None} and read[3]["options"] == {"rate": None}
@@ -98,6 +110,7 @@ def test_going_on_before_an_evaluation_forgets_its_numbers(tmp_path):
 
     def left():
         return [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
+
     run.rewind(2)
     assert left() == [{"step": 1, "loss": 1}, {"step": 2, "loss": 2}, {"step": 2, "eval_x": 3}]
     run.rewind(2, due=True)

@@ -1,4 +1,5 @@
 """Speech synthesis: the engines, Baidu's protocol against a server of our own, and the command."""
+
 import http.server
 import io
 import json
@@ -29,12 +30,19 @@ SECRET = "s3cr3t-key-never-shown"
 def command(*options, **environment):
     """(status, standard output, standard error)"""
     variables = {name: value for name, value in os.environ.items() if not name.startswith("BAIDU_")}
-    done = subprocess.run([sys.executable, COMMAND, *map(str, options)], cwd=ROOT, capture_output=True, text=True,
-                          env={**variables, **environment}, timeout=60)
+    done = subprocess.run(
+        [sys.executable, COMMAND, *map(str, options)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**variables, **environment},
+        timeout=60,
+    )
     return done.returncode, done.stdout, done.stderr
 
 
 # ---- engines without a network --------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("engine", ["hibari", "espeak"])
 def test_speech_does_not_depend_on_what_was_said_before(engine):
@@ -47,9 +55,12 @@ def test_speech_does_not_depend_on_what_was_said_before(engine):
 
 
 def test_espeak_in_another_process_says_the_same():
-    program = ("import hashlib; from Audio_to_Image import tts; tts.speak('Something else.', 'espeak', 'en-us+m3'); "
-               f"print(hashlib.sha256(tts.speak('{RED}', 'espeak', 'en-us+f2', seed=3).tobytes()).hexdigest())")
+    program = (
+        "import hashlib; from Audio_to_Image import tts; tts.speak('Something else.', 'espeak', 'en-us+m3'); "
+        f"print(hashlib.sha256(tts.speak('{RED}', 'espeak', 'en-us+f2', seed=3).tobytes()).hexdigest())"
+    )
     import hashlib
+
     here = hashlib.sha256(tts.speak(RED, "espeak", "en-us+f2", seed=3).tobytes()).hexdigest()
     there = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert there.stdout.strip() == here
@@ -81,6 +92,7 @@ def test_unknown_engine():
 
 # ---- Baidu ----------------------------------------------------------------------------------------------------------
 
+
 def wav(seconds=0.5):
     buffer = io.BytesIO()
     soundfile.write(buffer, 0.3 * np.sin(np.arange(int(16000 * seconds)) / 10), 16000, format="WAV", subtype="PCM_16")
@@ -89,6 +101,7 @@ def wav(seconds=0.5):
 
 class Server(http.server.ThreadingHTTPServer):
     """Speaks Baidu's protocol. `answers` are given in turn, the last one for ever: bytes, a dict, or 'drop', 'slow'."""
+
     daemon_threads = True
 
     def __init__(self):
@@ -98,11 +111,11 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):                                    # the token
+    def do_GET(self):  # the token
         self.server.tokens += 1
         self.reply(self.server.token)
 
-    def do_POST(self):                                   # text2audio
+    def do_POST(self):  # text2audio
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         self.server.asked.append({name: value[0] for name, value in urllib.parse.parse_qs(body).items()})
         answers = self.server.answers
@@ -129,6 +142,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server(monkeypatch):
     from aip import AipSpeech
     from aip.base import AipBase
+
     server = Server()
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
@@ -154,14 +168,26 @@ def test_baidu_speaks(server):
     assert server.tokens == 1 and SECRET not in repr(engine)
 
 
-@pytest.mark.parametrize("bad", [b"<html>503</html>", b"", {"err_no": 503, "err_msg": "backend"}, {"error_code": 18},
-                                 [1, 2], "drop", "slow", wav()[:44], b"RIFF" + bytes(500)])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"<html>503</html>",
+        b"",
+        {"err_no": 503, "err_msg": "backend"},
+        {"error_code": 18},
+        [1, 2],
+        "drop",
+        "slow",
+        wav()[:44],
+        b"RIFF" + bytes(500),
+    ],
+)
 def test_baidu_tries_again(server, bad):
     server.answers = [bad, wav()]
     assert len(baidu().synthesize(RED, "0")[0]) == 8000 and len(server.asked) >= 2
 
 
-def streamed(seconds=0.5, length=0xffffffff):
+def streamed(seconds=0.5, length=0xFFFFFFFF):
     """An answer whose header does not know how long it will be."""
     return wav(seconds)[:40] + length.to_bytes(4, "little") + wav(seconds)[44:]
 
@@ -172,9 +198,19 @@ def test_all_sound_of_an_answer_is_heard(server, answer, seconds):
     assert len(baidu().synthesize(RED, "0")[0]) == 16000 * seconds and len(server.asked) == 1
 
 
-@pytest.mark.parametrize("bad, reason", [(b"<html>", "not sound"), (wav()[:8000], "breaks off"),
-                                         (b'{"err_no": 501', "not sound"), (wav()[:44] + bytes(16000), "no sound"), (b"", "an empty answer"), ("drop", "connection"),
-                                         ({"err_no": 503}, "error 503"), ("slow", "no answer in time")])
+@pytest.mark.parametrize(
+    "bad, reason",
+    [
+        (b"<html>", "not sound"),
+        (wav()[:8000], "breaks off"),
+        (b'{"err_no": 501', "not sound"),
+        (wav()[:44] + bytes(16000), "no sound"),
+        (b"", "an empty answer"),
+        ("drop", "connection"),
+        ({"err_no": 503}, "error 503"),
+        ("slow", "no answer in time"),
+    ],
+)
 def test_baidu_gives_up(server, bad, reason):
     server.answers = [bad]
     with pytest.raises(SpeechError, match=f"{reason}.*, 2 tries"):
@@ -248,15 +284,25 @@ def test_baidu_options():
 
 # ---- clips ----------------------------------------------------------------------------------------------------------
 
+
 def data_set(folder, items=2, captions=2, flowers=False):
     """train.json and test.json of birds' or flowers' form."""
     folder.mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"):
-        data = [{"text": [f"{RED[:-1]} {n}." for n in range(captions)],
-                 **({"img": f"{split}_{n}.jpg", "class": n + 1} if flowers else
-                    {"image": f"001.Gull/{split}_{n}.jpg", "class": "001.Gull"})} for n in range(items)]
-        (folder / f"{split}.json").write_text(json.dumps(
-            {"image_base_path": str(folder / "images"), "audio_base_path": "", "data": data}))
+        data = [
+            {
+                "text": [f"{RED[:-1]} {n}." for n in range(captions)],
+                **(
+                    {"img": f"{split}_{n}.jpg", "class": n + 1}
+                    if flowers
+                    else {"image": f"001.Gull/{split}_{n}.jpg", "class": "001.Gull"}
+                ),
+            }
+            for n in range(items)
+        ]
+        (folder / f"{split}.json").write_text(
+            json.dumps({"image_base_path": str(folder / "images"), "audio_base_path": "", "data": data})
+        )
     return folder
 
 
@@ -290,8 +336,9 @@ def test_plan_keeps_inside_its_folder(tmp_path):
 
 def test_wav_files(tmp_path):
     import wave
+
     path, samples = tmp_path / "a.wav", np.linspace(-1.2, 1.2, 1000).astype(np.float32)
-    for comment in ("speech-to-image x", "speech-to-image xy"):          # of even and of odd length
+    for comment in ("speech-to-image x", "speech-to-image xy"):  # of even and of odd length
         path.write_bytes(clips.wav_bytes(samples, comment))
         read, rate = soundfile.read(path, dtype="float32")
         assert rate == 16000 and np.abs(read - np.clip(samples, -1, 1)).max() < 1e-4
@@ -300,8 +347,16 @@ def test_wav_files(tmp_path):
     complete = path.read_bytes()
     path.write_bytes(complete[:-2])
     assert clips.state_of(path, "speech-to-image xy") == clips.OURS
-    edited = complete.replace(b"WAVEfmt ", b"WAVEJUNK\0\0\0\0fmt ")       # by a program that keeps the comment
-    for other in (b"", complete[:40], b"<html>", complete.replace(b"data", b"dato"), complete + b"LIST\0\0\0\0", edited, wav()):
+    edited = complete.replace(b"WAVEfmt ", b"WAVEJUNK\0\0\0\0fmt ")  # by a program that keeps the comment
+    for other in (
+        b"",
+        complete[:40],
+        b"<html>",
+        complete.replace(b"data", b"dato"),
+        complete + b"LIST\0\0\0\0",
+        edited,
+        wav(),
+    ):
         path.write_bytes(other)
         assert clips.state_of(path, "speech-to-image xy") == clips.FOREIGN
     assert clips.state_of(tmp_path / "none.wav", "") == clips.MISSING
@@ -318,21 +373,30 @@ def own_recordings():
         buffer = io.BytesIO()
         soundfile.write(buffer, tone, 16000, **options)
         return buffer.getvalue()
+
     plain = encoded(format="WAV", subtype="PCM_16")
     chunk = lambda name, size: name + size.to_bytes(4, "little") + bytes(size)
-    return {"plain": plain, "bext and iXML": plain[:36] + chunk(b"bext", 902) + chunk(b"iXML", 2000) + plain[36:],
-            "filler": plain[:36] + chunk(b"FLLR", 4044) + plain[36:], "flac": encoded(format="FLAC"), "rf64": encoded(format="RF64"),
-            "pipe": plain[:4] + b"\xff" * 4 + plain[8:40] + b"\xff" * 4 + plain[44:],
-            "unfinished": plain[:4] + bytes(4) + plain[8:40] + bytes(4) + plain[44:],
-            "with our comment": plain + b"LIST\x14\0\0\0INFOICMTspeech-to-image "}
+    return {
+        "plain": plain,
+        "bext and iXML": plain[:36] + chunk(b"bext", 902) + chunk(b"iXML", 2000) + plain[36:],
+        "filler": plain[:36] + chunk(b"FLLR", 4044) + plain[36:],
+        "flac": encoded(format="FLAC"),
+        "rf64": encoded(format="RF64"),
+        "pipe": plain[:4] + b"\xff" * 4 + plain[8:40] + b"\xff" * 4 + plain[44:],
+        "unfinished": plain[:4] + bytes(4) + plain[8:40] + bytes(4) + plain[44:],
+        "with our comment": plain + b"LIST\x14\0\0\0INFOICMTspeech-to-image ",
+    }
 
 
 def test_nothing_that_this_command_did_not_write_is_overwritten(tmp_path):
     """What cannot be used as sound is kept as well, and listed."""
     from Audio_to_Image.sound_files import read_sound
+
     recordings = own_recordings()
     for usable in (True, False):
-        content = recordings if usable else {"page": b"<html></html>", "nothing": b"", "header": recordings["plain"][:44]}
+        content = (
+            recordings if usable else {"page": b"<html></html>", "nothing": b"", "header": recordings["plain"][:44]}
+        )
         folder = data_set(tmp_path / f"set{usable}", len(content), 1)
         (folder / "test.json").unlink()
         root = folder / f"{folder.name}_audio/audio/en-us/001.Gull"
@@ -340,9 +404,13 @@ def test_nothing_that_this_command_did_not_write_is_overwritten(tmp_path):
         for number, data in enumerate(content.values()):
             (root / f"train_{number}_0.wav").write_bytes(data)
         before = (folder / "train.json").read_text()
-        status, out, errors = command("--dataset", folder.name, "--data_root", tmp_path, "--splits", "train", "--engine", "espeak")
+        status, out, errors = command(
+            "--dataset", folder.name, "--data_root", tmp_path, "--splits", "train", "--engine", "espeak"
+        )
         assert "0 to speak" in out and f"{len(content)} of the files there are not from this command" in out
-        assert [(root / f"train_{number}_0.wav").read_bytes() for number in range(len(content))] == list(content.values())
+        assert [(root / f"train_{number}_0.wav").read_bytes() for number in range(len(content))] == list(
+            content.values()
+        )
         if usable:
             assert status == 0, errors
             paths = [item.audio[0] for item in load_split(folder, "train").items]
@@ -353,7 +421,7 @@ def test_nothing_that_this_command_did_not_write_is_overwritten(tmp_path):
 
 
 def test_names_of_own_recordings_are_not_replaced(tmp_path):
-    folder = data_set(tmp_path / "set", 1, 2)                            # two captions, but one recording
+    folder = data_set(tmp_path / "set", 1, 2)  # two captions, but one recording
     (folder / "mine.wav").write_bytes(wav())
     content = json.loads((folder / "train.json").read_text())
     content["audio_base_path"], content["data"][0]["audio"] = str(folder), ["mine.wav"]
@@ -361,9 +429,9 @@ def test_names_of_own_recordings_are_not_replaced(tmp_path):
     options = ("--dataset", "set", "--data_root", tmp_path, "--engine", "espeak", "--splits", "train")
     status, _, errors = command(*options)
     assert status == 2 and "mine.wav" in errors and json.loads((folder / "train.json").read_text()) == content
-    (folder / "mine.wav").unlink()                                       # published split files name files that one lacks
+    (folder / "mine.wav").unlink()  # published split files name files that one lacks
     assert command(*options)[0] == 0
-    assert command(*options, "--voices", "en-us+f2")[0] == 0             # our own can be replaced
+    assert command(*options, "--voices", "en-us+f2")[0] == 0  # our own can be replaced
 
 
 def test_recordings_that_a_split_file_names_are_the_clips(tmp_path):
@@ -381,6 +449,7 @@ def test_recordings_that_a_split_file_names_are_the_clips(tmp_path):
 
     def present():
         return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
     files = present()
     options = ("--dataset", "set", "--data_root", tmp_path)
     status, out, errors = command(*options, "--one_by_one")
@@ -392,7 +461,9 @@ def test_recordings_that_a_split_file_names_are_the_clips(tmp_path):
     assert status == 2 and "BAIDU_SECRET_KEY" in errors and not lost.exists()
     status, out, errors = command(*options, "--engine", "espeak", "--jobs", "1")
     assert status == 0 and "1 to speak" in out and soundfile.info(lost).frames > 16000, errors
-    assert present() == files | {lost: lost.read_bytes()} and "; 0 to speak" in command(*options, "--engine", "espeak")[1]
+    assert (
+        present() == files | {lost: lost.read_bytes()} and "; 0 to speak" in command(*options, "--engine", "espeak")[1]
+    )
 
 
 def test_one_sentence(tmp_path):
@@ -400,16 +471,22 @@ def test_one_sentence(tmp_path):
     options = ("--text", RED, "--save_path", red, "--engine", "espeak")
     assert command(*options)[:2] == (0, f"{red}\n") and soundfile.info(red).frames > 16000
     before = red.read_bytes()
-    assert command("--text", YELLOW, *options[2:])[0] == 0 and red.read_bytes() != before      # our own is replaced
+    assert command("--text", YELLOW, *options[2:])[0] == 0 and red.read_bytes() != before  # our own is replaced
     red.write_bytes(wav())
-    for words, said in ((options, "did not write it"), (options[:2], "--save_path"), ((*options[:3], tmp_path / "a.mp3"), ".wav"),
-                        (("--engine", "espeak"), "--dataset"), ((*options[:3], tmp_path / "b.wav"), "BAIDU_API_KEY")):
+    for words, said in (
+        (options, "did not write it"),
+        (options[:2], "--save_path"),
+        ((*options[:3], tmp_path / "a.mp3"), ".wav"),
+        (("--engine", "espeak"), "--dataset"),
+        ((*options[:3], tmp_path / "b.wav"), "BAIDU_API_KEY"),
+    ):
         status, _, errors = command(*words)
         assert status == 2 and said in errors and errors.count("\n") == 1, errors
     assert list(tmp_path.rglob("*.*")) == [red] and red.read_bytes() == wav()
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------
+
 
 def test_command_speaks_a_data_set_and_goes_on(tmp_path):
     folder = data_set(tmp_path / "toybirds", 10, 2)
@@ -430,7 +507,7 @@ def test_command_speaks_a_data_set_and_goes_on(tmp_path):
     damaged, sound = split.items[1].audio[1], split.items[1].audio[1].read_bytes()
     damaged.write_bytes(sound[:1000])
     text = (folder / "test.json").read_text()
-    (folder / "test.json").write_text(text.replace("red crown 0.", "blue crown 0.", 1))      # one caption has changed
+    (folder / "test.json").write_text(text.replace("red crown 0.", "blue crown 0.", 1))  # one caption has changed
     assert ", 38 of them spoken before" in command(*options)[1] and damaged.read_bytes() == sound
     assert not list(folder.rglob(".*"))
 
@@ -449,11 +526,32 @@ def test_command_lists_what_failed(tmp_path):
 def test_published_command_with_baidu(tmp_path, server, monkeypatch, capsys):
     """In this process, since the server's address is patched in."""
     from Audio_to_Image import text_to_speech
+
     folder, output = data_set(tmp_path / "birds"), tmp_path / "speech"
     server.answers = [wav(1.0), b"<html>", wav(0.5), wav(1.0)]
-    monkeypatch.setattr(sys, "argv", [str(COMMAND), "--dataset", "birds", "--output_dir", str(output), "--APP_ID", "1",
-                                      "--API_KEY", "k", "--SECRET_KEY", SECRET, "--data_root", str(tmp_path),
-                                      "--qps", "1000", "--jobs", "2"])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            str(COMMAND),
+            "--dataset",
+            "birds",
+            "--output_dir",
+            str(output),
+            "--APP_ID",
+            "1",
+            "--API_KEY",
+            "k",
+            "--SECRET_KEY",
+            SECRET,
+            "--data_root",
+            str(tmp_path),
+            "--qps",
+            "1000",
+            "--jobs",
+            "2",
+        ],
+    )
     monkeypatch.setattr(Baidu.__init__, "__defaults__", (*Baidu.__init__.__defaults__[:-1], 0.001))
     assert text_to_speech.main() == 0
     split = load_split(folder, "test")
@@ -465,11 +563,13 @@ def test_published_command_with_baidu(tmp_path, server, monkeypatch, capsys):
 
 def test_quota_in_a_run_leaves_what_was_spoken(tmp_path, server, monkeypatch):
     from Audio_to_Image import text_to_speech
+
     folder = data_set(tmp_path / "birds")
     before = (folder / "train.json").read_text()
     server.answers = [wav(), wav(), {"error_code": 17}]
-    monkeypatch.setattr(sys, "argv", [str(COMMAND), "--dataset", "birds", "--data_root", str(tmp_path), "--jobs", "2",
-                                      "--qps", "1000"])
+    monkeypatch.setattr(
+        sys, "argv", [str(COMMAND), "--dataset", "birds", "--data_root", str(tmp_path), "--jobs", "2", "--qps", "1000"]
+    )
     for name in ("APP_ID", "API_KEY", "SECRET_KEY"):
         monkeypatch.setenv(f"BAIDU_{name}", SECRET + name)
     with pytest.raises(UserError, match="quota"):
@@ -477,12 +577,17 @@ def test_quota_in_a_run_leaves_what_was_spoken(tmp_path, server, monkeypatch):
     assert len(list(folder.rglob("*.wav"))) == 2 and (folder / "train.json").read_text() == before
 
 
-@pytest.mark.parametrize("options, reason", [
-    (["--dataset", "none"], "--dataset none"),
-    (["--dataset", "set", "--engine", "espeak", "--splits", "val"], "val.json"),
-    (["--dataset", "set"], "BAIDU_SECRET_KEY"), (["--dataset", "set", "--frobnicate"], "--frobnicate"),
-    (["--dataset", "set", "--engine", "hibari", "--voices", "9"], "--voices 9"),
-    (["--dataset", "set", "--engine", "espeak", "--speed", "9"], "--speed")])
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        (["--dataset", "none"], "--dataset none"),
+        (["--dataset", "set", "--engine", "espeak", "--splits", "val"], "val.json"),
+        (["--dataset", "set"], "BAIDU_SECRET_KEY"),
+        (["--dataset", "set", "--frobnicate"], "--frobnicate"),
+        (["--dataset", "set", "--engine", "hibari", "--voices", "9"], "--voices 9"),
+        (["--dataset", "set", "--engine", "espeak", "--speed", "9"], "--speed"),
+    ],
+)
 def test_command_errors_are_one_sentence(tmp_path, options, reason):
     data_set(tmp_path / "set")
     status, out, errors = command(*options, *([] if "none" in options else ["--data_root", tmp_path]))

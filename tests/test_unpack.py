@@ -1,4 +1,5 @@
 """Unpacking: cut, damaged and evil archives of every kind end in one sentence, and nothing leaves the folder."""
+
 import shutil
 import tarfile
 import zipfile
@@ -11,12 +12,20 @@ from common.cli import UserError
 from scripts.data.download.unpack import BadArchive, Limits, unpack
 
 
-@pytest.mark.parametrize("pack", [make_tar, lambda files: make_tar(files, "w"), lambda files: make_tar(files, "w:xz"),
-                                  lambda files: make_tar(files, "w:bz2"), make_zip])
+@pytest.mark.parametrize(
+    "pack",
+    [
+        make_tar,
+        lambda files: make_tar(files, "w"),
+        lambda files: make_tar(files, "w:xz"),
+        lambda files: make_tar(files, "w:bz2"),
+        make_zip,
+    ],
+)
 def test_truncated_archives_of_every_kind(tmp_path, pack):
     whole = pack(FILES)
     archive = tmp_path / "set.archive"
-    end = len(whole) if whole[257:262] != b"ustar" else 3 * 1024 + 512     # a plain tar ends in 10 KiB of zeros
+    end = len(whole) if whole[257:262] != b"ustar" else 3 * 1024 + 512  # a plain tar ends in 10 KiB of zeros
     for length in sorted({1, 2, 20, end // 3, end // 2, end - 600, end - 20, end - 1} & set(range(end))):
         archive.write_bytes(whole[:length])
         (tmp_path / "out").mkdir()
@@ -69,16 +78,21 @@ def test_evil_zips(tmp_path):
     link.external_attr = 0o120777 << 16
     check_refused(tmp_path, make_zip({link: b"/etc"}), "symbolic link")
     liar = bytearray(make_zip({"zeros": bytes(9000)}))
-    for signature, offset in ((b"PK\3\4", 22), (b"PK\1\2", 24)):     # says 5 bytes, holds 9,000
+    for signature, offset in ((b"PK\3\4", 22), (b"PK\1\2", 24)):  # says 5 bytes, holds 9,000
         at = liar.index(signature) + offset
-        liar[at:at + 4] = (5).to_bytes(4, "little")
+        liar[at : at + 4] = (5).to_bytes(4, "little")
     check_refused(tmp_path, bytes(liar), "damaged")
 
 
 def test_names_of_dots_and_drives(tmp_path):
     """What other systems would take for the folder above or another disk is refused; other dots are letters."""
-    for name in ("set/.. /escaped", "set/.../escaped", "\\\\server\\share\\escaped", "c:escaped",
-                 "set\\..\\..\\escaped"):
+    for name in (
+        "set/.. /escaped",
+        "set/.../escaped",
+        "\\\\server\\share\\escaped",
+        "c:escaped",
+        "set\\..\\..\\escaped",
+    ):
         check_refused(tmp_path, make_zip({name: b"x"}), "leaves its folder")
         check_refused(tmp_path, make_tar({name: b"x"}), "leaves its folder")
     check_unpacked(tmp_path, make_zip({"set./a.": b"1", "set/.b": b"2"}), {"set./a.": b"1", "set/.b": b"2"})
@@ -113,8 +127,11 @@ def test_flipped_bits_end_in_success_or_one_sentence(tmp_path):
 
 # ---- archives of other programs --------------------------------------------------------------------------------------
 
-WINDOWS = {"set\\images\\a.jpg": FILES["set/images/a.jpg"], "set\\labels.txt": FILES["set/labels.txt"],
-           "notes.txt": FILES["notes.txt"]}
+WINDOWS = {
+    "set\\images\\a.jpg": FILES["set/images/a.jpg"],
+    "set\\labels.txt": FILES["set/labels.txt"],
+    "notes.txt": FILES["notes.txt"],
+}
 
 
 def check_unpacked(tmp_path: Path, body: bytes, expected=FILES, name="set.archive") -> None:
@@ -139,8 +156,8 @@ def test_an_archive_in_an_archive_is_unpacked_through(tmp_path):
     check_unpacked(tmp_path, make_zip({"set.tgz": make_tar(FILES), "__MACOSX/._set.tgz": b"\0\5\x16\7"}))
     check_unpacked(tmp_path, make_tar({"._set.tgz": b"\0\5\x16\7", "set.tgz": make_tar(FILES)}))
     two = {"a.zip": make_zip({"a": b"1"}), "b.zip": make_zip({"b": b"2"})}
-    check_unpacked(tmp_path, make_zip(two), two)                       # which of them is meant, only a person can say
-    weights = {"net.pth": make_zip({"net/data.pkl": b"x"})}            # a zip inside, but no archive to its users
+    check_unpacked(tmp_path, make_zip(two), two)  # which of them is meant, only a person can say
+    weights = {"net.pth": make_zip({"net/data.pkl": b"x"})}  # a zip inside, but no archive to its users
     check_unpacked(tmp_path, make_zip(weights), weights)
 
 
@@ -173,10 +190,17 @@ def test_names_that_differ_in_case_only(tmp_path):
         check_unpacked(tmp_path, make_tar(both), both)
 
 
-@pytest.mark.parametrize("head, what", [
-    (b"7z\xbc\xaf'\x1c", "is a 7z archive"), (b"Rar!\x1a\x07\x01\0", "is a RAR archive"),
-    (b"(\xb5/\xfd", "is compressed with zstd"), (b"PK\7\x08PK\3\4", "is one part of a zip archive in several"),
-    (b"\x04\"M\x18", "is compressed with lz4"), (b"\x1f\x9d\x90", "is compressed with compress")])
+@pytest.mark.parametrize(
+    "head, what",
+    [
+        (b"7z\xbc\xaf'\x1c", "is a 7z archive"),
+        (b"Rar!\x1a\x07\x01\0", "is a RAR archive"),
+        (b"(\xb5/\xfd", "is compressed with zstd"),
+        (b"PK\7\x08PK\3\4", "is one part of a zip archive in several"),
+        (b'\x04"M\x18', "is compressed with lz4"),
+        (b"\x1f\x9d\x90", "is compressed with compress"),
+    ],
+)
 def test_what_is_not_read_is_called_by_its_name(tmp_path, head, what):
     check_refused(tmp_path, head + bytes(600), what)
     check_refused(tmp_path, head + bytes(600), "pack the folder as .zip or .tar.gz and pass that with --archive FILE")
@@ -194,7 +218,7 @@ def test_encrypted_split_and_oddly_packed_zips(tmp_path):
     encrypted[central + 8] |= 1
     check_refused(tmp_path, bytes(encrypted), "is encrypted; unpack it with another program")
     last = bytearray(body)
-    last[body.index(b"PK\5\6") + 4] = 3                               # the fourth volume, with the list of members
+    last[body.index(b"PK\5\6") + 4] = 3  # the fourth volume, with the list of members
     check_refused(tmp_path, bytes(last), "is one part of a zip archive in several")
     deflate64 = bytearray(body)
     for at in (body.index(b"PK\3\4") + 8, central + 10):

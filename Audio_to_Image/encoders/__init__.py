@@ -2,6 +2,7 @@
 
 A network class has what `SpeechEncoder` lists. This module imports no torch, so that options can be checked with it.
 """
+
 import importlib
 from typing import Protocol
 
@@ -22,6 +23,7 @@ class SpeechEncoder(Protocol):
     defaults             training options whose default is another than Li et al.'s, by their names on the command line
     n_filters, nhidden   mel bands of the input; width of the sentence's embedding
     """
+
     name: str
     objective: str
     defaults: dict
@@ -50,7 +52,7 @@ class SpeechEncoder(Protocol):
 
 
 def load_class(where: str):
-    """"module:class" → the class."""
+    """ "module:class" → the class."""
     module, name = where.split(":")
     return getattr(importlib.import_module(module), name)
 

@@ -3,11 +3,12 @@
 Harwath et al., "Jointly Discovering Visual Objects and Spoken Words from Raw Sensory Input", ECCV 2018 (arXiv
 1804.01452). Layer names, and so checkpoints, are those of the authors' implementation.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-FRAMES_PER_POSITION = 16    # four poolings halve the time axis
+FRAMES_PER_POSITION = 16  # four poolings halve the time axis
 SIMILARITIES = ("SISA", "MISA", "SIMA")
 
 
@@ -17,10 +18,18 @@ class DAVEnetAudio(nn.Module):
     n_filters      mel bands of the input
     embedding_dim  channels of the output
     """
+
     name = "davenet"
     objective = "Audio_to_Image.encoders.davenet_objective:MatchmapObjective"
-    defaults = {"batch_size": 100, "learning_rate": 1e-3, "optimizer": "sgd", "beta1": 0.9, "weight_decay": 5e-7,
-                "lr_scheduler_step_size": 40, "lr_scheduler_gamma": 0.1}
+    defaults = {
+        "batch_size": 100,
+        "learning_rate": 1e-3,
+        "optimizer": "sgd",
+        "beta1": 0.9,
+        "weight_decay": 5e-7,
+        "lr_scheduler_step_size": 40,
+        "lr_scheduler_gamma": 0.1,
+    }
 
     def __init__(self, n_filters: int = 40, embedding_dim: int = 1024):
         super().__init__()
@@ -79,7 +88,8 @@ class VGG16Image(nn.Module):
     def __init__(self, embedding_dim: int = 1024):
         super().__init__()
         from torchvision.models import vgg16
-        layers = list(vgg16(weights=None).features)[:-1]                   # without the last pooling
+
+        layers = list(vgg16(weights=None).features)[:-1]  # without the last pooling
         self.embedding_dim = embedding_dim
         self.image_model = nn.Sequential(*layers, nn.Conv2d(512, embedding_dim, 3, padding=1))
 
@@ -100,11 +110,11 @@ def similarity(image: torch.Tensor, audio: torch.Tensor, lens: torch.Tensor, kin
         raise ValueError(f"no similarity {kind}; there are {', '.join(SIMILARITIES)}")
     assert image.dim() == 4 and audio.dim() == 3 and image.shape[1] == audio.shape[1] and lens.shape == audio.shape[:1]
     lens = lens.clamp(1, audio.shape[2])
-    heard = torch.arange(audio.shape[2], device=audio.device) < lens[:, None]              # [M, T]
-    if kind == "SISA":                             # the mean of products is the product of means
+    heard = torch.arange(audio.shape[2], device=audio.device) < lens[:, None]  # [M, T]
+    if kind == "SISA":  # the mean of products is the product of means
         return image.mean((2, 3)) @ ((audio * heard[:, None]).sum(2) / lens[:, None]).T
     rows = []
-    for one in image.flatten(2):                   # [D, H·W]
+    for one in image.flatten(2):  # [D, H·W]
         matchmap = torch.einsum("dp,mdt->mpt", one, audio)
         if kind == "MISA":
             rows.append((matchmap.amax(1) * heard).sum(1) / lens)
@@ -119,8 +129,8 @@ def pair_similarity(image: torch.Tensor, audio: torch.Tensor, lens: torch.Tensor
         raise ValueError(f"no similarity {kind}; there are {', '.join(SIMILARITIES)}")
     assert len(image) == len(audio) == len(lens) and image.shape[1] == audio.shape[1], (image.shape, audio.shape)
     lens = lens.clamp(1, audio.shape[2])
-    heard = torch.arange(audio.shape[2], device=audio.device) < lens[:, None]              # [N, T]
-    matchmap = image.flatten(2).transpose(1, 2) @ audio                                    # [N, H·W, T]
+    heard = torch.arange(audio.shape[2], device=audio.device) < lens[:, None]  # [N, T]
+    matchmap = image.flatten(2).transpose(1, 2) @ audio  # [N, H·W, T]
     if kind == "SIMA":
         return matchmap.masked_fill(~heard[:, None], -torch.inf).amax(2).mean(1)
     over_image = matchmap.amax(1) if kind == "MISA" else matchmap.mean(1)
@@ -132,8 +142,9 @@ def margin_loss(own: torch.Tensor, wrong_image: torch.Tensor, wrong_clip: torch.
     return (F.relu(margin + wrong_image - own) + F.relu(margin + wrong_clip - own)).sum() / len(own)
 
 
-def sampled_margin_loss(scores: torch.Tensor, impostor_images: torch.Tensor, impostor_clips: torch.Tensor,
-                        margin: float = 1.0) -> torch.Tensor:
+def sampled_margin_loss(
+    scores: torch.Tensor, impostor_images: torch.Tensor, impostor_clips: torch.Tensor, margin: float = 1.0
+) -> torch.Tensor:
     """Margin ranking loss with one impostor image and one impostor clip for every pair (section 4.3 of the paper).
 
     scores: `[N, N]`, similarity of image i and clip j; pairs stand on the diagonal. impostor_*: `[N]`, row numbers
@@ -160,7 +171,10 @@ def recalls(scores: torch.Tensor, ranks=(1, 5, 10)) -> dict[str, float]:
     """
     assert scores.shape == (len(scores), len(scores)), tuple(scores.shape)
     own = scores.diagonal()
-    better_images = (scores >= own).sum(0) - 1     # for each clip: images at least as good as its own
+    better_images = (scores >= own).sum(0) - 1  # for each clip: images at least as good as its own
     better_clips = (scores >= own[:, None]).sum(1) - 1
-    return {f"{way}_r{k}": 100 * (better < k).double().mean().item()
-            for way, better in (("audio_to_image", better_images), ("image_to_audio", better_clips)) for k in ranks}
+    return {
+        f"{way}_r{k}": 100 * (better < k).double().mean().item()
+        for way, better in (("audio_to_image", better_images), ("image_to_audio", better_clips))
+        for k in ranks
+    }

@@ -2,6 +2,7 @@
 
 Harwath et al., ECCV 2018, sections 4.2 and 4.3; images as in the authors' implementation.
 """
+
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,7 +19,7 @@ from common.distributed import ranks
 from common.parallel import default_jobs
 from common.untrusted.images import open_rgb
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)       # of ImageNet, RGB in 0..1
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in 0..1
 # In the recalls by matchmap, as in the authors' test set: time and memory grow with the square.
 MOST_IMAGES = 1000
 IMAGES_AT_ONCE = 32
@@ -29,6 +30,7 @@ class MatchmapObjective(Objective):
 
     image: images `[N, 3, S, S]`, normalised → maps `[N, d, H, W]`; settings: settings.MatchmapSettings
     """
+
     needs_teacher = False
     terms = ("margin",)
 
@@ -45,18 +47,21 @@ class MatchmapObjective(Objective):
         if weights:
             own = image.state_dict()
             state = checkpoint.state_dict_of(checkpoint.load(weights), weights)
-            state = {key.replace("features.", "image_model.", 1): value for key, value in state.items()
-                     if not key.startswith("classifier.")}
-            last = list(own)[-1].rpartition(".")[0]                            # torchvision's VGG16 ends before it
+            state = {
+                key.replace("features.", "image_model.", 1): value
+                for key, value in state.items()
+                if not key.startswith("classifier.")
+            }
+            last = list(own)[-1].rpartition(".")[0]  # torchvision's VGG16 ends before it
             checkpoint.load_into(image, {**{key: own[key] for key in own if key.startswith(last)}, **state}, weights)
         objective = cls(image, options.training, options.training.precision)
         objective.split = train.clips.split
-        objective.images_of(objective.split)       # here, so that no two threads read them
+        objective.images_of(objective.split)  # here, so that no two threads read them
         return objective
 
     @classmethod
     def from_state(cls, state, network, settings):
-        if "image_model.0.weight" in state:                    # the authors' image_model.<n>.pth
+        if "image_model.0.weight" in state:  # the authors' image_model.<n>.pth
             state.update({f"image.{key}": state.pop(key) for key in list(state)})
         if not any(key.startswith("image.") for key in state):
             raise KeyError("image_model.0.weight")
@@ -89,7 +94,7 @@ class MatchmapObjective(Objective):
         """The maps of some items of a split, centre crops, some images at a time."""
         images, size = self.images_of(split), self.settings.image_size
         for start in range(0, len(items), IMAGES_AT_ONCE):
-            crops = [centre_crop(images[item], size) for item in items[start:start + IMAGES_AT_ONCE]]
+            crops = [centre_crop(images[item], size) for item in items[start : start + IMAGES_AT_ONCE]]
             yield self.maps(to_tensor(crops).to(self.mean.device), precision)
 
     # ---- losses and metrics ----
@@ -100,8 +105,14 @@ class MatchmapObjective(Objective):
         draw = torch.Generator().manual_seed(int(random_of(seed).integers(1 << 62)))
         other_image, other_clip = (davenet.draw_impostors(len(audio), draw).to(audio.device) for _ in range(2))
         kind = self.settings.similarity
-        own, wrong_image, wrong_clip = (davenet.pair_similarity(*pair, kind) for pair in (
-            (image, audio, lens), (image[other_image], audio, lens), (image, audio[other_clip], lens[other_clip])))
+        own, wrong_image, wrong_clip = (
+            davenet.pair_similarity(*pair, kind)
+            for pair in (
+                (image, audio, lens),
+                (image[other_image], audio, lens),
+                (image, audio[other_clip], lens[other_clip]),
+            )
+        )
         loss = davenet.margin_loss(own, wrong_image, wrong_clip, self.settings.margin)
         return loss, {"loss": loss, "margin": loss}
 
@@ -123,10 +134,12 @@ class MatchmapObjective(Objective):
             rows = slice(start, start + batch_size)
             with autocast(clips.device, precision):
                 maps, _ = encoder(clips.mels(chosen[rows]), lens[rows], n_frames[rows])
-            words.append(maps[:, :, :int(lens.max())].float())
+            words.append(maps[:, :, : int(lens.max())].float())
         encoder.train(training)
-        scores = [davenet.similarity(maps, torch.cat(words), lens, self.settings.similarity)
-                  for maps in self._maps_of(clips.split, items, precision)]
+        scores = [
+            davenet.similarity(maps, torch.cat(words), lens, self.settings.similarity)
+            for maps in self._maps_of(clips.split, items, precision)
+        ]
         return {f"matchmap_{name}": value for name, value in davenet.recalls(torch.cat(scores)).items()}
 
 
@@ -139,7 +152,7 @@ def shorter_side(image: Image.Image, size: int) -> np.ndarray:
 
 def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
     top, left = (round((side - size) / 2) for side in image.shape[:2])
-    return image[top:top + size, left:left + size]
+    return image[top : top + size, left : left + size]
 
 
 def random_crop(image: np.ndarray, size: int, generator: np.random.Generator) -> np.ndarray:
@@ -158,7 +171,7 @@ def random_crop(image: np.ndarray, size: int, generator: np.random.Generator) ->
     else:
         w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
         left, top = (width - w) // 2, (height - h) // 2
-    crop = Image.fromarray(image[top:top + h, left:left + w])
+    crop = Image.fromarray(image[top : top + h, left : left + w])
     return np.asarray(crop.resize((size, size), Image.Resampling.BILINEAR))
 
 

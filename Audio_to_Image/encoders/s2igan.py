@@ -3,13 +3,14 @@
 Wang et al., "S2IGAN: Speech-to-Image Generation via Adversarial Learning", INTERSPEECH 2020 (arXiv 2005.06968),
 section 2.1. Layer names, and so checkpoints, are those of the authors' implementation.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-KERNEL, STRIDE = 6, 2       # of both convolutions, without padding
-TEMPERATURE = 10.0          # factor of the cosines in `matching_loss`
+KERNEL, STRIDE = 6, 2  # of both convolutions, without padding
+TEMPERATURE = 10.0  # factor of the cosines in `matching_loss`
 
 
 def positions(n_frames: torch.Tensor) -> torch.Tensor:
@@ -52,12 +53,14 @@ class S2IGANEncoder(nn.Module):
     The authors' input is another log-mel (22,050 Hz, per-band mean and variance); here each clip's bands are normalised
     to mean 0 and variance 1 over its frames, so that any log-mel serves.
     """
+
     name = "s2igan"
     objective = "Audio_to_Image.encoders.s2igan_objective:MatchingObjective"
     defaults = {"batch_size": 128, "learning_rate": 2e-4, "beta1": 0.95}
 
-    def __init__(self, n_filters: int = 40, nhidden: int = 1024, drop_prob: float = 0.0, attention: int = 128,
-                 heads: int = 1):
+    def __init__(
+        self, n_filters: int = 40, nhidden: int = 1024, drop_prob: float = 0.0, attention: int = 128, heads: int = 1
+    ):
         super().__init__()
         if nhidden % 2:
             raise ValueError(f"a bidirectional GRU needs an even width, not {nhidden}")
@@ -78,8 +81,12 @@ class S2IGANEncoder(nn.Module):
     @classmethod
     def from_state(cls, state: dict) -> "S2IGANEncoder":
         heads = sum(1 for key in state if key.startswith("att.att_heads.") and key.endswith(".hidden.weight"))
-        return cls(state["Conv1.weight"].shape[1], 2 * state["rnn.weight_hh_l0"].shape[1],
-                   attention=state["att.att_heads.0.hidden.weight"].shape[0], heads=heads)
+        return cls(
+            state["Conv1.weight"].shape[1],
+            2 * state["rnn.weight_hh_l0"].shape[1],
+            attention=state["att.att_heads.0.hidden.weight"].shape[0],
+            heads=heads,
+        )
 
     @staticmethod
     def positions(n_frames: torch.Tensor) -> torch.Tensor:
@@ -112,7 +119,7 @@ def normalise_bands(x: torch.Tensor, n_frames: torch.Tensor) -> torch.Tensor:
     count = n_frames.to(x.device).clamp(min=1)[:, None, None]
     mean = (x * heard).sum(2, keepdim=True) / count
     centred = (x - mean) * heard
-    return centred / ((centred ** 2).sum(2, keepdim=True) / count + 1e-5).sqrt()
+    return centred / ((centred**2).sum(2, keepdim=True) / count + 1e-5).sqrt()
 
 
 class ImageHead(nn.Module):
@@ -128,8 +135,9 @@ class ImageHead(nn.Module):
         return F.normalize(self.L1(features), dim=1)
 
 
-def matching_loss(audio: torch.Tensor, image: torch.Tensor, labels: torch.Tensor,
-                  temperature: float = TEMPERATURE) -> torch.Tensor:
+def matching_loss(
+    audio: torch.Tensor, image: torch.Tensor, labels: torch.Tensor, temperature: float = TEMPERATURE
+) -> torch.Tensor:
     """Cross entropy both ways over a batch's pairs; other pairs of the same class do not count as wrong (equation 1).
 
     audio, image: `[N, d]`; labels: `[N]`. Scores are `temperature` times the cosine.

@@ -3,6 +3,7 @@
 Wang et al. 2020, section 2.1. The authors' image features are 2,048 numbers of an Inception network; here they are
 those of the set's teacher, of any width.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -36,7 +37,7 @@ class MatchingObjective(Objective):
 
     @classmethod
     def from_state(cls, state, network, settings):
-        if "L1.weight" in state:                   # the authors' best_image_model.pth
+        if "L1.weight" in state:  # the authors' best_image_model.pth
             state.update({f"image_head.{key}": state.pop(key) for key in ("L1.weight", "L1.bias")})
             state["classes"] = torch.zeros(0, dtype=torch.int64)
         return cls(state["image_head.L1.weight"].shape[1], network.nhidden, state["classes"])

@@ -2,6 +2,7 @@
 
 A teacher is a class with the interface of `teacher.Teacher` in a file of its own, and a line in `TEACHERS`.
 """
+
 from importlib import import_module
 
 from common.cli import UserError
@@ -21,12 +22,14 @@ def teacher_class(name: str) -> type:
     return getattr(import_module(f"{__name__}.{module}"), kind)
 
 
-def make_teacher(name: str, weights=None, flip: str = "mirror", device="cpu", precision: str = "fp32",
-                 view_size: int = 224):
+def make_teacher(
+    name: str, weights=None, flip: str = "mirror", device="cpu", precision: str = "fp32", view_size: int = 224
+):
     """The teacher `name`, loaded, on `device`. weights: None for its default file.
 
     UserError for an unknown name, a missing or damaged weight file, or views that it does not take.
     """
     import torch
+
     kind = teacher_class(name)
     return kind(kind.weights_file(weights), flip, torch.device(device), precision, view_size)

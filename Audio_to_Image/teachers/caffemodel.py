@@ -2,6 +2,7 @@
 
 Neither Caffe nor protobuf has to be installed; field numbers are those of caffe.proto.
 """
+
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from common.cli import UserError
 from common.untrusted.protobuf import BYTES, FIXED32, FIXED64, VARINT, fields, messages, varint
 
-MAX_BLOBS = 16                                     # of one layer: a convolution has 2
+MAX_BLOBS = 16  # of one layer: a convolution has 2
 
 
 def read_caffemodel(data: bytes, path, wanted=None) -> dict[str, list[np.ndarray]]:
@@ -51,9 +52,9 @@ def _blob(view: memoryview) -> np.ndarray:
             legacy[number] = value
         elif number == 7 and wire == BYTES:
             shape = _blob_shape(value)
-        elif number == 5 and wire in (BYTES, FIXED32):         # `data`, packed or one by one
+        elif number == 5 and wire in (BYTES, FIXED32):  # `data`, packed or one by one
             data += value
-        elif number == 8 and wire in (BYTES, FIXED64):         # `double_data`
+        elif number == 8 and wire in (BYTES, FIXED64):  # `double_data`
             kind = np.dtype("<f8")
             data += value
     shape = shape if shape is not None else [legacy.get(number, 1) for number in (1, 2, 3, 4)]

@@ -1,4 +1,5 @@
 """EfficientNet-lite0 on ImageNet as a teacher: its weights come in a package, so nothing has to be downloaded."""
+
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from common.untrusted.images import resize
 
 class Lite0Teacher(Teacher):
     """Bicubic, antialiased resizing; 1280 features a view."""
+
     name, width = "efficientnet_lite0", efficientnet_lite0.WIDTH
 
     def __init__(self, weights, flip, device, precision, view_size=224):
@@ -28,7 +30,7 @@ class Lite0Teacher(Teacher):
 
     def prepare(self, image):
         side = self.view_size + MARGIN
-        resized = resize(image, (side, side), Image.Resampling.BICUBIC)        # Pillow antialiases when it shrinks
+        resized = resize(image, (side, side), Image.Resampling.BICUBIC)  # Pillow antialiases when it shrinks
         return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
 
     def forward(self, views):

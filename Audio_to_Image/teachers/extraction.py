@@ -3,6 +3,7 @@
 Work is kept in shards beside the final file, so that a killed run loses at most one of them. Items of a split may share
 an image: each image is seen once.
 """
+
 import contextlib
 import shutil
 import sys
@@ -24,7 +25,7 @@ from common.parallel import one_torch_thread
 from common.splits import Split
 from common.untrusted.images import open_rgb
 
-SHARD = 256                                        # images: on two CPU cores, half a minute of work
+SHARD = 256  # images: on two CPU cores, half a minute of work
 
 
 def path_of(folder, split: Split, teacher: str) -> Path:
@@ -39,10 +40,16 @@ def describe(split: Split, teacher: str, weights, flip: str, view_size: int, pre
     try:
         weights = files.sha256(teacher_class(teacher).weights_file(weights))
     except UserError:
-        if weights is not None:                    # the user named a file
+        if weights is not None:  # the user named a file
             raise
-    return {"teacher": teacher, "weights": weights, "flip": flip, "view_size": view_size, "precision": precision,
-            "images": _images_digest(split)}
+    return {
+        "teacher": teacher,
+        "weights": weights,
+        "flip": flip,
+        "view_size": view_size,
+        "precision": precision,
+        "images": _images_digest(split),
+    }
 
 
 def _images_digest(split: Split) -> str:
@@ -62,8 +69,10 @@ def usable(path: Path, split: Split, wanted: dict) -> bool:
     note = path.with_suffix(".json")
     if not note.is_file():
         rows = load_features(path, split, "this command with --overwrite")
-        print(f"{path}: published features of {len(rows)} images ({rows[0].shape[1]} wide) are there and used as "
-              f"they are; --overwrite makes them again")
+        print(
+            f"{path}: published features of {len(rows)} images ({rows[0].shape[1]} wide) are there and used as "
+            f"they are; --overwrite makes them again"
+        )
         return True
     found = files.read_note(note)
     if found.get("order") == UNFINISHED:
@@ -80,8 +89,16 @@ def usable(path: Path, split: Split, wanted: dict) -> bool:
     return True
 
 
-def make(path: Path, split: Split, teacher: Teacher, description: dict, jobs: int, batch_size: int,
-         whole_images: bool, **source) -> list[UserError]:
+def make(
+    path: Path,
+    split: Split,
+    teacher: Teacher,
+    description: dict,
+    jobs: int,
+    batch_size: int,
+    whole_images: bool,
+    **source,
+) -> list[UserError]:
     """Write the features of `split` to `path`; returns the faulty images, in which case nothing is written.
 
     `whole_images`: the network, too, runs in the `jobs` threads, an image each (CPU); otherwise the threads prepare
@@ -89,14 +106,19 @@ def make(path: Path, split: Split, teacher: Teacher, description: dict, jobs: in
     """
     images = list(dict.fromkeys(item.image for item in split.items))
     missing = [UserError(f"{image} does not exist") for image in images if not image.is_file()]
-    if missing:                                    # known before the work, so told before it
+    if missing:  # known before the work, so told before it
         return missing
-    shards = _Shards(path.parent / f".{path.stem}.partial", {**description, "order": split.digest()}, len(images),
-                     (VIEWS, teacher.width))
+    shards = _Shards(
+        path.parent / f".{path.stem}.partial",
+        {**description, "order": split.digest()},
+        len(images),
+        (VIEWS, teacher.width),
+    )
     todo = [image for number in shards.missing() for image in images[shards.span(number)]]
     failed = []
-    with tqdm(total=len(images), initial=len(images) - len(todo), desc=f"{split.name} images", unit="img",
-              disable=None) as progress:
+    with tqdm(
+        total=len(images), initial=len(images) - len(todo), desc=f"{split.name} images", unit="img", disable=None
+    ) as progress:
         stream = _features(todo, teacher, jobs, batch_size, whole_images)
         for number in shards.missing():
             rows = []
@@ -109,7 +131,7 @@ def make(path: Path, split: Split, teacher: Teacher, description: dict, jobs: in
                 shards.save(number, np.stack(rows))
     if not failed:
         row_of = dict(zip(images, shards.load_all()))
-        moved = files.set_aside(path)              # --overwrite: features of others are made again, and kept
+        moved = files.set_aside(path)  # --overwrite: features of others are made again, and kept
         if moved:
             print(f"{path}: the file that was there is now {moved.name}")
         save_features(path, [row_of[item.image] for item in split.items], split, **description, **source)
@@ -123,8 +145,10 @@ def report(failed: list[UserError]) -> None:
     for line in first_few(failed):
         print(f"  {line}", file=sys.stderr)
     if failed:
-        raise UserError(f"{len(failed)} images could not be read and no features were written for their splits; repair "
-                        "or replace them and run this again (finished work is kept)")
+        raise UserError(
+            f"{len(failed)} images could not be read and no features were written for their splits; repair "
+            "or replace them and run this again (finished work is kept)"
+        )
 
 
 def _features(images, teacher: Teacher, jobs: int, batch_size: int, whole_images: bool):
@@ -135,7 +159,7 @@ def _features(images, teacher: Teacher, jobs: int, batch_size: int, whole_images
         try:
             if not whole_images:
                 return teacher.prepare(open_rgb(image))
-            with alone():                          # one image a thread scales better than two threads on one image
+            with alone():  # one image a thread scales better than two threads on one image
                 return teacher.image_features([teacher.prepare(open_rgb(image))])[0]
         except UserError as error:
             return error
@@ -171,7 +195,7 @@ def _in_order(pool, function, items, ahead: int):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    finally:                                       # an interrupt or error: what has not begun need not be done
+    finally:  # an interrupt or error: what has not begun need not be done
         for future in waiting:
             future.cancel()
 

@@ -3,6 +3,7 @@
 Network: Szegedy et al., "Going Deeper with Convolutions" (CVPR 2015, arXiv 1409.4842), as trained by BVLC in Caffe. It
 is the published teacher, and sees images as Caffe shows them.
 """
+
 import hashlib
 import sys
 from pathlib import Path
@@ -19,18 +20,24 @@ from common import ROOT, checkpoint
 from common.cli import UserError
 
 WIDTH = 1024
-MEAN_BGR = (104.00699, 116.66877, 122.67892)       # spatial mean of ilsvrc_2012_mean.npy
+MEAN_BGR = (104.00699, 116.66877, 122.67892)  # spatial mean of ilsvrc_2012_mean.npy
 PUBLISHED_SHA1 = "405fc5acd08a3bb12de8ee5e23a96bec22f08204"
-MAX_FILE_BYTES = 1 << 28                           # the published file has 53 MB
+MAX_FILE_BYTES = 1 << 28  # the published file has 53 MB
 DEFAULT_WEIGHTS = ROOT / "data" / "pretrained" / "bvlc_googlenet.caffemodel"
 
 # inception block: channels of 1x1, 3x3_reduce, 3x3, 5x5_reduce, 5x5, pool_proj
 INCEPTION = {
-    "3a": (64, 96, 128, 16, 32, 32), "3b": (128, 128, 192, 32, 96, 64),
-    "4a": (192, 96, 208, 16, 48, 64), "4b": (160, 112, 224, 24, 64, 64), "4c": (128, 128, 256, 24, 64, 64),
-    "4d": (112, 144, 288, 32, 64, 64), "4e": (256, 160, 320, 32, 128, 128),
-    "5a": (256, 160, 320, 32, 128, 128), "5b": (384, 192, 384, 48, 128, 128)}
-POOL_AFTER = ("3b", "4e")                          # pool3/3x3_s2, pool4/3x3_s2
+    "3a": (64, 96, 128, 16, 32, 32),
+    "3b": (128, 128, 192, 32, 96, 64),
+    "4a": (192, 96, 208, 16, 48, 64),
+    "4b": (160, 112, 224, 24, 64, 64),
+    "4c": (128, 128, 256, 24, 64, 64),
+    "4d": (112, 144, 288, 32, 64, 64),
+    "4e": (256, 160, 320, 32, 128, 128),
+    "5a": (256, 160, 320, 32, 128, 128),
+    "5b": (384, 192, 384, 48, 128, 128),
+}
+POOL_AFTER = ("3b", "4e")  # pool3/3x3_s2, pool4/3x3_s2
 
 
 def convolutions():
@@ -78,15 +85,19 @@ class GoogLeNet(nn.Module):
         return F.relu(getattr(self, name)(x), inplace=True)
 
     def _inception(self, name, x):
-        return torch.cat([
-            self._conv(f"{name}/1x1", x),
-            self._conv(f"{name}/3x3", self._conv(f"{name}/3x3_reduce", x)),
-            self._conv(f"{name}/5x5", self._conv(f"{name}/5x5_reduce", x)),
-            self._conv(f"{name}/pool_proj", F.max_pool2d(x, 3, 1, padding=1))], dim=1)
+        return torch.cat(
+            [
+                self._conv(f"{name}/1x1", x),
+                self._conv(f"{name}/3x3", self._conv(f"{name}/3x3_reduce", x)),
+                self._conv(f"{name}/5x5", self._conv(f"{name}/5x5_reduce", x)),
+                self._conv(f"{name}/pool_proj", F.max_pool2d(x, 3, 1, padding=1)),
+            ],
+            dim=1,
+        )
 
 
 def _max_pool(x):
-    return F.max_pool2d(x, 3, 2, ceil_mode=True)   # Caffe rounds the output size up
+    return F.max_pool2d(x, 3, 2, ceil_mode=True)  # Caffe rounds the output size up
 
 
 def _lrn(x):
@@ -111,7 +122,7 @@ def load_googlenet(path, warn=print) -> GoogLeNet:
             raise UserError(f"{path} is no BVLC GoogLeNet: it lacks the weights of layer {name}")
         weight, bias = blobs[name]
         state[f"{name}.weight"] = torch.from_numpy(weight.copy())
-        state[f"{name}.bias"] = torch.from_numpy(bias.reshape(-1).copy())      # (C) or, before 2015, (1, 1, 1, C)
+        state[f"{name}.bias"] = torch.from_numpy(bias.reshape(-1).copy())  # (C) or, before 2015, (1, 1, 1, C)
     if not all(tensor.isfinite().all() for tensor in state.values()):
         raise UserError(f"{path} is damaged: it holds weights that are not finite; download it again")
     network = GoogLeNet()
@@ -126,8 +137,10 @@ def _read(path: Path) -> bytes:
             raise UserError(f"{path} is too large for a GoogLeNet ({size >> 20} MiB)")
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); get bvlc_googlenet.caffemodel with "
-                        f"scripts/download.py, or name your copy with --weights") from None
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); get bvlc_googlenet.caffemodel with "
+            f"scripts/download.py, or name your copy with --weights"
+        ) from None
 
 
 def read_mean(path) -> tuple[float, float, float] | None:
@@ -136,14 +149,16 @@ def read_mean(path) -> tuple[float, float, float] | None:
     UserError if it is no such file.
     """
     try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)          # mapped: a file cannot claim more than it has
+        values = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a file cannot claim more than it has
         if values.dtype.kind not in "fiu" or values.ndim not in (1, 3) or len(values) != 3:
             raise ValueError(f"an array {list(values.shape)} of {values.dtype}")
         mean = np.asarray(values.reshape(3, -1), np.float64).mean(1)
-    except Exception as error:                     # a damaged file can raise anything at all
+    except Exception as error:  # a damaged file can raise anything at all
         reason = " ".join(str(error).split())[:150] or type(error).__name__
-        raise UserError(f"--mean_file {path} holds no mean of three channels ({reason}); give Caffe's "
-                        "ilsvrc_2012_mean.npy, or leave it out: its means are known") from None
+        raise UserError(
+            f"--mean_file {path} holds no mean of three channels ({reason}); give Caffe's "
+            "ilsvrc_2012_mean.npy, or leave it out: its means are known"
+        ) from None
     if not ((0 <= mean) & (mean <= 255)).all():
         raise UserError(f"--mean_file {path}: its means are {mean.tolist()}, not within 0 … 255")
     blue, green, red = (round(value, 5) for value in mean.tolist())
@@ -153,6 +168,7 @@ def read_mean(path) -> tuple[float, float, float] | None:
 
 class GoogLeNetTeacher(Teacher):
     """The published teacher: BVLC GoogLeNet, `pool5/7x7_s1`, images resized as Caffe does."""
+
     name, width = "googlenet_caffe", WIDTH
 
     def __init__(self, weights, flip, device, precision, view_size=224):
@@ -173,12 +189,14 @@ class GoogLeNetTeacher(Teacher):
     def weights_file(cls, weights=None):
         path = Path(weights) if weights else DEFAULT_WEIGHTS
         if not path.is_file():
-            raise UserError(f"{path} does not exist; get it with scripts/download.py googlenet, name your copy of "
-                            f"bvlc_googlenet.caffemodel with --weights, or use --teacher efficientnet_lite0")
+            raise UserError(
+                f"{path} does not exist; get it with scripts/download.py googlenet, name your copy of "
+                f"bvlc_googlenet.caffemodel with --weights, or use --teacher efficientnet_lite0"
+            )
         return path
 
     def prepare(self, image):
         return caffe_resize(np.asarray(image), self.view_size + MARGIN).transpose(2, 0, 1)
 
     def forward(self, views):
-        return self.network(views.float().flip(1) - self.mean)         # RGB → BGR, as MEAN_BGR
+        return self.network(views.float().flip(1) - self.mean)  # RGB → BGR, as MEAN_BGR

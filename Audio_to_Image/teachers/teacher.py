@@ -1,5 +1,6 @@
 """What all teachers have in common: an image becomes ten views, and each view a feature that the encoder learns
 from."""
+
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from common.cli import UserError
 
 class Teacher:
     """A frozen network with its own preparation of images; `width` is the length of its features."""
+
     name: str
     width: int
 

@@ -1,21 +1,24 @@
 """The ten published views of an image: it is resized to 227 × 227 (aspect ignored), cut into five 224 × 224 crops, and
 the same five are cut from the mirrored image.
 """
+
 import numpy as np
 import torch
 
 VIEWS = 10
-MARGIN = 3                                         # the resized image is larger than a view by this many pixels
-CORNERS = ((0, 0), (3, 0), (1, 1), (0, 3), (3, 3))             # (x, y) of a crop's upper left pixel
-FLIPS = {"mirror": -1, "vertical": -2}             # axis of [.., y, x]; the published code turned images upside down
+MARGIN = 3  # the resized image is larger than a view by this many pixels
+CORNERS = ((0, 0), (3, 0), (1, 1), (0, 3), (3, 3))  # (x, y) of a crop's upper left pixel
+FLIPS = {"mirror": -1, "vertical": -2}  # axis of [.., y, x]; the published code turned images upside down
 
 
 def ten_views(images: torch.Tensor, flip: str = "mirror") -> torch.Tensor:
     """`[N, C, S + 3, S + 3]` → `[N, 10, C, S, S]`: the crops at `CORNERS`, then those of the flipped image."""
     assert images.dim() == 4 and images.shape[2] == images.shape[3], f"not square: {tuple(images.shape)}"
     size = images.shape[-1] - MARGIN
-    return torch.stack([side[..., y:y + size, x:x + size]
-                        for side in (images, images.flip(FLIPS[flip])) for x, y in CORNERS], dim=1)
+    return torch.stack(
+        [side[..., y : y + size, x : x + size] for side in (images, images.flip(FLIPS[flip])) for x, y in CORNERS],
+        dim=1,
+    )
 
 
 def caffe_resize(image: np.ndarray, size: int) -> np.ndarray:
@@ -37,6 +40,7 @@ def caffe_resize(image: np.ndarray, size: int) -> np.ndarray:
         upper = (at - low).astype(np.float32)
         lower = (1 - upper) * (low >= 0)
         upper = upper * (low + 1 < length)
-        result = (np.take(result, low.clip(0), axis) * lower.reshape(shape)
-                  + np.take(result, (low + 1).clip(max=length - 1), axis) * upper.reshape(shape))
+        result = np.take(result, low.clip(0), axis) * lower.reshape(shape) + np.take(
+            result, (low + 1).clip(max=length - 1), axis
+        ) * upper.reshape(shape)
     return result + np.float32(floor)

@@ -4,6 +4,7 @@ baidu    the engine of the published data sets; needs the network and credential
 hibari   a natural neural voice that comes with its package
 espeak   a hundred robotic speakers; ten times as fast
 """
+
 import functools
 import importlib
 
@@ -13,7 +14,7 @@ from Audio_to_Image.audio import RATE
 from Audio_to_Image.sound_files import resample
 from common.cli import UserError
 
-ENGINES = {"baidu": "Baidu", "hibari": "Hibari", "espeak": "Espeak"}     # module in this folder → class in it
+ENGINES = {"baidu": "Baidu", "hibari": "Hibari", "espeak": "Espeak"}  # module in this folder → class in it
 
 
 class SpeechError(Exception):
@@ -25,9 +26,10 @@ class Engine:
 
     A voice, speed or key that cannot work at all is a UserError.
     """
+
     name = ""
     default_voice = ""
-    threads = False              # whether the work is waiting for a network, and so done in threads
+    threads = False  # whether the work is waiting for a network, and so done in threads
 
     def voices(self) -> list[str]:
         """The speakers that can be had here and now, in an order in which neighbours differ."""
@@ -59,8 +61,9 @@ def make(name: str, **options) -> Engine:
     try:
         return kind(name)(**options)
     except ImportError as error:
-        raise UserError(f"--engine {name} needs a package that is not installed ({error.name}): "
-                        f"run bash scripts/setup.sh") from None
+        raise UserError(
+            f"--engine {name} needs a package that is not installed ({error.name}): run bash scripts/setup.sh"
+        ) from None
 
 
 def speak(text: str, engine: str = "hibari", voice: str | None = None, speed: float = 1.0, seed: int = 0) -> np.ndarray:

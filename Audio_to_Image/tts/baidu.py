@@ -3,6 +3,7 @@
 Nothing that its exceptions or answers say is ever shown as it came: the address of the token request holds the secret
 key, and requests puts addresses into its messages.
 """
+
 import random
 import threading
 import time
@@ -16,13 +17,13 @@ from Audio_to_Image.tts import Engine, SpeechError
 from common.cli import UserError
 
 # Answers by number (error_code of the platform, err_no of text2audio). Only a loopback server has been asked here.
-BAD_KEY = {6, 13, 14, 15, 100, 110, 111, 502, 3302}             # key, secret or token refused, service not opened
-QUOTA = {17, 19, 3305}                                          # today's or all requests are used up
-BAD_TEXT = {500, 501, 513}                                      # this text cannot be spoken: no use in trying again
+BAD_KEY = {6, 13, 14, 15, 100, 110, 111, 502, 3302}  # key, secret or token refused, service not opened
+QUOTA = {17, 19, 3305}  # today's or all requests are used up
+BAD_TEXT = {500, 501, 513}  # this text cannot be spoken: no use in trying again
 # every other number (4 and 18: too many at once; 503, 2xx, SDK108 …) may pass: tried again
 
-_MOST_BYTES = 1024                                              # of one text, in GBK, as the service counts it
-_WAV_16_KHZ = 6                                                 # "aue"
+_MOST_BYTES = 1024  # of one text, in GBK, as the service counts it
+_WAV_16_KHZ = 6  # "aue"
 _TOKEN_REFUSED = {"invalid_client", "unauthorized_client", "invalid_request"}
 
 
@@ -37,27 +38,31 @@ class _Refused(Exception):
 @dataclass(eq=False)
 class Baidu(Engine):
     """`retries` after the first try, waiting backoff·2^k seconds, half to one and a half times that, at most 60."""
+
     app_id: str = field(default="", repr=False)
     api_key: str = field(default="", repr=False)
     secret_key: str = field(default="", repr=False)
-    qps: float = 5.0             # requests a second, over all threads
+    qps: float = 5.0  # requests a second, over all threads
     retries: int = 5
-    timeout: float = 20.0        # seconds, for connecting and for each piece of the answer
-    backoff: float = 1.0         # seconds
+    timeout: float = 20.0  # seconds, for connecting and for each piece of the answer
+    backoff: float = 1.0  # seconds
 
     name = "baidu"
-    default_voice = "0"          # Baidu's "per": 0 woman, 1 man, 3 and 4 "emotional"; others by number
+    default_voice = "0"  # Baidu's "per": 0 woman, 1 man, 3 and 4 "emotional"; others by number
     threads = True
 
     def __post_init__(self):
         if not (self.app_id and self.api_key and self.secret_key):
-            raise UserError("--engine baidu needs --APP_ID, --API_KEY and --SECRET_KEY, or BAIDU_APP_ID, BAIDU_API_KEY "
-                            "and BAIDU_SECRET_KEY in the environment; --engine hibari needs no network")
+            raise UserError(
+                "--engine baidu needs --APP_ID, --API_KEY and --SECRET_KEY, or BAIDU_APP_ID, BAIDU_API_KEY "
+                "and BAIDU_SECRET_KEY in the environment; --engine hibari needs no network"
+            )
         import aip  # noqa: F401   (fails here, not in a thread, if it is missing)
+
         self._local, self._stopped, self._rate = threading.local(), threading.Event(), _RateLimit(self.qps)
 
     @staticmethod
-    def voices() -> list[str]:                     # known without credentials
+    def voices() -> list[str]:  # known without credentials
         return ["0", "1", "3", "4"]
 
     def check(self, voice: str) -> None:
@@ -88,6 +93,7 @@ class Baidu(Engine):
         """This thread's client with a valid token (its HTTP session is not made for several threads)."""
         import requests
         from aip import AipSpeech
+
         if not hasattr(self._local, "client"):
             client = AipSpeech(self.app_id, self.api_key, self.secret_key)
             client.setConnectionTimeoutInMillis(1000 * self.timeout)
@@ -100,7 +106,7 @@ class Baidu(Engine):
         client = self._local.client
         try:
             answer = client._auth()
-        except (ValueError, AttributeError, TypeError):          # an HTML page, or JSON of another form
+        except (ValueError, AttributeError, TypeError):  # an HTML page, or JSON of another form
             raise _Transient("the answer to the token request is not Baidu's") from None
         except requests.RequestException as error:
             raise _Transient(_phrase(error)) from None
@@ -114,11 +120,12 @@ class Baidu(Engine):
     def _request(self, text: str, options: dict) -> np.ndarray:
         """float32 at 16 kHz."""
         import requests
+
         client = self._client()
         self._rate.wait(self._stopped)
         try:
-            answer = client.synthesis(text, "zh", 1, options)      # "zh" is the only language code, English included
-        except KeyError:                                           # 'access_token': the package asked for a new one
+            answer = client.synthesis(text, "zh", 1, options)  # "zh" is the only language code, English included
+        except KeyError:  # 'access_token': the package asked for a new one
             client._authObj = {}
             raise _Refused from None
         except (ValueError, AttributeError, TypeError):
@@ -129,7 +136,7 @@ class Baidu(Engine):
             return _decoded(bytes(answer))
         code = _code(answer)
         if code in BAD_KEY:
-            client._authObj = {}                                   # perhaps only the token is too old
+            client._authObj = {}  # perhaps only the token is too old
             raise _Refused
         if code in QUOTA:
             raise UserError(f"Baidu's quota for this key is used up (error {code}); go on later with the same command")
@@ -152,9 +159,11 @@ class Baidu(Engine):
                 reason = str(error)
             except _Refused:
                 refusals += 1
-                if refusals == 2:                                  # once may be a token that has run out
-                    raise UserError("Baidu refuses the key: check --APP_ID, --API_KEY and --SECRET_KEY, and that "
-                                    "speech synthesis is opened for the application") from None
+                if refusals == 2:  # once may be a token that has run out
+                    raise UserError(
+                        "Baidu refuses the key: check --APP_ID, --API_KEY and --SECRET_KEY, and that "
+                        "speech synthesis is opened for the application"
+                    ) from None
                 reason = "the token was refused"
         raise SpeechError(f"{reason}, {self.retries + 1} tries")
 
@@ -175,9 +184,11 @@ class _RateLimit:
 
 def _checked_session(requests):
     """A session that checks certificates, although the package asks it not to: the key travels over it."""
+
     class Session(requests.Session):
         def request(self, method, url, **options):
             return super().request(method, url, **{**options, "verify": True})
+
     return Session()
 
 
@@ -206,6 +217,7 @@ def _decoded(data: bytes) -> np.ndarray:
 def _phrase(error: Exception) -> str:
     """What went wrong with a connection, without the address."""
     import requests
+
     if isinstance(error, requests.Timeout):
         return "no answer in time"
     if isinstance(error, requests.exceptions.SSLError):

@@ -1,4 +1,5 @@
 """The clips of a data set: which caption is spoken by whom into which file, and whose the files are that exist."""
+
 import functools
 import hashlib
 import struct
@@ -15,18 +16,19 @@ from common.cli import UserError
 from common.files import write_bytes
 from common.splits import Split, inside
 
-_TAG = "speech-to-image"         # begins the comment in files of ours
-_HEAD_BYTES = 1024               # everything but the samples of a file of ours fits in
+_TAG = "speech-to-image"  # begins the comment in files of ours
+_HEAD_BYTES = 1024  # everything but the samples of a file of ours fits in
 
-MISSING, DONE, OURS, FOREIGN = "missing", "done", "ours", "foreign"        # states of a clip's file
+MISSING, DONE, OURS, FOREIGN = "missing", "done", "ours", "foreign"  # states of a clip's file
 
 
 @dataclass(frozen=True)
 class Clip:
     """One caption and how it is to be spoken."""
+
     text: str
     path: Path
-    name: str                    # the file's path below `audio/`: <person>/<class>/<image>_<k>.wav
+    name: str  # the file's path below `audio/`: <person>/<class>/<image>_<k>.wav
     voice: str
     speed: float
     seed: int
@@ -45,29 +47,36 @@ def plan(split: Split, folder: Path, voices: list[str], speeds: tuple[float, flo
     and what is missing among them is spoken into the files that it names.
     """
     if has_recordings(split):
-        return [[_named_clip(text, path, split, voices, speeds, seed) for text, path in zip(item.texts, item.audio)]
-                for item in split.items]
+        return [
+            [_named_clip(text, path, split, voices, speeds, seed) for text, path in zip(item.texts, item.audio)]
+            for item in split.items
+        ]
     plans, captions = [], Counter()
     for item in split.items:
         if not item.texts:
             raise UserError(f"{split.path}: {item.key} has no captions to speak")
         stem = _stem(item)
-        first = captions[stem]                     # an image in several items: its captions are numbered through
+        first = captions[stem]  # an image in several items: its captions are numbered through
         captions[stem] += len(item.texts)
-        plans.append([_clip(text, f"{stem}_{first + k}", folder, voices, speeds, seed) for k, text in enumerate(item.texts)])
+        plans.append(
+            [_clip(text, f"{stem}_{first + k}", folder, voices, speeds, seed) for k, text in enumerate(item.texts)]
+        )
     return plans
 
 
 def has_recordings(split: Split) -> bool:
     """Whether a split file names one recording a caption, some of which are there and were not made here."""
     return all(item.texts and len(item.audio) == len(item.texts) for item in split.items) and any(
-        state_of(path, "") == FOREIGN for item in split.items for path in item.audio)
+        state_of(path, "") == FOREIGN for item in split.items for path in item.audio
+    )
 
 
 def _named_clip(text: str, path: Path, split: Split, voices, speeds, seed: int) -> Clip:
     if path.suffix.lower() != ".wav" and not path.exists():
-        raise UserError(f"{split.path} names {path}, which is not there, and speech is written as .wav; put it there, or "
-                        "take the names of recordings out of a copy of the set")
+        raise UserError(
+            f"{split.path} names {path}, which is not there, and speech is written as .wav; put it there, or "
+            "take the names of recordings out of a copy of the set"
+        )
     name = path.relative_to(split.audio_root).as_posix()
     return Clip(text, path, name, **_draws(name, voices, speeds, seed))
 
@@ -93,11 +102,12 @@ def _draws(name: str, voices, speeds, seed: int) -> dict:
     """Voice, speed and seed of the clip with that name."""
     draw = hashlib.sha256(f"{seed} {name}".encode()).digest()
     voice_draw, speed_draw, clip_seed = struct.unpack("<QQI", draw[:20])
-    speed = round(speeds[0] + (speeds[1] - speeds[0]) * speed_draw / 2 ** 64, 3)
+    speed = round(speeds[0] + (speeds[1] - speeds[0]) * speed_draw / 2**64, 3)
     return {"voice": voices[voice_draw % len(voices)], "speed": speed, "seed": clip_seed}
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------
+
 
 def wav_bytes(samples: np.ndarray, comment: str) -> bytes:
     """float32 [n] in -1 … 1 at 16 kHz → a 16-bit mono PCM wav whose header holds `comment` (RIFF INFO, ICMT)."""
@@ -108,11 +118,20 @@ def wav_bytes(samples: np.ndarray, comment: str) -> bytes:
 def _header(comment: str, length: int) -> bytes:
     """Everything before `length` bytes of samples."""
     note = comment.encode() + b"\0" * (2 - len(comment.encode()) % 2)
-    chunks = b"".join((
-        b"WAVEfmt ", struct.pack("<IHHIIHH", 16, 1, 1, RATE, 2 * RATE, 2, 16),
-        b"LIST", struct.pack("<I", 12 + len(note)), b"INFOICMT", struct.pack("<I", len(note)), note,
-        b"data", struct.pack("<I", length)))
-    return b"RIFF" + struct.pack("<I", (len(chunks) + length) & 0xffffffff) + chunks
+    chunks = b"".join(
+        (
+            b"WAVEfmt ",
+            struct.pack("<IHHIIHH", 16, 1, 1, RATE, 2 * RATE, 2, 16),
+            b"LIST",
+            struct.pack("<I", 12 + len(note)),
+            b"INFOICMT",
+            struct.pack("<I", len(note)),
+            note,
+            b"data",
+            struct.pack("<I", length),
+        )
+    )
+    return b"RIFF" + struct.pack("<I", (len(chunks) + length) & 0xFFFFFFFF) + chunks
 
 
 def state_of(path: Path, comment: str) -> str:
@@ -160,6 +179,7 @@ def check_foreign(path: Path) -> None:
 
 
 # ---- work -----------------------------------------------------------------------------------------------------------
+
 
 def speak_chunk(chunk: list[Clip], engine) -> list[tuple[Clip, str | None, bool]]:
     """Speak clips into their files → (clip, why it failed or None, whether it is too short for the encoder) of each.

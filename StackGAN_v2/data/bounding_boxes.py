@@ -3,17 +3,19 @@
 `images.txt` has a line `<number> <image>` for each image, whose name may hold spaces; `bounding_boxes.txt` has a line
 `<number> <x> <y> <width> <height>`, in pixels from the upper left corner. They lie beside or above the image folder.
 """
+
 import math
 from pathlib import Path
 
 from common.cli import UserError
 from common.files import read_text
 
-_SMALLEST, _LARGEST = 2, 1e6                       # pixels; smaller boxes give no crop, and fractions are no pixels
+_SMALLEST, _LARGEST = 2, 1e6  # pixels; smaller boxes give no crop, and fractions are no pixels
 
 
 class Box(tuple):
     """(x, y, width, height) in pixels; `where` names the file and line that say so."""
+
     where = "the bounding box"
 
 
@@ -26,8 +28,10 @@ def bounding_boxes(split) -> dict[str, Box]:
         boxes, names = folder / "bounding_boxes.txt", folder / "images.txt"
         if boxes.is_file() and names.is_file():
             by_number = {number: _box(text, where) for number, text, where in _lines(boxes)}
-            return {str(Path(name).with_suffix("")): _of(number, by_number, where, boxes)
-                    for number, name, where in _lines(names)}
+            return {
+                str(Path(name).with_suffix("")): _of(number, by_number, where, boxes)
+                for number, name, where in _lines(names)
+            }
     return {}
 
 
@@ -50,8 +54,10 @@ def _box(text: str, where: str) -> Box:
         raise UserError(f"{where}: '{text[:80]}' is not a box of four finite numbers, x y width height")
     box.where = where
     if min(box[2:]) <= 0 or not _SMALLEST <= max(box[2:]) or max(map(abs, box)) > _LARGEST:
-        raise UserError(f"{where}: the box '{text[:80]}' has no extent; boxes are x y width height in pixels, "
-                        "not in fractions of the image")
+        raise UserError(
+            f"{where}: the box '{text[:80]}' has no extent; boxes are x y width height in pixels, "
+            "not in fractions of the image"
+        )
     return box
 
 
@@ -68,8 +74,10 @@ def crop_box(size: tuple[int, int], box) -> tuple[int, int, int, int]:
     """
     (width, height), (x, y, w, h) = size, box
     if not (-w < x < width and -h < y < height):
-        raise UserError(f"{getattr(box, 'where', Box.where)}: the box {x:g} {y:g} {w:g} {h:g} lies outside its image, "
-                        f"which has {width} × {height} pixels; boxes are x y width height in pixels")
+        raise UserError(
+            f"{getattr(box, 'where', Box.where)}: the box {x:g} {y:g} {w:g} {h:g} lies outside its image, "
+            f"which has {width} × {height} pixels; boxes are x y width height in pixels"
+        )
     half = int(max(w, h) * 0.75)
     centre_x, centre_y = int((2 * x + w) / 2), int((2 * y + h) / 2)
     left, top = min(max(0, centre_x - half), width - 1), min(max(0, centre_y - half), height - 1)

@@ -3,6 +3,7 @@
 Everything random is a pure function of (seed, iteration): a resumed run draws what an uninterrupted one would have
 drawn, and any number of ranks shares one global batch.
 """
+
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -40,13 +41,16 @@ class Order:
 
     def __init__(self, images: int, seed: int):
         self.images, self.seed = images, seed
-        self._last = None, None                    # one value, since the thread of `Ahead` reads it too
+        self._last = None, None  # one value, since the thread of `Ahead` reads it too
 
     def indices(self, first: int, count: int) -> torch.Tensor:
         """Positions first … first + count − 1 of the stream, int64 `[count]`."""
-        return torch.cat([self._permutation(epoch)[max(first - epoch * self.images, 0):
-                                                   first + count - epoch * self.images]
-                          for epoch in range(first // self.images, (first + count - 1) // self.images + 1)])
+        return torch.cat(
+            [
+                self._permutation(epoch)[max(first - epoch * self.images, 0) : first + count - epoch * self.images]
+                for epoch in range(first // self.images, (first + count - 1) // self.images + 1)
+            ]
+        )
 
     def _permutation(self, epoch: int) -> torch.Tensor:
         known, order = self._last
@@ -70,8 +74,10 @@ class OtherClass:
         ranked = labels[self.order]
         self.first, self.last = (torch.searchsorted(ranked, labels, right=right) for right in (False, True))
         if bool((self.last - self.first == len(labels)).any()):
-            raise UserError("the training split has a single class, so there are no wrong images to learn from; "
-                            "give its items at least two classes, or none, or set TRAIN.WRONG: speech")
+            raise UserError(
+                "the training split has a single class, so there are no wrong images to learn from; "
+                "give its items at least two classes, or none, or set TRAIN.WRONG: speech"
+            )
 
     def draw(self, images: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         first, last = self.first[images], self.last[images]
@@ -85,6 +91,7 @@ class Batch:
     """real, wrong: one `[B, 3, s, s]` a size (wrong empty if not asked for); speech `[B, d]`; labels `[B]`;
     z `[B, Z]`; eps `[B, E]`.
     """
+
     real: list[torch.Tensor]
     wrong: list[torch.Tensor]
     speech: torch.Tensor
@@ -96,9 +103,21 @@ class Batch:
 class Batches:
     """The batches of one rank. batch_size is that of all ranks together."""
 
-    def __init__(self, cache, features: SpeechFeatures, labels, sizes, batch_size, z_dim, embedding_dim, seed,
-                 device, rank=0, ranks=1,
-                 wrong_images=True):
+    def __init__(
+        self,
+        cache,
+        features: SpeechFeatures,
+        labels,
+        sizes,
+        batch_size,
+        z_dim,
+        embedding_dim,
+        seed,
+        device,
+        rank=0,
+        ranks=1,
+        wrong_images=True,
+    ):
         if len(cache) != len(features) or len(labels) != len(features):
             raise ValueError(f"{len(cache)} images, {len(features)} embeddings, {len(labels)} labels")
         if batch_size % ranks:
@@ -117,7 +136,7 @@ class Batches:
         """Indices of the real and of the wrong images of the global batch, and the generator to go on with."""
         generator = _generator(self.seed, 2, iteration)
         real = self.features.spoken[self.order.indices(iteration * self.batch_size, self.batch_size)]
-        u = torch.rand(self.batch_size, generator=generator)       # with or without wrong images: what follows is the same
+        u = torch.rand(self.batch_size, generator=generator)  # with or without wrong images: what follows is the same
         return real, self.others.draw(real, u) if self.others else real[:0], generator
 
     def __call__(self, iteration: int) -> Batch:
@@ -126,13 +145,20 @@ class Batches:
         offsets, flips = torch.rand(2, n, 2, generator=generator), torch.rand(2, n, generator=generator) < 0.5
         caption = torch.rand(n, generator=generator)
         noise = torch.randn(n, self.z_dim + self.embedding_dim, generator=generator)[self.mine]
-        cut = [self.cache.batch(index[self.mine], offsets[i, self.mine], flips[i, self.mine], self.sizes, self.device)
-               for i, index in enumerate((real, wrong)[:1 + self.wrong_images])]
+        cut = [
+            self.cache.batch(index[self.mine], offsets[i, self.mine], flips[i, self.mine], self.sizes, self.device)
+            for i, index in enumerate((real, wrong)[: 1 + self.wrong_images])
+        ]
         z, eps = send(noise, self.device).split((self.z_dim, self.embedding_dim), 1)
         real = real[self.mine]
-        return Batch(real=cut[0], wrong=cut[1] if self.wrong_images else [],
-                     speech=send(self.features.pick(real, caption[self.mine]), self.device),
-                     labels=send(self.labels[real], self.device), z=z, eps=eps)
+        return Batch(
+            real=cut[0],
+            wrong=cut[1] if self.wrong_images else [],
+            speech=send(self.features.pick(real, caption[self.mine]), self.device),
+            labels=send(self.labels[real], self.device),
+            z=z,
+            eps=eps,
+        )
 
 
 class Ahead:

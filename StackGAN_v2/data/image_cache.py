@@ -4,6 +4,7 @@ An image is cropped around its bounding box where the set has boxes (birds), sca
 the largest training size, and stored as it is: rows of pixels, one image after the other. Random crop, mirror and the
 smaller sizes are then index arithmetic and one resize for a whole batch.
 """
+
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -22,8 +23,8 @@ from common.parallel import in_chunks, one_torch_thread, parallel_map
 from common.untrusted.images import LONGEST_SIDE, open_rgb, scale_shorter_side
 from StackGAN_v2.data.bounding_boxes import bounding_boxes, crop_box
 
-_FORMAT = 2                                        # raise it when the stored pixels change
-_MARGIN = 76 / 64                                  # the random crop has this much room
+_FORMAT = 2  # raise it when the stored pixels change
+_MARGIN = 76 / 64  # the random crop has this much room
 
 
 def prepare(path, box, side: int) -> np.ndarray:
@@ -114,12 +115,12 @@ class ImageCache:
         cut = torch.empty(len(indices), size, size, 3, dtype=torch.uint8)
         places = (self.start[indices], self.height[indices], self.width[indices], *corner.unbind(1), mirror)
         for to, start, height, width, top, left, mirrored in zip(cut, *(place.tolist() for place in places)):
-            image = self.pixels[start:start + height * width].view(height, width, 3)
-            crop = image[top:top + size, left:left + size]
+            image = self.pixels[start : start + height * width].view(height, width, 3)
+            crop = image[top : top + size, left : left + size]
             if mirrored:
                 to.copy_(crop.flip(1))
             else:
-                np.copyto(to.numpy(), crop.numpy())             # half of torch's time
+                np.copyto(to.numpy(), crop.numpy())  # half of torch's time
         return cut
 
     def _gather(self, indices, corner, mirror, size: int) -> torch.Tensor:
@@ -184,14 +185,19 @@ def build(split, folder, size: int, jobs: int | None = None, progress: bool = Tr
 
 def _held(stem: Path, note: dict, key: str, images: int, side: int):
     """(pixels, shapes) of the cache that `note` describes; None if it is another one, or they do not fit each other."""
-    pixels = npy_or_none(stem.with_suffix(".npy"), np.uint8, mmap_mode="c")   # copy-on-write, which torch wants
+    pixels = npy_or_none(stem.with_suffix(".npy"), np.uint8, mmap_mode="c")  # copy-on-write, which torch wants
     try:
         shapes = np.array(note["shapes"], np.int64)
-    except Exception:                              # a damaged note can hold anything at all
+    except Exception:  # a damaged note can hold anything at all
         return None
-    fit = (note.get("key") == key and shapes.shape == (images, 2)
-           and (shapes >= side).all() and (shapes <= LONGEST_SIDE).all()
-           and pixels is not None and pixels.shape == (shapes.prod(1).sum(), 3))
+    fit = (
+        note.get("key") == key
+        and shapes.shape == (images, 2)
+        and (shapes >= side).all()
+        and (shapes <= LONGEST_SIDE).all()
+        and pixels is not None
+        and pixels.shape == (shapes.prod(1).sum(), 3)
+    )
     return (torch.from_numpy(pixels), shapes) if fit else None
 
 
@@ -209,8 +215,11 @@ def _make(work, stem: Path, key: str, jobs, progress: bool) -> dict:
     """Decode everything in worker processes and write it in order, so that memory does not grow with the set."""
     shapes, faults, total = [], [], 0
     stem.with_suffix(".json").unlink(missing_ok=True)
-    with atomic_path(stem.with_suffix(".npy")) as temporary, open(temporary, "wb") as file, \
-            tqdm(total=len(work), desc=f"{stem.parent.name} images", unit="img", disable=not progress) as bar:
+    with (
+        atomic_path(stem.with_suffix(".npy")) as temporary,
+        open(temporary, "wb") as file,
+        tqdm(total=len(work), desc=f"{stem.parent.name} images", unit="img", disable=not progress) as bar,
+    ):
         file.write(npy_header("|u1", (0, 3)))
         for images in _in_order(parallel_map(_prepare_chunk, list(enumerate(in_chunks(work, 32))), jobs)):
             for image in images:

@@ -3,6 +3,7 @@
 k counts the sentences of an image from 0. A split may list an image in several items, as sets with one row a caption
 do: k then goes on through them, in the order of the split, so that every sentence has a name of its own.
 """
+
 import re
 from collections import Counter
 

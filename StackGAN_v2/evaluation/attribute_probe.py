@@ -4,6 +4,7 @@ The probe is a small network trained on real training images, prepared as the ge
 learns where to look (a distribution over positions) and what to read there. Its own success on real test images is
 the ceiling of the score; sentences that go with images of other classes give its floor.
 """
+
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from common.cli import UserError
 from common.files import read_json
 from StackGAN_v2.networks.part_attention import SIZE, PartsReader
 
-MARGIN = 76                                        # and trained on crops of this one, as the generator's are
-VERSION = 2                                        # raise when equal images would give another probe
+MARGIN = 76  # and trained on crops of this one, as the generator's are
+VERSION = 2  # raise when equal images would give another probe
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Attributes:
     names: the A attributes; values: those of each; classes: class → value numbers `[A]`; captions: image
     ("<class>/<file>") → for each of its captions the numbers of the attributes that it names.
     """
+
     names: tuple[str, ...]
     values: tuple[tuple[str, ...], ...]
     classes: dict[str, tuple[int, ...]]
@@ -50,8 +52,10 @@ class Attributes:
         try:
             positions = self.captions[image][sentence]
         except (KeyError, IndexError):
-            raise UserError(f"attributes.json does not know sentence {sentence} of {image}; it belongs to another "
-                            "version of the set") from None
+            raise UserError(
+                f"attributes.json does not know sentence {sentence} of {image}; it belongs to another "
+                "version of the set"
+            ) from None
         wanted, truth = torch.full((len(self.names),), -1), torch.tensor(self._class(one.class_name))
         wanted[positions] = truth[positions]
         return wanted
@@ -68,14 +72,19 @@ def load_attributes(path) -> Attributes:
     try:
         names = tuple(content["attributes"])
         values = tuple(tuple(content["attributes"][name]) for name in names)
-        classes = {name: tuple(known.index(value) for known, value in zip(values, row, strict=True))
-                   for name, row in content["classes"].items()}
-        captions = {image: [[int(position) for position in caption] for caption in rows]
-                    for image, rows in content["captions"].items()}
+        classes = {
+            name: tuple(known.index(value) for known, value in zip(values, row, strict=True))
+            for name, row in content["classes"].items()
+        }
+        captions = {
+            image: [[int(position) for position in caption] for caption in rows]
+            for image, rows in content["captions"].items()
+        }
         assert names and all(0 <= p < len(names) for rows in captions.values() for caption in rows for p in caption)
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
-        raise UserError(f"{path} is no table of attributes ({type(error).__name__}: {error}); "
-                        "make the set again") from None
+        raise UserError(
+            f"{path} is no table of attributes ({type(error).__name__}: {error}); make the set again"
+        ) from None
     return Attributes(names, values, classes, captions)
 
 
@@ -96,8 +105,18 @@ class Probe(nn.Module):
         return torch.cat([what(pooled[:, a]) for a, what in enumerate(self.what)], 1)
 
 
-def train_probe(images: torch.Tensor, truth: torch.Tensor, counts: list[int], *, device="cpu", steps: int = 800,
-                batch: int = 24, learning_rate: float = 4e-3, seed: int = 0, progress: bool = True) -> Probe:
+def train_probe(
+    images: torch.Tensor,
+    truth: torch.Tensor,
+    counts: list[int],
+    *,
+    device="cpu",
+    steps: int = 800,
+    batch: int = 24,
+    learning_rate: float = 4e-3,
+    seed: int = 0,
+    progress: bool = True,
+) -> Probe:
     """Train a probe on real images. Equal arguments give equal probes on the CPU.
 
     images: uint8 `[N, 3, 76, 76]`; truth: int64 `[N, A]` value numbers; counts: values of each attribute. Random
@@ -126,7 +145,7 @@ def train_probe(images: torch.Tensor, truth: torch.Tensor, counts: list[int], *,
 
 def _augmented(images, chosen, dice) -> torch.Tensor:
     corners, mirror = dice.integers(0, MARGIN - SIZE + 1, (len(chosen), 2)), dice.random(len(chosen)) < 0.5
-    crops = [images[i, :, y:y + SIZE, x:x + SIZE] for i, (y, x) in zip(chosen, corners)]
+    crops = [images[i, :, y : y + SIZE, x : x + SIZE] for i, (y, x) in zip(chosen, corners)]
     return torch.stack([crop.flip(2) if flip else crop for crop, flip in zip(crops, mirror)])
 
 
@@ -174,29 +193,38 @@ def shuffled_agreement(read: torch.Tensor, wanted: torch.Tensor, labels: torch.T
     classes, agreeing, pairs = int(label.max()) + 1 if len(label) else 0, [], []
     for a, count in enumerate(counts):
         said = wanted[:, a] >= 0
-        shown_by, said_by = (torch.bincount(label[rows] * count + values[rows, a], minlength=classes * count)
-                             .view(classes, count).double() for rows, values in ((slice(None), read), (said, wanted)))
+        shown_by, said_by = (
+            torch.bincount(label[rows] * count + values[rows, a], minlength=classes * count)
+            .view(classes, count)
+            .double()
+            for rows, values in ((slice(None), read), (said, wanted))
+        )
         agreeing.append(shown_by.sum(0) @ said_by.sum(0) - (shown_by * said_by).sum())
         pairs.append(len(read) * said_by.sum() - (shown_by.sum(1) * said_by.sum(1)).sum())
     return torch.stack(agreeing), torch.stack(pairs)
 
 
-def agreement_report(read: torch.Tensor, real_read: torch.Tensor, wanted: torch.Tensor, labels: torch.Tensor,
-                     attributes: Attributes) -> dict:
+def agreement_report(
+    read: torch.Tensor, real_read: torch.Tensor, wanted: torch.Tensor, labels: torch.Tensor, attributes: Attributes
+) -> dict:
     """Agreement beside ceiling and chance, in percent, overall and by attribute.
 
     read: `[N, A]` from the generated images; real_read: `[N, A]` from the real image of each sentence; wanted:
     `[N, A]` what the sentences name; labels: `[N]`. "normalised" is (agreement − chance) / (ceiling − chance), a ratio:
     0 for images that ignore the sentence, 1 for such as show it as real ones do; None if ceiling is not over chance.
     """
-    shares = {"agreement": agreement(read, wanted), "ceiling": agreement(real_read, wanted),
-              "chance": shuffled_agreement(read, wanted, labels, attributes.counts)}
+    shares = {
+        "agreement": agreement(read, wanted),
+        "ceiling": agreement(real_read, wanted),
+        "chance": shuffled_agreement(read, wanted, labels, attributes.counts),
+    }
 
     def row(select):
         values = {name: _percent(select(right), select(all_)) for name, (right, all_) in shares.items()}
         known = None not in values.values() and values["ceiling"] > values["chance"]
-        values["normalised"] = ((values["agreement"] - values["chance"]) / (values["ceiling"] - values["chance"])
-                                if known else None)
+        values["normalised"] = (
+            (values["agreement"] - values["chance"]) / (values["ceiling"] - values["chance"]) if known else None
+        )
         return {**values, "named": int(select(shares["agreement"][1]))}
 
     return {**row(torch.sum), "attributes": {name: row(lambda x, a=a: x[a]) for a, name in enumerate(attributes.names)}}
@@ -214,6 +242,7 @@ def probe_state(probe: Probe) -> dict:
 def probe_from_state(content: dict, path: Path, device="cpu") -> Probe:
     """The probe of `probe_state`. UserError if `path`'s content is something else."""
     from common import checkpoint
+
     try:
         probe = Probe([int(count) for count in content["counts"]])
     except (KeyError, TypeError, ValueError):

@@ -2,6 +2,7 @@
 
 What a record is stands in `records`.
 """
+
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -26,9 +27,9 @@ from StackGAN_v2.evaluation.image_sets import (
 )
 
 METRICS = ("fid", "is", "kid", "pr", "retrieval", "s2igan", "class", "attributes")
-NEEDS_FEATURES = {"kid", "pr"}                     # of the main extractor, kept on disk for comparing pairs
-BY_CLASS = {"retrieval", "class"}                  # always through lite0, so that they compare with or without weights
-FEWEST = {"fid": 2, "is": 10, "kid": 2, "pr": 4}   # images, below which the metric does not exist
+NEEDS_FEATURES = {"kid", "pr"}  # of the main extractor, kept on disk for comparing pairs
+BY_CLASS = {"retrieval", "class"}  # always through lite0, so that they compare with or without weights
+FEWEST = {"fid": 2, "is": 10, "kid": 2, "pr": 4}  # images, below which the metric does not exist
 
 
 @dataclass
@@ -36,6 +37,7 @@ class Job:
     """What is compared with what. main: extractor of FID, KID, precision and recall; lite0: of the class metrics (None
     if not needed); classifier: of the inception score. size: pixels at which both sides are compared; scratch: a folder
     on a disk with room for the features of all images."""
+
     wanted: list[str]
     data_dir: Path
     scratch: Path
@@ -46,13 +48,13 @@ class Job:
     main: Extractor | None
     lite0: Extractor | None
     classifier: Extractor | None
-    torchvision: Extractor | None                  # of S2IGAN's retrieval protocol
+    torchvision: Extractor | None  # of S2IGAN's retrieval protocol
     device: torch.device
     batch_size: int
     jobs: int
-    bars: bool = True                              # show how far it is
-    protocol: dict = field(default_factory=dict)   # what the command knows besides, for every record
-    left_out: list[str] = field(default_factory=list)          # "metric: reason" of what is not measured
+    bars: bool = True  # show how far it is
+    protocol: dict = field(default_factory=dict)  # what the command knows besides, for every record
+    left_out: list[str] = field(default_factory=list)  # "metric: reason" of what is not measured
 
     def progress(self, batches_, images: int, description: str):
         """Pass batches on, with a progress bar over `images`."""
@@ -85,8 +87,11 @@ def feasible(wanted: list[str], generated: int, real: int, batch: int = 1) -> tu
     for name in wanted:
         sides = {"generated": generated} if name == "is" else {"generated": generated, "real": real}
         fewest = max(FEWEST[name], batch) if name == "is" else FEWEST.get(name, 1)
-        short = [f"it needs at least {fewest} {side} images, and there {'is' if count == 1 else 'are'} {count}"
-                 for side, count in sides.items() if count < fewest]
+        short = [
+            f"it needs at least {fewest} {side} images, and there {'is' if count == 1 else 'are'} {count}"
+            for side, count in sides.items()
+            if count < fewest
+        ]
         if short:
             reasons.append(f"{name}: {short[0]}")
         else:
@@ -99,8 +104,10 @@ def measure(job: Job) -> list[dict]:
     odd = survey(job.images, job.found.size)
     with ExitStack() as stack:
         kept = job.data_dir / job.split.name
-        real = {extractor.name: real_features(job.real, extractor, kept, job.batch_size, job.jobs, job.progress)
-                for extractor in _real_sides(job)}
+        real = {
+            extractor.name: real_features(job.real, extractor, kept, job.batch_size, job.jobs, job.progress)
+            for extractor in _real_sides(job)
+        }
         reader = _AttributeReader(job) if "attributes" in job.wanted else None
         seen = _Pass(job, reader)
         stack.callback(seen.close)
@@ -125,8 +132,13 @@ class _Pass:
         wanted = set(job.wanted)
         self.job, self.reader = job, reader
         self.moments = metrics.Moments(job.main.width, job.device) if "fid" in wanted else None
-        self.score = metrics.InceptionScore(len(job.images), job.classifier.classes, records.IS_SPLITS,
-                                            batch=job.classifier.batch) if "is" in wanted else None
+        self.score = (
+            metrics.InceptionScore(
+                len(job.images), job.classifier.classes, records.IS_SPLITS, batch=job.classifier.batch
+            )
+            if "is" in wanted
+            else None
+        )
         self.kept = [job.main] if NEEDS_FEATURES & wanted else []
         if BY_CLASS & wanted and job.lite0 not in self.kept:
             self.kept.append(job.lite0)
@@ -138,15 +150,17 @@ class _Pass:
     def run(self) -> None:
         job = self.job
         used = [job.main] * bool(self.moments) + self.kept + [job.classifier] * bool(self.score)
-        used = list(dict.fromkeys(used))           # each once
+        used = list(dict.fromkeys(used))  # each once
 
         def load(index):
             return load_generated(job.images[index].path, job.size)
+
         # without a name: whatever becomes of this process, nothing of them stays
         files = {e: tempfile.TemporaryFile(dir=job.scratch, prefix=".evaluate") for e in self.kept}
         try:
-            for images in job.progress(batches(load, len(job.images), job.batch_size, job.jobs), len(job.images),
-                                         "generated images"):
+            for images in job.progress(
+                batches(load, len(job.images), job.batch_size, job.jobs), len(job.images), "generated images"
+            ):
                 for extractor in used:
                     features, logits = extractor(images)
                     if extractor in files:
@@ -160,8 +174,7 @@ class _Pass:
             for file in files.values():
                 file.flush()
         except OSError as error:
-            raise UserError(f"the features of the images cannot be kept in {job.scratch}: "
-                            f"{error.strerror}") from None
+            raise UserError(f"the features of the images cannot be kept in {job.scratch}: {error.strerror}") from None
         self.files = {e.name: FeatureFile(file, e.width, e.device) for e, file in files.items()}
 
     def close(self) -> None:
@@ -180,9 +193,14 @@ class _AttributeReader:
         # the generator's images are always of this crop, whatever --crop compares them with
         real = RealImages(job.split, job.size)
         needed = sorted({real.number[image.item] for image in job.images})
-        rows = [self.read(images) for images in job.progress(
-            batches(lambda i: real.load(needed[i]), len(needed), job.batch_size, job.jobs), len(needed),
-            "real images (probe)")]
+        rows = [
+            self.read(images)
+            for images in job.progress(
+                batches(lambda i: real.load(needed[i]), len(needed), job.batch_size, job.jobs),
+                len(needed),
+                "real images (probe)",
+            )
+        ]
         rows = dict(zip(needed, torch.cat(rows)))
         self.real = torch.stack([rows[real.number[image.item]] for image in job.images])
 
@@ -194,10 +212,14 @@ class _AttributeReader:
             content = checkpoint.load(path)
             if isinstance(content, dict) and content.get("key") == key:
                 return attribute_probe.probe_from_state(content, path, job.device)
-        images = torch.cat(list(job.progress(batches(train.load, len(train), job.batch_size, job.jobs), len(train),
-                                               "training images (probe)")))
-        probe = attribute_probe.train_probe(images, truth, self.attributes.counts, device=job.device,
-                                            progress=job.bars)
+        images = torch.cat(
+            list(
+                job.progress(
+                    batches(train.load, len(train), job.batch_size, job.jobs), len(train), "training images (probe)"
+                )
+            )
+        )
+        probe = attribute_probe.train_probe(images, truth, self.attributes.counts, device=job.device, progress=job.bars)
         checkpoint.save(path, {"key": key, **attribute_probe.probe_state(probe)})
         return probe
 

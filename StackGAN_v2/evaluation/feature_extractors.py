@@ -2,6 +2,7 @@
 
 An extractor's name is part of every metric that is measured with it, since numbers from different ones do not compare.
 """
+
 import io
 from pathlib import Path
 
@@ -23,12 +24,13 @@ class Extractor:
     width: length of the features; classes: of the logits; incomparable: why no published number went through this
     network, empty if some did.
     """
+
     name: str
     identity: str
     what: str
     incomparable: str = ""
-    batch: int = 1                                 # the inception score counts what fills batches of so many images
-    fine_tuned: bool = False                       # whether its classes are those of the data set
+    batch: int = 1  # the inception score counts what fills batches of so many images
+    fine_tuned: bool = False  # whether its classes are those of the data set
     width: int
     classes: int
 
@@ -52,6 +54,7 @@ class Extractor:
 
 class Lite0Extractor(Extractor):
     """EfficientNet-lite0 on ImageNet, whose weights come in a package: for machines without the Inception's weights."""
+
     width, classes = efficientnet_lite0.WIDTH, 1000
     incomparable = "measured through EfficientNet-lite0, which no paper of this field uses"
 
@@ -76,22 +79,28 @@ class InceptionExtractor(Extractor):
 
     UserError if the file is not the one of `INCEPTION_SHA256`, unless `any_weights`; then its hash goes into the name.
     """
+
     width, classes = 2048, 1008
     family = "inception"
     view = "resized to 299 px as TensorFlow 1 does, scaled by (x − 128) / 128, as by torch-fidelity"
 
     def __init__(self, path, device="cpu", any_weights: bool = False):
-        digest = sha256(path)                      # before anything reads the file
+        digest = sha256(path)  # before anything reads the file
         if digest != INCEPTION_SHA256 and not any_weights:
-            raise UserError(f"--inception_weights {path}: SHA-256 {digest} is not that of the FID Inception "
-                            f"({INCEPTION_SHA256}); get it with scripts/download.py fid_inception")
+            raise UserError(
+                f"--inception_weights {path}: SHA-256 {digest} is not that of the FID Inception "
+                f"({INCEPTION_SHA256}); get it with scripts/download.py fid_inception"
+            )
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
         try:
-            network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"],
-                                                  feature_extractor_weights_path=_tensors_only(path))
+            network = FeatureExtractorInceptionV3(
+                "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=_tensors_only(path)
+            )
         except (RuntimeError, TypeError) as error:
-            raise UserError(f"--inception_weights {path} is of another architecture "
-                            f"({str(error).splitlines()[0]})") from None
+            raise UserError(
+                f"--inception_weights {path} is of another architecture ({str(error).splitlines()[0]})"
+            ) from None
         self.device = torch.device(device)
         self.network = network.to(device)
         self.name = self.family if digest == INCEPTION_SHA256 else f"{self.family}_{digest[:8]}"
@@ -107,6 +116,7 @@ class InceptionExtractor(Extractor):
 
 class PytorchFidExtractor(InceptionExtractor):
     """The same network and weights, seeing images as pytorch-fid shows them; its FID differs by a few per cent."""
+
     family = "pytorchfid"
     view = "resized to 299 px (bilinear, not antialiased), scaled to [−1, 1], as by pytorch-fid"
 
@@ -133,13 +143,17 @@ class FinetunedInception(Extractor):
 
     Images are resized to 299 px (bilinear, antialiased) and scaled to [−1, 1]. UserError for another architecture.
     """
+
     width = 2048
     option, fine_tuned = "--is_weights", True
-    incomparable = ("published scores on birds and flowers go through StackGAN's own TensorFlow Inception; another "
-                    "fine-tuned network gives another scale")
+    incomparable = (
+        "published scores on birds and flowers go through StackGAN's own TensorFlow Inception; another "
+        "fine-tuned network gives another scale"
+    )
 
     def __init__(self, path, device="cpu"):
         from torchvision.models import Inception3
+
         state = checkpoint.state_dict_of(checkpoint.load(path), path)
         state = {key: value for key, value in state.items() if not key.startswith("AuxLogits.")}
         if "fc.weight" not in state or state["fc.weight"].dim() != 2:
@@ -168,6 +182,7 @@ class TorchvisionInception(FinetunedInception):
     Images are resized to 299 px (bilinear, not antialiased) and scaled to [0, 1], without ImageNet's mean and
     deviation.
     """
+
     option, fine_tuned = "--torchvision_weights", False
     incomparable = ""
     # torchvision's, and its older one

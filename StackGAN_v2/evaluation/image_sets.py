@@ -1,4 +1,5 @@
 """The two sides of a comparison: generated images found by their names, real ones cut as the generator saw them."""
+
 import concurrent.futures
 import hashlib
 import json
@@ -19,14 +20,15 @@ from StackGAN_v2.data.image_cache import prepare
 from StackGAN_v2.data.image_names import NAME, first_sentences, sentence_counts
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-_VERSION = 1                                       # raise when equal images would be prepared otherwise
-SHOWN = 5                                          # faults that a message tells one by one
+_VERSION = 1  # raise when equal images would be prepared otherwise
+SHOWN = 5  # faults that a message tells one by one
 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
     """A generated image: the item of the split and the sentence that it was made for, numbered as `image_names`
     does."""
+
     path: str
     item: int
     sentence: int
@@ -39,6 +41,7 @@ class Found:
     size: in pixels, by their names; sentences: of the split; missing: sentences without an image; warnings: what
     is not as papers have it.
     """
+
     images: list[Generated]
     size: int
     sentences: int
@@ -60,15 +63,17 @@ def find_generated(folder, split, size: int = 0, limit: int = 0, seed: int = 0) 
             continue
         here = int(match["size"])
         sizes.add(here)
-        if not size and here > kept:               # only the largest size is kept, so that names of others take no room
+        if not size and here > kept:  # only the largest size is kept, so that names of others take no room
             kept, found = here, []
         if here == kept:
             sentence = int(match["sentence"])
             found.append((sentences_of.item(match["image"], sentence, path), sentence, int(match["copy"]), path))
     if not found:
         have = f"only of {', '.join(map(str, sorted(sizes)))} pixels" if sizes else "at all"
-        raise UserError(f"--images {folder} holds no images <class>/<image>_<size>_sentence<k>_0.png {have}"
-                        + (f"; change --image_size {size}" if sizes else "; make them with StackGAN_v2/main.py"))
+        raise UserError(
+            f"--images {folder} holds no images <class>/<image>_<size>_sentence<k>_0.png {have}"
+            + (f"; change --image_size {size}" if sizes else "; make them with StackGAN_v2/main.py")
+        )
     first: dict[tuple[int, int], str] = {}
     for item, sentence, _, path in sorted(found):
         first.setdefault((item, sentence), path)
@@ -84,7 +89,7 @@ def find_generated(folder, split, size: int = 0, limit: int = 0, seed: int = 0) 
 def _images_below(folder: Path):
     for parent, _, names in os.walk(folder):
         for name in names:
-            if not name.startswith(".") and name.lower().endswith(_IMAGES):      # no half-written files
+            if not name.startswith(".") and name.lower().endswith(_IMAGES):  # no half-written files
                 yield os.path.join(parent, name)
 
 
@@ -105,8 +110,10 @@ class _Sentences:
         item = [number for number in self._items[image] if self._firsts[number] <= sentence][-1]
         end = self._firsts[item] + self._counts[item]
         if self._counts[item] and sentence >= end:
-            raise UserError(f"{path} is for sentence {sentence}, but {self.split.path} gives its image {end} "
-                            "sentences, counted from 0; was it made for another version of the set?")
+            raise UserError(
+                f"{path} is for sentence {sentence}, but {self.split.path} gives its image {end} "
+                "sentences, counted from 0; was it made for another version of the set?"
+            )
         return item
 
 
@@ -128,21 +135,26 @@ def survey(images: list[Generated], size: int) -> list[str]:
         try:
             with Image.open(generated.path, formats=FORMATS) as image:
                 if image.size != (size, size):
-                    faults.append(f"{generated.path} is {image.width} × {image.height} pixels, but its name says "
-                                  f"{size}; sizes may not be mixed: make the images again")
+                    faults.append(
+                        f"{generated.path} is {image.width} × {image.height} pixels, but its name says "
+                        f"{size}; sizes may not be mixed: make the images again"
+                    )
                 kind = f"{image.mode} with transparency" if "transparency" in image.info else image.mode
                 if kind != "RGB":
                     kinds[kind] += 1
                     example.setdefault(kind, generated.path)
-        except Exception:                          # whatever is wrong: reading all of it says what
+        except Exception:  # whatever is wrong: reading all of it says what
             try:
                 open_rgb(generated.path)
             except UserError as error:
                 faults.append(str(error))
     if faults:
         raise UserError(told(faults))
-    return [f"{count} images are {kind}, not RGB, and were converted (grey to three equal channels, transparency "
-            f"laid on white), such as {example[kind]}" for kind, count in kinds.items()]
+    return [
+        f"{count} images are {kind}, not RGB, and were converted (grey to three equal channels, transparency "
+        f"laid on white), such as {example[kind]}"
+        for kind, count in kinds.items()
+    ]
 
 
 def told(faults: list[str]) -> str:
@@ -188,7 +200,7 @@ class RealImages:
     def load(self, index: int) -> np.ndarray:
         pixels = prepare(self.items[index].image, self.boxes[index], self.side)
         top, left = ((length - self.size) // 2 for length in pixels.shape[:2])
-        return pixels[top:top + self.size, left:left + self.size]
+        return pixels[top : top + self.size, left : left + self.size]
 
     def key(self, *settings) -> str:
         """Changes with any image's path, length or time, with its box, with the crop and with `settings`."""
@@ -196,8 +208,7 @@ class RealImages:
         for item, box in zip(self.items, self.boxes):
             state = file_state(item.image)
             if state is None:
-                raise UserError(f"{item.image} does not exist, but {self.split.path} names it; unpack the images "
-                                "again")
+                raise UserError(f"{item.image} does not exist, but {self.split.path} names it; unpack the images again")
             digest.update(json.dumps([str(item.image), *state, box]).encode())
         return digest.hexdigest()[:32]
 
@@ -218,7 +229,7 @@ def batches(load, count: int, batch_size: int, jobs: int):
                     yield from _stacked(waiting.popleft(), faults)
             while waiting:
                 yield from _stacked(waiting.popleft(), faults)
-        finally:                                   # the reader may have gone away
+        finally:  # the reader may have gone away
             pool.shutdown(wait=False, cancel_futures=True)
     if faults:
         raise UserError(told(faults))
@@ -277,11 +288,22 @@ def real_features(real: RealImages, extractor, folder, batch_size: int, jobs: in
     expected = 4 * extractor.width * len(real)
     complete = note.is_file() and path.is_file() and path.stat().st_size == expected
     if not complete or read_note(note).get("key") != key:
-        note.unlink(missing_ok=True)               # never new features beside an old description
+        note.unlink(missing_ok=True)  # never new features beside an old description
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            for images in progress(batches(real.load, len(real), batch_size, jobs), len(real),
-                                     f"real images ({extractor.name})"):
+            for images in progress(
+                batches(real.load, len(real), batch_size, jobs), len(real), f"real images ({extractor.name})"
+            ):
                 file.write(extractor(images)[0].cpu().numpy().tobytes())
-        write_json(note, {"key": key, "rows": len(real), "width": extractor.width, "dtype": "float32",
-                          "extractor": extractor.what, "crop": real.crop, "size": real.size})
+        write_json(
+            note,
+            {
+                "key": key,
+                "rows": len(real),
+                "width": extractor.width,
+                "dtype": "float32",
+                "extractor": extractor.what,
+                "crop": real.crop,
+                "size": real.size,
+            },
+        )
     return FeatureFile(path, extractor.width, extractor.device)

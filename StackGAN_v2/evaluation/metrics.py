@@ -3,6 +3,7 @@
 Sets may be too large for memory. What is summed (moments, inception score) takes batch after batch; what compares pairs
 takes rows as a tensor `[N, d]`, or as anything with `len()` that gives tensors for slices and for index arrays.
 """
+
 import numpy as np
 import torch
 from torch.nn.functional import normalize
@@ -49,8 +50,9 @@ def frechet_distance(mean1, covariance1, mean2, covariance2) -> float:
     Means `[d]`, covariances `[d, d]`, symmetric and not negative. With Σ = L Lᵀ the trace of the root is the sum of the
     singular values of L1ᵀ L2: real by construction, where the root of a product of rounded matrices may be complex.
     """
-    mean1, covariance1, mean2, covariance2 = (torch.as_tensor(x, dtype=torch.float64)
-                                              for x in (mean1, covariance1, mean2, covariance2))
+    mean1, covariance1, mean2, covariance2 = (
+        torch.as_tensor(x, dtype=torch.float64) for x in (mean1, covariance1, mean2, covariance2)
+    )
     assert mean1.shape == mean2.shape and covariance1.shape == covariance2.shape == 2 * mean1.shape
     root_trace = torch.linalg.svdvals(_factor(covariance1).T @ _factor(covariance2)).sum()
     return ((mean1 - mean2).square().sum() + covariance1.trace() + covariance2.trace() - 2 * root_trace).item()
@@ -74,12 +76,13 @@ class InceptionScore:
     def __init__(self, images: int, classes: int, splits: int = 10, seed: int = 2020, batch: int = 1):
         counted = images // batch * batch
         if counted < splits:
-            raise ValueError(f"the inception score over {splits} parts needs at least {max(splits, batch)} images, "
-                             f"not {images}")
+            raise ValueError(
+                f"the inception score over {splits} parts needs at least {max(splits, batch)} images, not {images}"
+            )
         place = np.empty(images, np.int64)
         place[np.random.RandomState(seed).permutation(images)] = np.arange(images)
         ends = [(part + 1) * counted // splits for part in range(splits)]
-        self._part = torch.from_numpy(np.searchsorted(ends, place, side="right"))      # `splits` for what is left out
+        self._part = torch.from_numpy(np.searchsorted(ends, place, side="right"))  # `splits` for what is left out
         self._seen, self._splits = 0, splits
         self._counts = self._part.bincount(minlength=splits)[:splits]
         self._p = torch.zeros(splits + 1, classes, dtype=torch.float64)
@@ -88,7 +91,7 @@ class InceptionScore:
     def update(self, logits: torch.Tensor) -> None:
         """Take in the logits `[N, classes]` of the next N images."""
         logits = logits.double().cpu()
-        part = self._part[self._seen:self._seen + len(logits)]
+        part = self._part[self._seen : self._seen + len(logits)]
         assert len(part) == len(logits), "more images than announced"
         p = logits.softmax(1)
         self._p.index_add_(0, part, p)
@@ -98,13 +101,14 @@ class InceptionScore:
     def value(self) -> tuple[float, float]:
         """Mean and standard deviation over the parts."""
         assert self._seen == len(self._part), f"{self._seen} of {len(self._part)} images seen"
-        p = self._p[:self._splits] / self._counts[:, None]
-        scores = (self._negentropy[:self._splits] / self._counts - torch.special.xlogy(p, p).sum(1)).exp()
+        p = self._p[: self._splits] / self._counts[:, None]
+        scores = (self._negentropy[: self._splits] / self._counts - torch.special.xlogy(p, p).sum(1)).exp()
         return scores.mean().item(), scores.std(correction=0).item()
 
 
-def kernel_distance(generated, real, subsets: int = 100, subset_size: int = 1000,
-                    seed: int = 2020) -> tuple[float, float]:
+def kernel_distance(
+    generated, real, subsets: int = 100, subset_size: int = 1000, seed: int = 2020
+) -> tuple[float, float]:
     """KID: the unbiased squared MMD with kernel (x·y / d + 1)³ (Bińkowski et al., ICLR 2018, arXiv 1801.01401).
 
     Rows `[N, d]` and `[M, d]`; ValueError if either has fewer than `subset_size` or 2. Returns mean and standard
@@ -123,12 +127,14 @@ def kernel_distance(generated, real, subsets: int = 100, subset_size: int = 1000
 
 def squared_mmd(x: torch.Tensor, y: torch.Tensor) -> float:
     """Unbiased squared maximum mean discrepancy of `[m, d]` and `[n, d]` with the kernel (x·y / d + 1)³."""
-    def kernel(a, b):                              # the products in their own precision; what cancels, in float64
+
+    def kernel(a, b):  # the products in their own precision; what cancels, in float64
         return (a @ b.T).double().div_(a.shape[1]).add_(1).pow_(3)
 
     def apart(a):
         k = kernel(a, a)
         return (k.sum() - k.trace()) / (len(a) * (len(a) - 1))
+
     return (apart(x) + apart(y) - 2 * kernel(x, y).mean()).item()
 
 
@@ -149,7 +155,7 @@ def _share_inside(queries, centres, neighbours: int) -> float:
     for rows in blocks(queries):
         hit, start = torch.zeros(len(rows), dtype=torch.bool, device=rows.device), 0
         for others in blocks(centres):
-            hit |= (torch.cdist(rows, others) <= radii[start:start + len(others)]).any(1)
+            hit |= (torch.cdist(rows, others) <= radii[start : start + len(others)]).any(1)
             start += len(others)
         inside += int(hit.sum())
     return inside / len(queries)
@@ -179,7 +185,7 @@ def centroid_accuracy(generated, labels, real, real_labels) -> dict[str, float]:
     nearest = torch.cat([(normalize(rows).double() @ centroids.T).argmax(1).cpu() for rows in blocks(generated)])
     right = int((classes[nearest] == labels).sum())
     scores = real @ centroids.T
-    without = normalize(sums[own] - real)               # each row's own centroid, had the row not been there
+    without = normalize(sums[own] - real)  # each row's own centroid, had the row not been there
     scores[torch.arange(len(real)), own] = (real * without).sum(1)
     asked = own.bincount()[own] > 1
     ceiling = 100 * (scores.argmax(1).cpu() == own)[asked].double().mean().item() if asked.any() else None

@@ -3,6 +3,7 @@
 A record is {"metric", "value", "unit", …, "comparable_with", "published", "protocol", "date", "warnings"}; its name
 carries the protocol, as in `fid_lite0_64px_box_test240_gen2400`.
 """
+
 import datetime
 import math
 
@@ -15,7 +16,7 @@ from StackGAN_v2.evaluation.feature_extractors import Extractor
 from StackGAN_v2.evaluation.published_results import Setting, comparable_with
 
 IS_SPLITS, KID_SUBSETS, KID_SUBSET_SIZE, PR_NEIGHBOURS = 10, 100, 1000, 3
-S2IGAN_QUERIES, S2IGAN_GALLERY = 2, 20             # of each class: 100 among 1,000 on CUB, 40 among 400 on Oxford-102
+S2IGAN_QUERIES, S2IGAN_GALLERY = 2, 20  # of each class: 100 among 1,000 on CUB, 40 among 400 on Oxford-102
 RANKS, IMAGE_RANKS = (1, 5, 10), (1, 5, 10, 50)  # of the same class; of the very image
 
 
@@ -32,24 +33,49 @@ def _record(job, extractor: Extractor | None, name: str, value, unit: str, warni
         if isinstance(number, float) and not math.isfinite(number):
             raise UserError(f"{name} or what belongs to it is not a finite number; are the network's weights damaged?")
     kind = "r50" if name.startswith("s2igan_r50") else name.split("_")[0]
-    text, published = comparable_with(kind, Setting(
-        incomparable=extractor.incomparable if extractor else "", real_images=len(job.real),
-        classes=len(set(job.split.labels)) if job.split.has_classes else 0, generated=len(job.images),
-        size=job.size, generated_size=job.found.size, crop=job.real.crop,
-        classifier_classes=extractor.classes if extractor and extractor.fine_tuned else 0))
-    shared = {"generated_images": len(job.images), "sentences": job.found.sentences,
-              "sentences_without_image": job.found.missing, "size_px": job.size, "image_size_px": job.found.size,
-              **job.protocol}
-    return {"metric": name, "value": value, "unit": unit, **more, "comparable_with": text, "published": published,
-            "protocol": {**shared, **(protocol or {})},
-            "date": datetime.datetime.now().isoformat(timespec="seconds"), "warnings": list(warnings)}
+    text, published = comparable_with(
+        kind,
+        Setting(
+            incomparable=extractor.incomparable if extractor else "",
+            real_images=len(job.real),
+            classes=len(set(job.split.labels)) if job.split.has_classes else 0,
+            generated=len(job.images),
+            size=job.size,
+            generated_size=job.found.size,
+            crop=job.real.crop,
+            classifier_classes=extractor.classes if extractor and extractor.fine_tuned else 0,
+        ),
+    )
+    shared = {
+        "generated_images": len(job.images),
+        "sentences": job.found.sentences,
+        "sentences_without_image": job.found.missing,
+        "size_px": job.size,
+        "image_size_px": job.found.size,
+        **job.protocol,
+    }
+    return {
+        "metric": name,
+        "value": value,
+        "unit": unit,
+        **more,
+        "comparable_with": text,
+        "published": published,
+        "protocol": {**shared, **(protocol or {})},
+        "date": datetime.datetime.now().isoformat(timespec="seconds"),
+        "warnings": list(warnings),
+    }
 
 
 def _against_real(job, extractor: Extractor) -> tuple[str, dict]:
     """The part of a name that says what was compared, and the same for the protocol."""
     stem = f"{extractor.name}_{job.size}px_{job.real.crop}_{job.split.name}{len(job.real)}_gen{len(job.images)}"
-    return stem, {"extractor": extractor.what, "crop": job.real.crop, "real_split": str(job.split.path),
-                  "real_images": len(job.real)}
+    return stem, {
+        "extractor": extractor.what,
+        "crop": job.real.crop,
+        "real_split": str(job.split.path),
+        "real_images": len(job.real),
+    }
 
 
 def _fid(job, seen, real):
@@ -58,9 +84,12 @@ def _fid(job, seen, real):
     for rows in blocks(real[job.main.name]):
         moments.update(rows)
     value = metrics.frechet_distance(seen.moments.mean, seen.moments.covariance, moments.mean, moments.covariance)
-    few = [f"{count} {side} images for {job.main.width} features: their covariance is singular and the distance "
-           "biased upwards; compare only with the same numbers of images"
-           for side, count in (("generated", seen.moments.count), ("real", moments.count)) if count <= job.main.width]
+    few = [
+        f"{count} {side} images for {job.main.width} features: their covariance is singular and the distance "
+        "biased upwards; compare only with the same numbers of images"
+        for side, count in (("generated", seen.moments.count), ("real", moments.count))
+        if count <= job.main.width
+    ]
     return [_record(job, job.main, f"fid_{stem}", value, "", few, protocol)]
 
 
@@ -76,44 +105,77 @@ def _kid(job, seen, real):
 
 def _is(job, seen, real):
     value, std = seen.score.value()
-    few = [f"{len(job.images)} images: the score of fewer than 5000 is biased downwards"] \
-        if len(job.images) < 5000 else []
-    return [_record(job, job.classifier, f"is_{job.classifier.name}_{job.size}px_gen{len(job.images)}", value, "", few,
-                    {"extractor": job.classifier.what, "splits": IS_SPLITS, "batch": job.classifier.batch}, std=std)]
+    few = (
+        [f"{len(job.images)} images: the score of fewer than 5000 is biased downwards"]
+        if len(job.images) < 5000
+        else []
+    )
+    return [
+        _record(
+            job,
+            job.classifier,
+            f"is_{job.classifier.name}_{job.size}px_gen{len(job.images)}",
+            value,
+            "",
+            few,
+            {"extractor": job.classifier.what, "splits": IS_SPLITS, "batch": job.classifier.batch},
+            std=std,
+        )
+    ]
 
 
 def _pr(job, seen, real):
     stem, protocol = _against_real(job, job.main)
     values = metrics.precision_recall(seen.files[job.main.name], real[job.main.name], PR_NEIGHBOURS)
-    return [_record(job, job.main, f"{name}_{stem}", value, "", (), {**protocol, "neighbours": PR_NEIGHBOURS})
-            for name, value in zip(("precision", "recall"), values)]
+    return [
+        _record(job, job.main, f"{name}_{stem}", value, "", (), {**protocol, "neighbours": PR_NEIGHBOURS})
+        for name, value in zip(("precision", "recall"), values)
+    ]
 
 
 def _retrieval(job, seen, real):
     stem, protocol = _against_real(job, job.lite0)
     true, generated = real[job.lite0.name], seen.files[job.lite0.name]
-    protocol |= {"queries": "real images", "gallery": "generated images", "similarity": "cosine",
-                 "chance": "mean over all orders of the gallery"}
+    protocol |= {
+        "queries": "real images",
+        "gallery": "generated images",
+        "similarity": "cosine",
+        "chance": "mean over all orders of the gallery",
+    }
     found = []
     if job.split.has_classes:
         labels, shown = job.labels, job.real_labels
         values = retrieval(true, generated, shown, labels, RANKS, cosine)
         try:
             ceiling = retrieval(true, true, shown, shown, RANKS, cosine, without_self=True)
-        except ValueError:                         # classes of one image: nothing to find but the query
+        except ValueError:  # classes of one image: nothing to find but the query
             ceiling = dict.fromkeys(values)
         chance = retrieval_by_chance(shown, labels, RANKS)
         how = {**protocol, "right": "of the same class", "ceiling": "real images in the gallery, without the query"}
-        found += [_record(job, job.lite0, f"retrieval_{name}_{stem}", value, "%", (), how, ceiling=ceiling[name],
-                          chance=chance[name]) for name, value in values.items()]
+        found += [
+            _record(
+                job,
+                job.lite0,
+                f"retrieval_{name}_{stem}",
+                value,
+                "%",
+                (),
+                how,
+                ceiling=ceiling[name],
+                chance=chance[name],
+            )
+            for name, value in values.items()
+        ]
     own, images = torch.tensor([job.real.number[image.item] for image in job.images]), torch.arange(len(job.real))
     values = retrieval(true, generated, images, own, IMAGE_RANKS, cosine)
     chance = retrieval_by_chance(images, own, IMAGE_RANKS)
     how = {**protocol, "right": "generated for a sentence of the very image"}
-    if job.split.has_classes:                      # its mean average precision is S2IGAN's, by class
+    if job.split.has_classes:  # its mean average precision is S2IGAN's, by class
         del values["map"]
-    return found + [_record(job, job.lite0, f"retrieval_image_{name}_{stem}", value, "%", (), how,
-                            chance=chance[name]) for name, value in values.items()]
+    return found + [
+        _record(job, job.lite0, f"retrieval_image_{name}_{stem}", value, "%", (), how, chance=chance[name])
+        for name, value in values.items()
+    ]
 
 
 def _s2igan(job, seen, real):
@@ -129,18 +191,27 @@ def _s2igan(job, seen, real):
         queries, gallery = _some_of_each(query_ids, S2IGAN_QUERIES), _some_of_each(gallery_ids, S2IGAN_GALLERY)
         classes = len(query_ids.unique())
         if (len(queries), len(gallery)) != (S2IGAN_QUERIES * classes, S2IGAN_GALLERY * classes):
-            warnings.append(f"some class has fewer than {S2IGAN_QUERIES} real or {S2IGAN_GALLERY} generated images, so "
-                            f"that {len(queries)} ask among {len(gallery)}")
+            warnings.append(
+                f"some class has fewer than {S2IGAN_QUERIES} real or {S2IGAN_GALLERY} generated images, so "
+                f"that {len(queries)} ask among {len(gallery)}"
+            )
     query_ids, gallery_ids = query_ids[queries], gallery_ids[gallery]
     values = retrieval(true[queries], generated[gallery], query_ids, gallery_ids, ranks, cosine)
     chance = retrieval_by_chance(query_ids, gallery_ids, ranks)
     stem = f"{extractor.name}_{job.size}px_{job.real.crop}_{job.split.name}{len(queries)}_gen{len(gallery)}"
-    how = {"extractor": extractor.what, "crop": job.real.crop, "real_split": str(job.split.path),
-           "similarity": "cosine", "queries": f"{len(queries)} real images",
-           "gallery": f"{len(gallery)} generated images",
-           "right": "of the same class" if job.split.has_classes else "generated for a sentence of the very image"}
-    return [_record(job, extractor, f"s2igan_{name}_{stem}", value, "%", warnings, how, chance=chance[name])
-            for name, value in values.items()]
+    how = {
+        "extractor": extractor.what,
+        "crop": job.real.crop,
+        "real_split": str(job.split.path),
+        "similarity": "cosine",
+        "queries": f"{len(queries)} real images",
+        "gallery": f"{len(gallery)} generated images",
+        "right": "of the same class" if job.split.has_classes else "generated for a sentence of the very image",
+    }
+    return [
+        _record(job, extractor, f"s2igan_{name}_{stem}", value, "%", warnings, how, chance=chance[name])
+        for name, value in values.items()
+    ]
 
 
 def _some_of_each(labels: torch.Tensor, count: int, seed: int = 0) -> torch.Tensor:
@@ -152,11 +223,24 @@ def _some_of_each(labels: torch.Tensor, count: int, seed: int = 0) -> torch.Tens
 def _class(job, seen, real):
     stem, protocol = _against_real(job, job.lite0)
     values = metrics.centroid_accuracy(seen.files[job.lite0.name], job.labels, real[job.lite0.name], job.real_labels)
-    protocol |= {"right": "nearest class centroid of the real images, cosine",
-                 "ceiling": "real images, each against centroids made without it"}
+    protocol |= {
+        "right": "nearest class centroid of the real images, cosine",
+        "ceiling": "real images, each against centroids made without it",
+    }
     alone = [] if values["ceiling"] is not None else ["no class has two real images, so there is no ceiling"]
-    return [_record(job, job.lite0, f"class_accuracy_{stem}", values["accuracy"], "%", alone, protocol,
-                    ceiling=values["ceiling"], chance=values["chance"])]
+    return [
+        _record(
+            job,
+            job.lite0,
+            f"class_accuracy_{stem}",
+            values["accuracy"],
+            "%",
+            alone,
+            protocol,
+            ceiling=values["ceiling"],
+            chance=values["chance"],
+        )
+    ]
 
 
 def _attributes(job, seen, real):
@@ -166,14 +250,40 @@ def _attributes(job, seen, real):
     if report["agreement"] is None:
         job.left_out.append("attributes: no sentence of these images names one")
         return []
-    few = [] if report["normalised"] is not None else [
-        "the probe reads real images no better than chance, or nothing can be shuffled: there is no normalised score"]
-    protocol = {"probe": f"convolutional, {attribute_probe.SIZE} px, trained on the real training images",
-                "real_split": str(job.split.path), "ceiling": "the same sentences, read from their real images",
-                "chance": "sentences of other classes, mean over all pairs"}
-    return [_record(job, None, f"attribute_agreement_{job.size}px_{job.split.name}_gen{len(job.images)}",
-                    report.pop("agreement"), "%", few, protocol, **report)]
+    few = (
+        []
+        if report["normalised"] is not None
+        else [
+            "the probe reads real images no better than chance, or nothing can be shuffled: there is no normalised score"
+        ]
+    )
+    protocol = {
+        "probe": f"convolutional, {attribute_probe.SIZE} px, trained on the real training images",
+        "real_split": str(job.split.path),
+        "ceiling": "the same sentences, read from their real images",
+        "chance": "sentences of other classes, mean over all pairs",
+    }
+    return [
+        _record(
+            job,
+            None,
+            f"attribute_agreement_{job.size}px_{job.split.name}_gen{len(job.images)}",
+            report.pop("agreement"),
+            "%",
+            few,
+            protocol,
+            **report,
+        )
+    ]
 
 
-RECORDS = {"fid": _fid, "is": _is, "kid": _kid, "pr": _pr, "retrieval": _retrieval, "s2igan": _s2igan,
-           "class": _class, "attributes": _attributes}
+RECORDS = {
+    "fid": _fid,
+    "is": _is,
+    "kid": _kid,
+    "pr": _pr,
+    "retrieval": _retrieval,
+    "s2igan": _s2igan,
+    "class": _class,
+    "attributes": _attributes,
+}

@@ -4,6 +4,7 @@ TensorFlow.
 Published inception scores on CUB-200 and Oxford-102 go through these networks (`birds_valid299`, `flowers_valid299` of
 github.com/hanzhanggit/StackGAN-inception-model). They are slim's Inception-v3 of 2016 with the averaged variables.
 """
+
 import re
 from pathlib import Path
 
@@ -18,15 +19,27 @@ from common.untrusted.tf_checkpoint import read_floats
 from StackGAN_v2.evaluation.feature_extractors import Extractor
 
 AVERAGE = "/ExponentialMovingAverage"
-CLASSES = {51: "birds", 21: "flowers"}             # logits of the published networks; number 0 is an unused background
-BATCH = 64                                         # images at a time; what does not fill a batch is left out
+CLASSES = {51: "birds", 21: "flowers"}  # logits of the published networks; number 0 is an unused background
+BATCH = 64  # images at a time; what does not fill a batch is left out
 # torchvision's names → slim's; the scope of 7a was never renamed, so that older checkpoints fit
 SCOPES = {
-    "Conv2d_1a_3x3": "conv0", "Conv2d_2a_3x3": "conv1", "Conv2d_2b_3x3": "conv2", "Conv2d_3b_1x1": "conv3",
-    "Conv2d_4a_3x3": "conv4", "Mixed_5b": "mixed_35x35x256a", "Mixed_5c": "mixed_35x35x288a",
-    "Mixed_5d": "mixed_35x35x288b", "Mixed_6a": "mixed_17x17x768a", "Mixed_6b": "mixed_17x17x768b",
-    "Mixed_6c": "mixed_17x17x768c", "Mixed_6d": "mixed_17x17x768d", "Mixed_6e": "mixed_17x17x768e",
-    "Mixed_7a": "mixed_17x17x1280a", "Mixed_7b": "mixed_8x8x2048a", "Mixed_7c": "mixed_8x8x2048b"}
+    "Conv2d_1a_3x3": "conv0",
+    "Conv2d_2a_3x3": "conv1",
+    "Conv2d_2b_3x3": "conv2",
+    "Conv2d_3b_1x1": "conv3",
+    "Conv2d_4a_3x3": "conv4",
+    "Mixed_5b": "mixed_35x35x256a",
+    "Mixed_5c": "mixed_35x35x288a",
+    "Mixed_5d": "mixed_35x35x288b",
+    "Mixed_6a": "mixed_17x17x768a",
+    "Mixed_6b": "mixed_17x17x768b",
+    "Mixed_6c": "mixed_17x17x768c",
+    "Mixed_6d": "mixed_17x17x768d",
+    "Mixed_6e": "mixed_17x17x768e",
+    "Mixed_7a": "mixed_17x17x1280a",
+    "Mixed_7b": "mixed_8x8x2048a",
+    "Mixed_7c": "mixed_8x8x2048b",
+}
 _BRANCH = re.compile(r"(branch_pool|branch[0-9x]+(?:dbl)?)(?:_(\d)([ab]?))?")
 
 
@@ -40,10 +53,17 @@ def slim_name(key: str) -> str:
     path = [SCOPES[scope]]
     if branch:
         name, step, side = _BRANCH.fullmatch(branch[0]).groups()
-        number = int(step or 1) - 1 + (side == "b")            # in the order in which they were made
+        number = int(step or 1) - 1 + (side == "b")  # in the order in which they were made
         path += [name, f"Conv_{number}" if number else "Conv"]
-    end = {"weight": "weights"} if layer == "conv" else {
-        "bias": "BatchNorm/beta", "running_mean": "BatchNorm/moving_mean", "running_var": "BatchNorm/moving_variance"}
+    end = (
+        {"weight": "weights"}
+        if layer == "conv"
+        else {
+            "bias": "BatchNorm/beta",
+            "running_mean": "BatchNorm/moving_mean",
+            "running_var": "BatchNorm/moving_variance",
+        }
+    )
     return "/".join([*path, end[part]])
 
 
@@ -53,6 +73,7 @@ def load_network(path) -> tuple[nn.Module, int]:
     UserError if `path` is damaged or of another network.
     """
     from torchvision.models import Inception3
+
     logits = read_floats(path, ["logits/logits/biases" + AVERAGE, "logits/logits/biases"])
     if not logits:
         raise UserError(f"{path} is no Inception of the StackGAN authors: it lacks logits/logits/biases")
@@ -81,7 +102,7 @@ def load_network(path) -> tuple[nn.Module, int]:
 
 def _without_padding(module, inputs):
     """TensorFlow's average leaves the padding out, which torchvision's 3 × 3 pooling counts."""
-    pooled, = inputs
+    (pooled,) = inputs
     ones = pooled.new_ones(1, 1, *pooled.shape[2:])
     return pooled / F.avg_pool2d(ones, 3, 1, padding=1)
 
@@ -91,6 +112,7 @@ class StackGANInception(Extractor):
 
     Images are resized to 299 px as Pillow does (bilinear, in bytes) and scaled by x / 127.5 − 1.
     """
+
     width, batch, fine_tuned = 2048, BATCH, True
 
     def __init__(self, path, device="cpu"):
@@ -100,8 +122,10 @@ class StackGANInception(Extractor):
         self.network, digest = network.to(device), sha256(path)
         self.name = f"stackgan{self.classes}_{digest[:8]}"
         self.identity = digest
-        self.what = (f"the StackGAN authors' Inception-v3 of {self.classes} classes "
-                     f"({CLASSES.get(logits, 'another set')}) from {Path(path).name}, 299 px, x / 127.5 − 1")
+        self.what = (
+            f"the StackGAN authors' Inception-v3 of {self.classes} classes "
+            f"({CLASSES.get(logits, 'another set')}) from {Path(path).name}, 299 px, x / 127.5 − 1"
+        )
 
     def _forward(self, images):
         views = F.interpolate(images.float(), size=(299, 299), mode="bilinear", antialias=True).round_()

@@ -8,12 +8,13 @@ weight's gradient; in brackets: large matrix products.
 the same as matrix products of patches                  189, 154,  88           75, 59, 45
 64×64 maps, 64 → 128 channels, torch's convolution      230, 231, 193           97, 96, 45 (contiguous copies: 69)
 """
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-SMALL = 64                  # pixels of an output map up to which copying patches costs less than it gains
-_COPY = torch.backends.cpu.get_cpu_capability() == "AVX2"       # compute gradients of weights from contiguous copies
+SMALL = 64  # pixels of an output map up to which copying patches costs less than it gains
+_COPY = torch.backends.cpu.get_cpu_capability() == "AVX2"  # compute gradients of weights from contiguous copies
 _rewriting = True
 
 
@@ -50,7 +51,7 @@ def conv2d(x, weight, bias=None, stride: int = 1, padding: int = 0):
             return F.conv2d(x, weight, bias, stride, padding)
         y = _Convolution.apply(x, weight, stride, padding)
         return y if bias is None else y + bias[:, None, None]
-    patches = patches_of(x, weight.shape[2], stride, padding).flatten(0, 2)                    # [N·H'·W', k·k·i]
+    patches = patches_of(x, weight.shape[2], stride, padding).flatten(0, 2)  # [N·H'·W', k·k·i]
     kernel = weight.permute(0, 2, 3, 1).flatten(1)
     y = patches @ kernel.T if bias is None else torch.addmm(bias, patches, kernel.T)
     return y.view(len(x), height, width, -1).permute(0, 3, 1, 2)
@@ -71,11 +72,11 @@ def conv_up(x, kernel, bias=None):
         return F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)
     x, kernel, bias = in_working_precision(x, kernel, bias)
     n, _, height, width = x.shape
-    patches = patches_of(x, 2, padding=1)                                                      # [N, H + 1, W + 1, 4·i]
+    patches = patches_of(x, 2, padding=1)  # [N, H + 1, W + 1, 4·i]
     kernel, parities = kernel.flip(2, 3), []
     for row in (0, 1):
         for column in (0, 1):
-            inputs = patches[:, row:row + height, column:column + width].flatten(0, 2)
+            inputs = patches[:, row : row + height, column : column + width].flatten(0, 2)
             parities.append(inputs @ kernel[:, :, row::2, column::2].permute(2, 3, 0, 1).flatten(0, 2))
     y = torch.stack(parities).view(2, 2, n, height, width, -1)
     y = y if bias is None else y + bias
@@ -134,12 +135,12 @@ class _AddPatches(torch.autograd.Function):
         patches = patches.reshape(shape[0], height, width, kernel, kernel, shape[3])
         for row in range(kernel):
             for column in range(kernel):
-                rows, columns = (slice(start, start + stride * length, stride)
-                                 for start, length in ((row, height), (column, width)))
+                rows, columns = (
+                    slice(start, start + stride * length, stride) for start, length in ((row, height), (column, width))
+                )
                 x[:, rows, columns] += patches[:, :, :, row, column]
         return x
 
     @staticmethod
     def backward(ctx, grad):
         return _Patches.apply(grad, *ctx.geometry), None, None, None
-

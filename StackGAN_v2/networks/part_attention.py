@@ -1,14 +1,18 @@
 """A small network with attention to learnt parts of an image, for the attribute probe and the matching network."""
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-SIZE = 64                                          # images are read at this size: enough for the colours of parts
+SIZE = 64  # images are read at this size: enough for the colours of parts
 
 
 def _conv(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False),
-                         nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True))
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(inplace=True),
+    )
 
 
 class PartsReader(nn.Module):
@@ -25,8 +29,12 @@ class PartsReader(nn.Module):
         self.stem = _conv(3, width, stride=2)
         self.fine = _conv(width, width)
         self.middle = _conv(width, 2 * width, stride=2)
-        self.context = nn.Sequential(_conv(2 * width, 2 * width, stride=2), _conv(2 * width, 3 * width),
-                                     _conv(3 * width, 3 * width), _conv(3 * width, 3 * width))
+        self.context = nn.Sequential(
+            _conv(2 * width, 2 * width, stride=2),
+            _conv(2 * width, 3 * width),
+            _conv(3 * width, 3 * width),
+            _conv(3 * width, 3 * width),
+        )
         self.fuse = _conv(5 * width, 3 * width)
         self.where_fine = nn.Conv2d(width, parts, 1, bias=False)
         self.where_fused = nn.Conv2d(3 * width, parts, 1, bias=False)
@@ -42,6 +50,6 @@ class PartsReader(nn.Module):
         return where.flatten(2).softmax(2) @ values.flatten(2).transpose(1, 2)
 
 
-def _doubled(x):                                   # [N, C, H, W] → [N, C, 2H, 2W]
+def _doubled(x):  # [N, C, H, W] → [N, C, 2H, 2W]
 
     return F.interpolate(x, scale_factor=2, mode="bilinear")

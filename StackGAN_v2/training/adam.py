@@ -1,4 +1,5 @@
 """Fused Adam that is also fast for channels_last weights on a CPU."""
+
 import torch
 
 
@@ -22,9 +23,18 @@ class Adam(torch.optim.Adam):
             *tensors, _, steps = lists
             torch._foreach_add_(steps, 1)
             beta1, beta2 = group["betas"]
-            torch._fused_adam_(*zip(*map(_in_memory_order, *tensors)), [], steps, lr=group["lr"], beta1=beta1,
-                               beta2=beta2, weight_decay=group["weight_decay"], eps=group["eps"], amsgrad=False,
-                               maximize=False)
+            torch._fused_adam_(
+                *zip(*map(_in_memory_order, *tensors)),
+                [],
+                steps,
+                lr=group["lr"],
+                beta1=beta1,
+                beta2=beta2,
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=False,
+            )
 
 
 def _in_memory_order(*tensors) -> list[torch.Tensor]:

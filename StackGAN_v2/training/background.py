@@ -1,4 +1,5 @@
 """Writing beside the training: one job at a time, whose error comes out at the next one or at the end."""
+
 from concurrent.futures import ThreadPoolExecutor
 
 

@@ -1,4 +1,5 @@
 """Data-dependent initialisation of the generator's conditioning from the principal directions of speech embeddings."""
+
 import torch
 import torch.nn.functional as F
 
@@ -15,7 +16,7 @@ def principal_directions(speech: torch.Tensor, count: int, floor: float = 0.05) 
     mean = speech.mean(0)
     values, vectors = torch.linalg.eigh((speech - mean).T @ (speech - mean) / len(speech))
     values, vectors = values.flip(0)[:count].clamp(min=0).sqrt(), vectors.flip(1)[:, :count]
-    vectors = vectors * torch.where(vectors.sum(0) < 0, -1, 1)     # fix the sign, which eigh leaves open
+    vectors = vectors * torch.where(vectors.sum(0) < 0, -1, 1)  # fix the sign, which eigh leaves open
     directions = vectors / (values + floor * values[0]).clamp(min=1e-12)
     return mean.float(), F.pad(directions, (0, count - directions.shape[1])).float()
 
@@ -30,10 +31,10 @@ def init_condition(ca_net, speech: torch.Tensor) -> None:
     """
     fc, n = ca_net.fc, ca_net.embedding_dim
     mean, directions = principal_directions(speech, min(n, speech.shape[1]))
-    rotation = fc.weight[:, :directions.shape[1]].cpu()                 # the layer is initialised orthogonal
+    rotation = fc.weight[:, : directions.shape[1]].cpu()  # the layer is initialised orthogonal
     weight = rotation @ directions.T
     weight /= ((speech.float() - mean) @ weight.T).std(0).clamp(min=1e-6)[:, None]
     fc.weight.copy_(weight)
     fc.bias.copy_(-(weight @ mean))
-    fc.weight[n:2 * n] *= 0.1                      # log-variance: a · sigmoid(b) with a near −6, b near 0
-    fc.bias[n:2 * n] = 0.1 * fc.bias[n:2 * n] - 6
+    fc.weight[n : 2 * n] *= 0.1  # log-variance: a · sigmoid(b) with a near −6, b near 0
+    fc.bias[n : 2 * n] = 0.1 * fc.bias[n : 2 * n] - 6

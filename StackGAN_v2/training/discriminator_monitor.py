@@ -1,8 +1,9 @@
 """Notices a discriminator that has won: one that tells everything apart has nothing left to teach the generator."""
+
 import math
 
-SHARE = 0.05                                       # of the loss of guessing, below which a discriminator has won …
-ITERATIONS = 500                                   # … if its loss stays there for so long
+SHARE = 0.05  # of the loss of guessing, below which a discriminator has won …
+ITERATIONS = 500  # … if its loss stays there for so long
 
 _OF_GUESSING = {"bce": math.log(2), "hinge": 1.0}  # a term at logit 0
 
@@ -25,7 +26,7 @@ class DiscriminatorMonitor:
 
     def __init__(self, adversarial: str, uncond_weight: float):
         self.bound = bound(adversarial, uncond_weight)
-        self.below: dict[str, int] = {}            # discriminator → iterations below the bound without a break
+        self.below: dict[str, int] = {}  # discriminator → iterations below the bound without a break
 
     def update(self, iterations: int, means: dict[str, float]) -> list[str]:
         """Take in the means over the last `iterations` of the terms `D0`, `D1`, …; → what there is to warn about."""
@@ -39,5 +40,6 @@ class DiscriminatorMonitor:
                 warnings.append(
                     f"warning: discriminator {name} has won: its loss has been below {self.bound:.3f} ({SHARE:.0%} of "
                     f"that of guessing) for {now} iterations, so that the generator learns little from it; lower "
-                    f"TRAIN.DISCRIMINATOR_LR, or set TRAIN.COEFF.MA_PENALTY")
+                    f"TRAIN.DISCRIMINATOR_LR, or set TRAIN.COEFF.MA_PENALTY"
+                )
         return warnings

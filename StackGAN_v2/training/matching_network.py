@@ -4,6 +4,7 @@ Like DAMSM (Xu et al., AttnGAN, CVPR 2018, section 3.2) it is trained before the
 learns from pairs of real image and speech embedding alone, without text or attributes, by the contrastive loss of
 XMC-GAN (Zhang et al., CVPR 2021, equation 4).
 """
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -15,7 +16,7 @@ from common.distributed import ranks
 from StackGAN_v2.networks.part_attention import SIZE, PartsReader
 from StackGAN_v2.training.condition_init import principal_directions
 
-PARTS, DIRECTIONS, TEMPERATURE = 12, 128, 0.1      # parts of an image, width of the common space, of the softmax
+PARTS, DIRECTIONS, TEMPERATURE = 12, 128, 0.1  # parts of an image, width of the common space, of the softmax
 BATCH, LEARNING_RATE = 24, 4e-3
 
 
@@ -97,8 +98,9 @@ def load_or_train(path, key: dict, batches, speech, steps: int, seed: int) -> Ma
     ranks.barrier()
     state = _read(path, key)
     if state is None:
-        raise UserError(f"{path} is not the matching network that rank 0 has trained; give an --output_dir that all "
-                        "machines share")
+        raise UserError(
+            f"{path} is not the matching network that rank 0 has trained; give an --output_dir that all machines share"
+        )
     matcher = Matcher(speech.shape[1])
     checkpoint.load_into(matcher, state, path)
     return matcher.to(batches.device, memory_format=torch.channels_last).eval().requires_grad_(False)
@@ -110,7 +112,7 @@ def _read(path, key: dict) -> dict | None:
         return None
     try:
         content = checkpoint.load(path)
-    except UserError:                              # damaged: train it again
+    except UserError:  # damaged: train it again
         return None
     if not isinstance(content, dict) or content.get("key") != key:
         return None

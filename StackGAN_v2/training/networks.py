@@ -1,4 +1,5 @@
 """The networks of a training and their optimizers, and the weights that they start from."""
+
 import copy
 
 import torch
@@ -20,8 +21,9 @@ class Networks:
 
     def __init__(self, cfg: Config, text_dim: int, device, sync_bn: bool = False, memory_format=torch.channels_last):
         gan, train = cfg.GAN, cfg.TRAIN
-        self.generator = Generator(cfg.TREE.BRANCH_NUM, cfg.TREE.BASE_SIZE, gan.GF_DIM, gan.Z_DIM, gan.EMBEDDING_DIM,
-                                   text_dim, gan.R_NUM)
+        self.generator = Generator(
+            cfg.TREE.BRANCH_NUM, cfg.TREE.BASE_SIZE, gan.GF_DIM, gan.Z_DIM, gan.EMBEDDING_DIM, text_dim, gan.R_NUM
+        )
         self.discriminators = [Discriminator(size, gan.DF_DIM, gan.EMBEDDING_DIM) for size in self.generator.sizes]
         # channels_last: 2 × the speed on GPUs with bf16, a little on CPUs; the mathematics is the same
         self.memory_format = memory_format

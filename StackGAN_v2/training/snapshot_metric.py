@@ -1,4 +1,5 @@
 """A number for each snapshot of a run, measured beside the training: which one is the best."""
+
 import os
 
 import torch
@@ -9,7 +10,7 @@ from StackGAN_v2.evaluation.feature_extractors import Lite0Extractor
 from StackGAN_v2.evaluation.image_sets import RealImages, real_features
 
 NAMES = {"kid_lite0": 224, "kid_lite0at128": 128}  # and the pixels that lite0 sees
-SENTENCES = 512                                    # at the most: one an image of the split, evenly spread
+SENTENCES = 512  # at the most: one an image of the split, evenly spread
 _BATCH = 64
 
 
@@ -23,8 +24,14 @@ class Kid:
     def __init__(self, name: str, data_dir, split, rows, generator, seed: int, device):
         self.name, self.extractor = name, Lite0Extractor(device, NAMES[name])
         self.speech, self.noises = sampler.fixed_sentences(generator, rows, SENTENCES, seed)
-        real = real_features(RealImages(split, generator.sizes[-1]), self.extractor, data_dir / split.name, _BATCH,
-                             os.cpu_count() or 1, lambda batches, *unused: batches)
+        real = real_features(
+            RealImages(split, generator.sizes[-1]),
+            self.extractor,
+            data_dir / split.name,
+            _BATCH,
+            os.cpu_count() or 1,
+            lambda batches, *unused: batches,
+        )
         self.real = real[:]
         real.close()
 

@@ -1,4 +1,5 @@
 """What a training run leaves at a snapshot: networks and links to them, a resume file, sample sheets, a metric."""
+
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from StackGAN_v2.training.networks import Networks
 @dataclass(frozen=True)
 class ResumeNotes:
     """What a resume file says beside weights: see `trainer.resume_content`."""
+
     settings: dict
     course: dict
 
@@ -35,7 +37,7 @@ class SnapshotWriter:
 
     def begin(self) -> None:
         """Before the first iteration: a resume file, so that there is always one from before a fault, and samples."""
-        ranks.barrier()                            # no other process is still looking for a resume file
+        ranks.barrier()  # no other process is still looking for a resume file
         if ranks.is_main():
             resume.keep(self.run.folder, self._content(0), first=True)
             self.sheet(0)
@@ -52,7 +54,7 @@ class SnapshotWriter:
     def __call__(self, iteration: int) -> None:
         """Everything is written before samples and the metric, whose faults then cost nothing."""
         if ranks.is_main():
-            content = self._content(iteration)     # it refuses weights that are not finite
+            content = self._content(iteration)  # it refuses weights that are not finite
             content = checkpoint.copy_to_cpu(content) if self.beside else content
             self.writer.run(self._write, content)
             self.sheet(iteration)
@@ -67,9 +69,9 @@ class SnapshotWriter:
 
     def _write(self, content: dict) -> None:
         path = save_snapshot(self.run.folder / "Model", content)
-        if not self.metric:                        # else the best one is not known yet
+        if not self.metric:  # else the best one is not known yet
             snapshots.thin_out(path, self.keep.keep, self.keep.keep_every)
-        resume.keep(self.run.folder, content)      # last: what is left undone before it is done again
+        resume.keep(self.run.folder, content)  # last: what is left undone before it is done again
 
     def _conclude(self, content: dict, improved: bool) -> None:
         path = _snapshot_path(self.run.folder / "Model", content)
@@ -79,8 +81,9 @@ class SnapshotWriter:
         snapshots.thin_out(path, self.keep.keep, self.keep.keep_every)
 
     def _content(self, iteration: int) -> dict:
-        return trainer.resume_content(self.networks, iteration, self.notes.settings, self.notes.course, self.best,
-                                      self.files)
+        return trainer.resume_content(
+            self.networks, iteration, self.notes.settings, self.notes.course, self.best, self.files
+        )
 
     def _measure(self, iteration: int) -> bool:
         """Measure the average. → whether it is the best so far."""

@@ -1,4 +1,5 @@
 """One training iteration: a step of every discriminator, one of the generator, and an average of the latter."""
+
 import torch
 
 from common.devices import autocast
@@ -15,14 +16,22 @@ class Stepper:
     matcher: a `matching_network.Matcher`, needed if TRAIN.COEFF.MATCHING is above 0.
     """
 
-    def __init__(self, networks: Networks, train: TrainSettings, device, precision: str, compile_networks: bool = False,
-                 matcher=None):
+    def __init__(
+        self,
+        networks: Networks,
+        train: TrainSettings,
+        device,
+        precision: str,
+        compile_networks: bool = False,
+        matcher=None,
+    ):
         self.networks, self.train, self.device, self.precision = networks, train, device, precision
         self.matcher = matcher
         compiled = _compiled if compile_networks else lambda part: part
         self.generator = compiled(networks.generator)
-        self.encode, self.condition_logits = ([compiled(getattr(d, name)) for d in networks.discriminators]
-                                   for name in ("encode", "condition_logits"))
+        self.encode, self.condition_logits = (
+            [compiled(getattr(d, name)) for d in networks.discriminators] for name in ("encode", "condition_logits")
+        )
 
     def __call__(self, batch, iteration: int) -> dict[str, torch.Tensor]:
         with autocast(self.device, self.precision):
@@ -43,8 +52,9 @@ class Stepper:
         eager: not compiled, since the gradient of a gradient is asked for, which compiled parts do not have.
         """
         network = self.networks.discriminators[i]
-        encode, condition_logits = ((network.encode, network.condition_logits) if eager else
-                                    (self.encode[i], self.condition_logits[i]))
+        encode, condition_logits = (
+            (network.encode, network.condition_logits) if eager else (self.encode[i], self.condition_logits[i])
+        )
         with autocast(self.device, self.precision):
             images, n = torch.cat(images), len(images)
             code = encode(images.contiguous(memory_format=self.networks.memory_format), n)
@@ -63,10 +73,12 @@ class Stepper:
         images, pairs = [real, fake], [(0, condition), (0, self._neighbours(mu)), (1, mu)]
         if wrong is not None:
             images, pairs = [real, wrong, fake], [(0, condition), (1, mu), (2, mu)]
-        if penalise:                               # the gradient at the real images wants a graph of theirs alone
+        if penalise:  # the gradient at the real images wants a graph of theirs alone
             of_real = [pair for pair in pairs if pair[0] == 0]
-            parts = [self._discriminate(i, images[:1], of_real, eager=True),
-                     self._discriminate(i, images[1:], [(number - 1, c) for number, c in pairs if number])]
+            parts = [
+                self._discriminate(i, images[:1], of_real, eager=True),
+                self._discriminate(i, images[1:], [(number - 1, c) for number, c in pairs if number]),
+            ]
             cond, uncond = ([logits for part in parts for logits in part[kind]] for kind in (0, 1))
         else:
             cond, uncond, _ = self._discriminate(i, images, pairs)
@@ -75,7 +87,7 @@ class Stepper:
     @staticmethod
     def _neighbours(mu):
         first = ranks.rank() * len(mu)
-        return ranks.gather_rows(mu).roll(1, 0)[first:first + len(mu)]
+        return ranks.gather_rows(mu).roll(1, 0)[first : first + len(mu)]
 
     def _step_discriminator(self, i, batch, fake, mu, iteration):
         coeff, every = self.train.COEFF, self.train.MA_PENALTY_EVERY
@@ -95,7 +107,7 @@ class Stepper:
 
     def _step_generator(self, images, mu, logvar, batch):
         coeff, networks = self.train.COEFF, self.networks
-        for network in networks.discriminators:    # their weights' gradients would be thrown away
+        for network in networks.discriminators:  # their weights' gradients would be thrown away
             network.requires_grad_(False)
         terms = {"KL": coeff.KL * losses.kl_loss(mu, logvar)}
         mu = mu.detach() if self.train.DETACH_CONDITION else mu
@@ -125,11 +137,11 @@ class Stepper:
         loss.backward()
         ranks.average_gradients(network)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)      # now: the next network's gradients may take this memory
+        optimizer.zero_grad(set_to_none=True)  # now: the next network's gradients may take this memory
 
 
 def _compiled(part):
     """Compiled for the shapes that come, each of them its own: three discriminators in up to three groupings."""
-    limit = torch._dynamo.config.recompile_limit               # of a line of code, not a network
+    limit = torch._dynamo.config.recompile_limit  # of a line of code, not a network
     torch._dynamo.config.recompile_limit = max(limit, 32)
     return torch.compile(part, dynamic=False)

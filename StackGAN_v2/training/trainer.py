@@ -1,4 +1,5 @@
 """Training of the generator: iterations, log lines, and snapshots from which it goes on exactly."""
+
 import torch
 
 from common import checkpoint
@@ -45,8 +46,12 @@ class Trainer(TrainingLoop):
 
     def log_is_due(self, last: int) -> bool:
         """Also before a snapshot and at the end: every loss has been looked at before anything is kept."""
-        return (super().log_is_due(last) or self.step == last or self.stopping
-                or self.step % self.train.SNAPSHOT_INTERVAL == 0)
+        return (
+            super().log_is_due(last)
+            or self.step == last
+            or self.stopping
+            or self.step % self.train.SNAPSHOT_INTERVAL == 0
+        )
 
     def log(self, means: dict[str, float], rate: float) -> None:
         steps = len(self.window)
@@ -56,16 +61,20 @@ class Trainer(TrainingLoop):
             self.run.log(warning)
 
     def not_finite(self, step: int, name: str, value: float):
-        raise UserError(f"iteration {step}: the loss term {name} is {value}; {_ADVICE} "
-                        f"(images of the batch: {', '.join(self.files(step))})")
+        raise UserError(
+            f"iteration {step}: the loss term {name} is {value}; {_ADVICE} "
+            f"(images of the batch: {', '.join(self.files(step))})"
+        )
 
 
 def _line(iteration: int, last: int, values: dict[str, float], rate: float) -> str:
     d = " ".join(f"{value:.2f}" for key, value in values.items() if key[0] == "D" and key[1:].isdigit())
     left = (last - iteration) / rate
     wait = f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
-    return (f"iteration {iteration:,} of {last:,}   D {d}   G {values['G']:.2f}   KL {values['KL']:.3f}   "
-            f"{rate:.2f} it/s   {wait} left")
+    return (
+        f"iteration {iteration:,} of {last:,}   D {d}   G {values['G']:.2f}   KL {values['KL']:.3f}   "
+        f"{rate:.2f} it/s   {wait} left"
+    )
 
 
 def total_iterations(train: TrainSettings, images: int) -> int:
@@ -84,8 +93,10 @@ def resume_content(networks: Networks, iteration: int, settings: dict, course: d
     parts = {name: part.state_dict() for name, part in networks.parts().items()}
     wrong = checkpoint.first_not_finite(parts)
     if wrong:
-        raise UserError(f"iteration {iteration - 1}: {wrong} is not finite, though the losses were; {_ADVICE} "
-                        f"(images of the batch: {', '.join(files(iteration - 1))})")
+        raise UserError(
+            f"iteration {iteration - 1}: {wrong} is not finite, though the losses were; {_ADVICE} "
+            f"(images of the batch: {', '.join(files(iteration - 1))})"
+        )
     return {"iteration": iteration, "settings": settings, "course": course, "best": best, **parts}
 
 
@@ -95,12 +106,14 @@ def restore(content, path, networks: Networks, settings: dict) -> int:
     unknown = UserError(f"--resume: {path} is no resume file of this trainer; give another one, or --resume none")
     if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
         raise unknown
-    content = {name.replace("optimiser", "optimizer"): value for name, value in content.items()}      # of older files
+    content = {name.replace("optimiser", "optimizer"): value for name, value in content.items()}  # of older files
     was = {_OLD_NAMES.get(name, name): value for name, value in content["settings"].items()}
     for name, value in settings.items():
         if was.get(name) != value:
-            raise UserError(f"--resume: {path} was made with {name} = {was.get(name)}, now it is {value}; "
-                            "use the old value, another --output_dir, or --resume none")
+            raise UserError(
+                f"--resume: {path} was made with {name} = {was.get(name)}, now it is {value}; "
+                "use the old value, another --output_dir, or --resume none"
+            )
     held = content.keys() - {"course", "best"}
     if held != {"iteration", "settings", *parts} or type(content["iteration"]) is not int:
         raise unknown

@@ -2,6 +2,7 @@
 
 Without torchrun every function here is that of a world of one.
 """
+
 import contextlib
 import datetime
 import os
@@ -45,8 +46,10 @@ def together():
         if not isinstance(error, dist.DistError) and not _LOST.search(str(error)):
             raise
         reason = str(error).splitlines()[0][:200]
-        raise Lost(f"another process of this training has ended or cannot be reached ({reason}); the same command goes on "
-                   "from the last resume file") from None
+        raise Lost(
+            f"another process of this training has ended or cannot be reached ({reason}); the same command goes on "
+            "from the last resume file"
+        ) from None
 
 
 def start(device: torch.device) -> None:
@@ -107,8 +110,8 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        grad = all_reduce(grad.clone(memory_format=torch.contiguous_format))       # the gradient is not ours to change
-        return grad[rank() * ctx.rows:(rank() + 1) * ctx.rows]
+        grad = all_reduce(grad.clone(memory_format=torch.contiguous_format))  # the gradient is not ours to change
+        return grad[rank() * ctx.rows : (rank() + 1) * ctx.rows]
 
 
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,5 @@
 """Batch norm over the batches of all ranks, on any device: torch's own SyncBatchNorm runs on GPUs only."""
+
 import torch
 from torch import nn
 
@@ -15,7 +16,7 @@ class _SumOverRanks(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        return _SumOverRanks.apply(grad)           # itself differentiable: penalties of gradients go through it again
+        return _SumOverRanks.apply(grad)  # itself differentiable: penalties of gradients go through it again
 
 
 class _SyncedNorm(nn.modules.batchnorm._BatchNorm):
@@ -32,7 +33,7 @@ class _SyncedNorm(nn.modules.batchnorm._BatchNorm):
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         mean = _SumOverRanks.apply(wide.sum(axes)) / count
         centred = wide - mean.view(1, -1, *[1] * (x.dim() - 2))
-        variance = _SumOverRanks.apply(centred.square().sum(axes)) / count      # two passes: no cancellation
+        variance = _SumOverRanks.apply(centred.square().sum(axes)) / count  # two passes: no cancellation
         with torch.no_grad():
             running_mean, running_var, batches = self.running_mean, self.running_var, self.num_batches_tracked
             assert running_mean is not None and running_var is not None and batches is not None and self.momentum
@@ -67,5 +68,7 @@ def require_two(images: int, synchronized: bool, remedy: str) -> None:
     images: of one process; synchronized: whether batch norm goes over all processes.
     """
     if images < 2 and not (synchronized and ranks.world_size() > 1):
-        raise UserError(f"one image a process is too few for batch norm: {remedy}"
-                        + (", or give --sync_bn" if ranks.world_size() > 1 else ""))
+        raise UserError(
+            f"one image a process is too few for batch norm: {remedy}"
+            + (", or give --sync_bn" if ranks.world_size() > 1 else "")
+        )

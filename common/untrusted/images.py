@@ -4,6 +4,7 @@ What is not plain RGB is converted: transparency is laid on white, grey and CMYK
 orientation is not applied, as in the published code, because bounding boxes count in the stored pixels. Memory is
 bounded by `Image.MAX_IMAGE_PIXELS`, for what is decoded and for what it is scaled to.
 """
+
 import warnings
 from pathlib import Path
 
@@ -17,17 +18,19 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 
 # An image of transparent colours takes 15 bytes a pixel while it is converted: 600 MB at this size, in each worker.
 Image.MAX_IMAGE_PIXELS = 40_000_000
-LONGEST_SIDE = (1 << 16) - 1                       # of a scaled image, in pixels
+LONGEST_SIDE = (1 << 16) - 1  # of a scaled image, in pixels
 
 
 def most_pixels() -> int:
     assert Image.MAX_IMAGE_PIXELS is not None
     return Image.MAX_IMAGE_PIXELS
+
+
 # Pillow warns from its limit on and raises from twice its limit; `open_rgb` raises from the limit itself.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # Pillow refuses unpacked text and profiles of more than 1 MiB, which editors do write; 64 MiB stay the limit in all.
 PngImagePlugin.MAX_TEXT_CHUNK = 32 << 20
-MAX_SCANS = 100                                    # of a progressive JPEG, each over all its pixels; 10 are usual
+MAX_SCANS = 100  # of a progressive JPEG, each over all its pixels; 10 are usual
 
 
 def open_rgb(path) -> Image.Image:
@@ -62,7 +65,7 @@ def open_rgb(path) -> Image.Image:
         raise UserError(_too_large(path, "its size")) from None
     except (PermissionError, IsADirectoryError) as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except Exception as error:                     # a damaged file can raise anything at all (OSError, struct.error, …)
+    except Exception as error:  # a damaged file can raise anything at all (OSError, struct.error, …)
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{path} is a damaged image ({reason}); replace it") from None
 
@@ -70,7 +73,7 @@ def open_rgb(path) -> Image.Image:
 def to_rgb(image: Image.Image) -> Image.Image:
     """A loaded PIL image of any mode → mode RGB. ValueError for a mode without an obvious meaning as 8-bit colour."""
     if image.mode == "RGB" and "transparency" not in image.info:
-        return image.copy()                        # a plain Image, no longer tied to its file
+        return image.copy()  # a plain Image, no longer tied to its file
     if image.mode.startswith("I"):
         image = _from_16_bits(image)
     elif image.mode in ("F", "LAB"):
@@ -96,8 +99,10 @@ def scale_shorter_side(image: Image.Image, side: int, path) -> Image.Image:
     scale = side / min(image.size)
     size = max(side, round(image.width * scale)), max(side, round(image.height * scale))
     if size[0] * size[1] > most_pixels() or max(size) > LONGEST_SIDE:
-        raise UserError(f"{path} is too thin an image ({image.width} × {image.height} pixels, which would become "
-                        f"{size[0]} × {size[1]}); crop it or leave it out of the set")
+        raise UserError(
+            f"{path} is too thin an image ({image.width} × {image.height} pixels, which would become "
+            f"{size[0]} × {size[1]}); crop it or leave it out of the set"
+        )
     return resize(image, size)
 
 
@@ -107,7 +112,7 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
     if values.min() < 0 or values.max() > 65535:
         raise ValueError("grey values outside 16 bits; save it with 8 bits a channel")
     values = values.astype(np.int32)
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))      # 65535 = 255 · 257, rounded to nearest
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 = 255 · 257, rounded to nearest
 
 
 def _transparent_pixels(image: Image.Image, raw_mode: str | None, path) -> Image.Image | None:
@@ -116,14 +121,14 @@ def _transparent_pixels(image: Image.Image, raw_mode: str | None, path) -> Image
     Pillow compares that colour with pixels that it has brought to 8 bits: with 16 bits it hides colours that are only
     near, and with fewer than 8 it hides others.
     """
-    scale = {"1": 1, "L;2": 85, "L;4": 17, "I;16B": 1}.get(raw_mode or "")       # from the file's values to Pillow's
+    scale = {"1": 1, "L;2": 85, "L;4": 17, "I;16B": 1}.get(raw_mode or "")  # from the file's values to Pillow's
     if "transparency" not in image.info or not scale and raw_mode != "RGB;16B":
         return None
     colour = image.info.pop("transparency")
     if scale:
         mask = np.asarray(image) == colour * scale
     else:
-        with Image.open(path, formats=FORMATS) as low:         # once more, for the bytes that Pillow drops
+        with Image.open(path, formats=FORMATS) as low:  # once more, for the bytes that Pillow drops
             low.tile = [low.tile[0]._replace(args="RGB;16L")]
             low.load()
             mask = np.ones((image.height, image.width), bool)

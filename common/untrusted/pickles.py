@@ -5,6 +5,7 @@ of extensions, and allocates whatever size a file claims. This module runs the o
 opcodes that plain values need. Arrays are built here from bytes that are in the file, never by NumPy's unpickling code,
 so the result cannot be larger than the file.
 """
+
 import io
 import math
 import pickle
@@ -18,21 +19,62 @@ import numpy as np
 from common.cli import UserError
 
 MAX_FILE_BYTES = 1 << 33
-MAX_DEPTH = 32                      # lists in lists
+MAX_DEPTH = 32  # lists in lists
 _SCALAR_KEYS = (str, bytes, int, float, bool, type(None))
 _DTYPE = re.compile(r"[<>|=]?([biufcSUV?O])(\d{0,9})")
 
 # Every opcode of Python 2 and 3 that a plain value can need. Absent: PERSID, BINPERSID, INST, OBJ, NEWOBJ, NEWOBJ_EX,
 # EXT1, EXT2, EXT4, sets, and buffers outside the file.
-_PLAIN = b"".join((
-    pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.POP, pickle.POP_MARK, pickle.DUP,
-    pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.INT, pickle.BININT, pickle.BININT1, pickle.BININT2,
-    pickle.LONG, pickle.LONG1, pickle.LONG4, pickle.FLOAT, pickle.BINFLOAT,
-    pickle.STRING, pickle.BINSTRING, pickle.SHORT_BINSTRING, pickle.UNICODE, pickle.BINUNICODE,
-    pickle.SHORT_BINUNICODE, pickle.BINUNICODE8, pickle.BINBYTES, pickle.SHORT_BINBYTES, pickle.BINBYTES8,
-    pickle.EMPTY_LIST, pickle.LIST, pickle.APPEND, pickle.APPENDS, pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1,
-    pickle.TUPLE2, pickle.TUPLE3, pickle.EMPTY_DICT,
-    pickle.PUT, pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE, pickle.GET, pickle.BINGET, pickle.LONG_BINGET))
+_PLAIN = b"".join(
+    (
+        pickle.PROTO,
+        pickle.FRAME,
+        pickle.STOP,
+        pickle.MARK,
+        pickle.POP,
+        pickle.POP_MARK,
+        pickle.DUP,
+        pickle.NONE,
+        pickle.NEWTRUE,
+        pickle.NEWFALSE,
+        pickle.INT,
+        pickle.BININT,
+        pickle.BININT1,
+        pickle.BININT2,
+        pickle.LONG,
+        pickle.LONG1,
+        pickle.LONG4,
+        pickle.FLOAT,
+        pickle.BINFLOAT,
+        pickle.STRING,
+        pickle.BINSTRING,
+        pickle.SHORT_BINSTRING,
+        pickle.UNICODE,
+        pickle.BINUNICODE,
+        pickle.SHORT_BINUNICODE,
+        pickle.BINUNICODE8,
+        pickle.BINBYTES,
+        pickle.SHORT_BINBYTES,
+        pickle.BINBYTES8,
+        pickle.EMPTY_LIST,
+        pickle.LIST,
+        pickle.APPEND,
+        pickle.APPENDS,
+        pickle.EMPTY_TUPLE,
+        pickle.TUPLE,
+        pickle.TUPLE1,
+        pickle.TUPLE2,
+        pickle.TUPLE3,
+        pickle.EMPTY_DICT,
+        pickle.PUT,
+        pickle.BINPUT,
+        pickle.LONG_BINPUT,
+        pickle.MEMOIZE,
+        pickle.GET,
+        pickle.BINGET,
+        pickle.LONG_BINGET,
+    )
+)
 
 
 def read_pickle(path):
@@ -51,7 +93,7 @@ def read_pickle(path):
         return _Plain(room=len(data)).unfold(_Machine(data).load())
     except (MemoryError, RecursionError):
         raise UserError(f"{path} does not fit into memory: it is damaged, or too large for this machine") from None
-    except Exception as error:                     # a damaged pickle can raise anything at all
+    except Exception as error:  # a damaged pickle can raise anything at all
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{path} is not a feature pickle ({reason}); make or download it again") from None
 
@@ -81,6 +123,7 @@ class _Dtype:
 
 class _Array:
     """A pickled array, empty until BUILD tells its shape, dtype, order and bytes."""
+
     shape = None
 
     def build(self, state):
@@ -89,11 +132,15 @@ class _Array:
         self.set(*state[-4:])
 
     def set(self, shape, dtype, fortran, raw):
-        if not isinstance(shape, tuple) or len(shape) > MAX_DEPTH or not isinstance(dtype, _Dtype) or not all(
-                type(length) is int and length >= 0 for length in shape):
+        if (
+            not isinstance(shape, tuple)
+            or len(shape) > MAX_DEPTH
+            or not isinstance(dtype, _Dtype)
+            or not all(type(length) is int and length >= 0 for length in shape)
+        ):
             raise pickle.UnpicklingError("an array without shape or kind")
         self.shape, self.kind, self.fortran = shape, dtype.numpy(), bool(fortran)
-        self.raw = raw.encode("latin1") if isinstance(raw, str) else raw          # a string of Python 2
+        self.raw = raw.encode("latin1") if isinstance(raw, str) else raw  # a string of Python 2
         if isinstance(self.raw, list) != self.kind.hasobject or not isinstance(self.raw, (bytes, list)):
             raise pickle.UnpicklingError("an array without its numbers")
         size = 1 if self.kind.hasobject else self.kind.itemsize
@@ -138,13 +185,17 @@ _NAMES = {
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _empty_array for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): _Scalar for core in ("core", "_core")},
     **{(f"numpy.{core}.numeric", "_frombuffer"): _array_of_bytes for core in ("core", "_core")},
-    ("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype, ("_codecs", "encode"): _encode,
-    ("__builtin__", "bytes"): _no_bytes}
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
+    ("_codecs", "encode"): _encode,
+    ("__builtin__", "bytes"): _no_bytes,
+}
 _CALLABLE = (_empty_array, _Scalar, _array_of_bytes, _Dtype, _encode, _no_bytes)
 
 
 class _Machine(pickle._Unpickler):
     """The unpickler written in Python, with the opcodes above and its own GLOBAL, REDUCE, BUILD and SETITEM."""
+
     dispatch = {code: pickle._Unpickler.dispatch[code] for code in _PLAIN}
     # what Python's own machine has, for type checkers
     stack: list[Any]
@@ -187,8 +238,11 @@ class _Machine(pickle._Unpickler):
         self.stack[-1].build(state)
 
     def set_items(self, pairs):
-        if not isinstance(self.stack[-1], dict) or len(pairs) % 2 or not all(
-                isinstance(key, _SCALAR_KEYS) for key in pairs[::2]):
+        if (
+            not isinstance(self.stack[-1], dict)
+            or len(pairs) % 2
+            or not all(isinstance(key, _SCALAR_KEYS) for key in pairs[::2])
+        ):
             raise pickle.UnpicklingError("a dict without plain keys")
         self.stack[-1].update(zip(pairs[::2], pairs[1::2]))
 
@@ -206,16 +260,22 @@ class _Machine(pickle._Unpickler):
 
     def byte_array(self):
         length = int.from_bytes(self.read(8), "little")
-        self.append(self.read(length))             # not reserved beforehand
+        self.append(self.read(length))  # not reserved beforehand
 
     def stack_name(self):
         name, module = self.stack.pop(), self.stack.pop()
         self.append(self.find_class(module, name))
 
     own: tuple[tuple[bytes, Callable[[Any], Any]], ...] = (
-        (pickle.GLOBAL, pickle._Unpickler.dispatch[pickle.GLOBAL[0]]), (pickle.STACK_GLOBAL, stack_name),
-        (pickle.REDUCE, call), (pickle.BUILD, build), (pickle.SETITEM, set_item), (pickle.SETITEMS, set_marked),
-        (pickle.DICT, new_dict), (pickle.BYTEARRAY8, byte_array))
+        (pickle.GLOBAL, pickle._Unpickler.dispatch[pickle.GLOBAL[0]]),
+        (pickle.STACK_GLOBAL, stack_name),
+        (pickle.REDUCE, call),
+        (pickle.BUILD, build),
+        (pickle.SETITEM, set_item),
+        (pickle.SETITEMS, set_marked),
+        (pickle.DICT, new_dict),
+        (pickle.BYTEARRAY8, byte_array),
+    )
     dispatch |= {code[0]: method for code, method in own}
 
 

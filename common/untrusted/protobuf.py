@@ -3,6 +3,7 @@
 Lengths in an untrusted file are only claims: each is checked against the bytes that are there. What is malformed is a
 ValueError, which the reader of a format turns into its sentence.
 """
+
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 
@@ -31,7 +32,7 @@ def fields(view: memoryview):
                 raise ValueError(f"wire type {wire}")
             if length > len(view) - position:
                 raise ValueError(f"a field of {length} bytes where {len(view) - position} are left")
-            value, position = view[position:position + length], position + length
+            value, position = view[position : position + length], position + length
         yield number, wire, value
 
 

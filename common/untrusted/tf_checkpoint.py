@@ -5,6 +5,7 @@ Both are tables of sorted keys in LevelDB's format (https://github.com/google/le
 whose values are protobuf messages: SavedTensorSlices in V1, BundleEntryProto in V2. Sizes in an untrusted file are
 claims: each is checked against the bytes that are there before anything is allocated. Checksums are not verified.
 """
+
 import math
 from pathlib import Path
 
@@ -13,11 +14,11 @@ import numpy as np
 from common.cli import UserError
 from common.untrusted.protobuf import BYTES, FIXED32, VARINT, fields, messages, varint
 
-MAX_FILE_BYTES = 1 << 30                           # Inception with its momenta and averages has a third of that
-_MAGIC = (0xdb4775248b80fb57).to_bytes(8, "little")
-_FOOTER, _TRAILER = 48, 5                          # bytes; a block's trailer: its compression and a checksum
+MAX_FILE_BYTES = 1 << 30  # Inception with its momenta and averages has a third of that
+_MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
+_FOOTER, _TRAILER = 48, 5  # bytes; a block's trailer: its compression and a checksum
 _LONGEST_KEY, _MOST_AXES = 4096, 8
-_FLOAT = 1                                         # DT_FLOAT
+_FLOAT = 1  # DT_FLOAT
 _DATA = ".data-00000-of-00001"
 
 
@@ -53,23 +54,26 @@ def _read(path: Path) -> memoryview:
             raise UserError(f"{path} is too large for a checkpoint of Inception ({path.stat().st_size >> 20} MiB)")
         return memoryview(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; a TensorFlow checkpoint is one file, or an .index "
-                        f"and a {_DATA} of the same name") from None
+        raise UserError(
+            f"{path} cannot be read: {error.strerror}; a TensorFlow checkpoint is one file, or an .index "
+            f"and a {_DATA} of the same name"
+        ) from None
 
 
 # ---- the table ------------------------------------------------------------------------------------------------------
 
+
 def _table(data: memoryview):
     """(key, value) of all entries, in order."""
-    if len(data) < _FOOTER or data[-len(_MAGIC):] != _MAGIC:
+    if len(data) < _FOOTER or data[-len(_MAGIC) :] != _MAGIC:
         raise ValueError("it does not end as one")
     footer = data[-_FOOTER:]
-    _, position = varint(footer, 0)                # handle of the metaindex, which is empty
+    _, position = varint(footer, 0)  # handle of the metaindex, which is empty
     _, position = varint(footer, position)
     end = 0
     for _, handle in _entries(_block(data, footer, position)):
         offset, _ = varint(handle, 0)
-        if offset < end:                           # else a small file could have one block unpacked without end
+        if offset < end:  # else a small file could have one block unpacked without end
             raise ValueError("blocks out of order")
         end = offset + 1
         yield from _entries(_block(data, handle, 0))
@@ -81,7 +85,7 @@ def _block(data: memoryview, handle: memoryview, position: int) -> memoryview:
     size, _ = varint(handle, position)
     if offset + size + _TRAILER > len(data):
         raise ValueError("a block beyond its end")
-    block, compression = data[offset:offset + size], data[offset + size]
+    block, compression = data[offset : offset + size], data[offset + size]
     if compression > 1:
         raise ValueError(f"compression {compression}")
     return memoryview(_snappy(block)) if compression else block
@@ -90,7 +94,7 @@ def _block(data: memoryview, handle: memoryview, position: int) -> memoryview:
 def _entries(block: memoryview):
     if len(block) < 4:
         raise ValueError("an empty block")
-    end = len(block) - 4 - 4 * int.from_bytes(block[-4:], "little")      # there stand the places of unshortened keys
+    end = len(block) - 4 - 4 * int.from_bytes(block[-4:], "little")  # there stand the places of unshortened keys
     position, key = 0, b""
     while position < end:
         shared, position = varint(block, position)
@@ -98,9 +102,9 @@ def _entries(block: memoryview):
         length, position = varint(block, position)
         if shared > len(key) or shared + own > _LONGEST_KEY or position + own + length > end:
             raise ValueError("an entry beyond its block")
-        key = key[:shared] + bytes(block[position:position + own])
+        key = key[:shared] + bytes(block[position : position + own])
         position += own + length
-        yield key, block[position - length:position]
+        yield key, block[position - length : position]
     if position != end:
         raise ValueError("a block of another length")
 
@@ -109,7 +113,7 @@ def _snappy(data: memoryview) -> bytearray:
     """Unpack https://github.com/google/snappy/blob/main/format_description.txt: literals, and copies of what was
     unpacked."""
     length, position = varint(data, 0)
-    if length > 32 * len(data):                    # a copy of 64 bytes takes 3
+    if length > 32 * len(data):  # a copy of 64 bytes takes 3
         raise ValueError("a packed block that claims more than it can hold")
     out = bytearray()
     while position < len(data):
@@ -119,23 +123,23 @@ def _snappy(data: memoryview) -> bytearray:
             size = (tag >> 2) + 1
             if size > 60:
                 extra = size - 60
-                size = int.from_bytes(data[position:position + extra], "little") + 1
+                size = int.from_bytes(data[position : position + extra], "little") + 1
                 position += extra
             if position + size > len(data):
                 raise ValueError("a packed block that is cut short")
-            out += data[position:position + size]
+            out += data[position : position + size]
             position += size
         else:
             extra = (0, 1, 2, 4)[tag & 3]
-            offset = int.from_bytes(data[position:position + extra], "little")
+            offset = int.from_bytes(data[position : position + extra], "little")
             size = (tag >> 2) + 1
             if extra == 1:
                 offset, size = (tag >> 5) << 8 | offset, (tag >> 2 & 7) + 4
             position += extra
             if not 0 < offset <= len(out):
                 raise ValueError("a packed block that refers to what is not there")
-            piece = out[len(out) - offset:len(out) - offset + size]
-            out += (piece * -(-size // len(piece)))[:size]             # a copy may run into itself
+            piece = out[len(out) - offset : len(out) - offset + size]
+            out += (piece * -(-size // len(piece)))[:size]  # a copy may run into itself
         if len(out) > length:
             break
     if len(out) != length:
@@ -145,16 +149,17 @@ def _snappy(data: memoryview) -> bytearray:
 
 # ---- what the entries hold ------------------------------------------------------------------------------------------
 
+
 def _slices(entries, wanted: set[str]) -> dict[str, np.ndarray]:
     """V1: an entry with the shapes of all tensors, then one with the numbers of each."""
     shapes: dict[str, list[int]] = {}
     found: dict[str, np.ndarray] = {}
     for _, value in entries:
-        for number, content in messages(value):    # SavedTensorSlices: meta (1), data (2)
+        for number, content in messages(value):  # SavedTensorSlices: meta (1), data (2)
             if number == 1:
                 shapes.update(_shape_of_meta(meta) for field, meta in messages(content) if field == 1)
             elif number == 2:
-                parts = dict(messages(content))    # SavedSlice: name (1), slice (2), data (3)
+                parts = dict(messages(content))  # SavedSlice: name (1), slice (2), data (3)
                 name = _text(parts.get(1, b""))
                 if name in wanted:
                     if name in found or name not in shapes:
@@ -164,7 +169,7 @@ def _slices(entries, wanted: set[str]) -> dict[str, np.ndarray]:
 
 
 def _shape_of_meta(view) -> tuple[str, list[int]]:
-    parts = dict(messages(view))                   # SavedSliceMeta: name (1), shape (2), type (3), slice (4)
+    parts = dict(messages(view))  # SavedSliceMeta: name (1), shape (2), type (3), slice (4)
     return _text(parts.get(1, b"")), _shape(parts.get(2, b""))
 
 
@@ -192,14 +197,17 @@ def _bundle(entries, data: memoryview, wanted: set[str]) -> dict[str, np.ndarray
             if offset + size > len(data):
                 raise ValueError(f"{name[:80]} lies beyond the end of its file")
             shape = parts.get(2, b"")
-            found[name] = _array(data[offset:offset + size], _shape(b"" if isinstance(shape, int) else shape), name)
+            found[name] = _array(data[offset : offset + size], _shape(b"" if isinstance(shape, int) else shape), name)
     return found
 
 
 def _shape(view) -> list[int]:
     """TensorShapeProto: dim (2), each with its size (1)."""
-    shape = [next((value for field, wire, value in fields(dim) if field == 1 and wire == VARINT), 0)
-             for number, dim in messages(view) if number == 2]
+    shape = [
+        next((value for field, wire, value in fields(dim) if field == 1 and wire == VARINT), 0)
+        for number, dim in messages(view)
+        if number == 2
+    ]
     if len(shape) > _MOST_AXES:
         raise ValueError(f"a tensor of {len(shape)} axes")
     return shape

@@ -3,14 +3,15 @@
 torch.load(weights_only=True) runs no code, but it trusts sizes, unpacks compressed records, and accepts dict keys that
 are nested so deeply that hashing them overflows the stack. torch.save writes nothing of the kind.
 """
+
 import io
 import pickle
 import pickletools
 import zipfile
 from pathlib import Path
 
-_DEEPEST = 100                      # tuples in tuples; torch's own go to 4
-_PICKLES = 5                        # in a file from before torch 1.6: magic, version, system, content, keys
+_DEEPEST = 100  # tuples in tuples; torch's own go to 4
+_PICKLES = 5  # in a file from before torch 1.6: magic, version, system, content, keys
 
 
 def check_before(path) -> None:
@@ -43,7 +44,7 @@ def _check_depth(file, pickles: int) -> None:
         for _ in range(pickles):
             _Depths().run(file)
     except (ValueError, IndexError, KeyError, UnicodeDecodeError):
-        pass                                       # damaged: torch stops at the same place and reports it
+        pass  # damaged: torch stops at the same place and reports it
 
 
 class _Depths:
@@ -81,7 +82,7 @@ class _Depths:
             taken, below = [], len(code.stack_before)
         for _ in range(below):
             taken.append(self.stack.pop())
-        for _ in code.stack_after:                 # lists and dicts are no keys: what is in them does not count
+        for _ in code.stack_after:  # lists and dicts are no keys: what is in them does not count
             depth = 1 + max(taken, default=0) if "TUPLE" in code.name else max(taken, default=0)
             if depth > _DEEPEST:
                 raise pickle.UnpicklingError(f"its tuples nest deeper than {_DEEPEST}")

@@ -1,9 +1,10 @@
 """Untrusted YAML: plain values only, of bounded size, and no references, which a few lines can multiply endlessly."""
+
 import yaml
 
 from common.cli import UserError
 
-MAX_CHARACTERS = 1 << 18            # twenty times the largest of ours
+MAX_CHARACTERS = 1 << 18  # twenty times the largest of ours
 
 
 class _Loader(yaml.SafeLoader):

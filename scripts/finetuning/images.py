@@ -1,4 +1,5 @@
 """The images of some classes of a set: cut as the generator's training cuts them, some of each class held out."""
+
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +10,14 @@ from common import splits
 from common.cli import UserError
 from StackGAN_v2.data import image_cache
 
-SIZE = 299                                         # pixels that Inception-v3 sees
+SIZE = 299  # pixels that Inception-v3 sees
 SPLITS = {"test": ("test",), "train": ("train",), "all": ("train", "test")}
 
 
 @dataclass
 class Images:
     """caches: one a split; labels: int64 `[N]`, numbers into `classes`; train, held_out: int64 row numbers."""
+
     caches: list
     labels: torch.Tensor
     classes: list[str]
@@ -42,8 +44,9 @@ def load(data_dir: Path, which: str, held_out: float, seed: int, jobs: int | Non
     parts = [splits.load_split(data_dir, name) for name in SPLITS[which]]
     for split in parts:
         if not split.has_classes:
-            raise UserError(f"{split.path} has no classes to tell apart; the score of such a set goes through the FID "
-                            "Inception")
+            raise UserError(
+                f"{split.path} has no classes to tell apart; the score of such a set goes through the FID Inception"
+            )
     items = [item for split in parts for item in split.items]
     names = sorted({(item.label, item.class_name) for item in items})
     number = {name: i for i, (_, name) in enumerate(names)}
@@ -61,6 +64,6 @@ def _divide(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np
     random, held = np.random.default_rng(seed), []
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        held.append(random.permutation(rows)[:max(1, round(share * len(rows)))])
+        held.append(random.permutation(rows)[: max(1, round(share * len(rows)))])
     held = np.sort(np.concatenate(held))
     return np.setdiff1d(np.arange(len(labels)), held), held

@@ -2,6 +2,7 @@
 
 Everything random is a function of seed and step: a resumed run draws what an uninterrupted one would have drawn.
 """
+
 import math
 
 import numpy as np
@@ -25,10 +26,11 @@ def inception(classes: int, weights=None) -> nn.Module:
     Without one everything is He-initialised. UserError for another architecture.
     """
     from torchvision.models import Inception3
+
     network = Inception3(classes, aux_logits=True, transform_input=False, init_weights=False)
     if weights is None:
         for layer in network.modules():
-            if isinstance(layer, nn.Conv2d):       # torchvision's own start of this network takes half a minute
+            if isinstance(layer, nn.Conv2d):  # torchvision's own start of this network takes half a minute
                 nn.init.kaiming_normal_(layer.weight)
         return network
     own = network.state_dict()
@@ -37,7 +39,7 @@ def inception(classes: int, weights=None) -> nn.Module:
     for key in heads:
         if key not in state or state[key].shape != own[key].shape:
             state[key] = own[key]
-    if not any(key.startswith("AuxLogits.conv") for key in state):         # a file without the auxiliary head
+    if not any(key.startswith("AuxLogits.conv") for key in state):  # a file without the auxiliary head
         state |= {key: value for key, value in own.items() if key.startswith("AuxLogits.")}
     checkpoint.load_into(network, state, weights)
     return network
@@ -55,8 +57,13 @@ def optimizer_of(network, settings: Settings, fresh: bool) -> torch.optim.SGD:
     """fresh: all layers are new, so all learn at the full rate."""
     heads = [p for name, p in network.named_parameters() if name.startswith(("fc.", "AuxLogits."))]
     body = [p for name, p in network.named_parameters() if not name.startswith(("fc.", "AuxLogits."))]
-    return torch.optim.SGD([{"params": heads, "factor": 1.0}, {"params": body, "factor": 1.0 if fresh else 0.1}],
-                           lr=settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(
+        [{"params": heads, "factor": 1.0}, {"params": body, "factor": 1.0 if fresh else 0.1}],
+        lr=settings.learning_rate,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=settings.weight_decay,
+    )
 
 
 class Training(TrainingLoop):
@@ -64,7 +71,7 @@ class Training(TrainingLoop):
     file must agree with."""
 
     def __init__(self, network, images, settings: Settings, device, precision: str, fresh: bool, key: dict):
-        super().__init__(device, log_every=max(1, len(images.train) // settings.batch_size))       # an epoch
+        super().__init__(device, log_every=max(1, len(images.train) // settings.batch_size))  # an epoch
         self.network = network.to(device, memory_format=torch.channels_last)
         self.images, self.settings, self.precision, self.key = images, settings, precision, key
         self.optimizer = optimizer_of(self.network, settings, fresh)
@@ -86,13 +93,16 @@ class Training(TrainingLoop):
         return super().log_is_due(last) or self.step == last
 
     def log(self, means: dict[str, float], rate: float) -> None:
-        self.save(self.resume)                     # first, so that a fault in the validation costs nothing
-        self.say(f"step {self.step:,} of {self.settings.steps:,}   loss {means['loss']:.4f}   "
-                 f"validation accuracy {self.accuracy():.2f} %")
+        self.save(self.resume)  # first, so that a fault in the validation costs nothing
+        self.say(
+            f"step {self.step:,} of {self.settings.steps:,}   loss {means['loss']:.4f}   "
+            f"validation accuracy {self.accuracy():.2f} %"
+        )
 
     def not_finite(self, step: int, name: str, value: float):
-        raise UserError(f"the loss is not finite at step {step + 1}; go on with a smaller --learning_rate and "
-                        "--resume none")
+        raise UserError(
+            f"the loss is not finite at step {step + 1}; go on with a smaller --learning_rate and --resume none"
+        )
 
     def train_step(self) -> dict[str, torch.Tensor]:
         step, settings, size = self.step, self.settings, self.settings.batch_size
@@ -106,8 +116,10 @@ class Training(TrainingLoop):
         self.network.train()
         with autocast(self.device, self.precision):
             outputs = self.network(images)
-        loss = sum(weight * F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
-                   for weight, logits in ((1, outputs.logits), (settings.aux_weight, outputs.aux_logits)))
+        loss = sum(
+            weight * F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
+            for weight, logits in ((1, outputs.logits), (settings.aux_weight, outputs.aux_logits))
+        )
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -127,15 +139,24 @@ class Training(TrainingLoop):
         return 100 * right / len(self.images.held_out)
 
     def save(self, path) -> None:
-        checkpoint.save(path, {"step": self.step, "key": self.key, "network": self.network.state_dict(),
-                               "optimizer": self.optimizer.state_dict()})
+        checkpoint.save(
+            path,
+            {
+                "step": self.step,
+                "key": self.key,
+                "network": self.network.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            },
+        )
 
     def restore(self, path) -> None:
         """Go on from a resume file. UserError if it is of another run."""
         content = checkpoint.load(path)
         if not isinstance(content, dict) or content.get("key") != self.key:
-            raise UserError(f"{path} is of a run with other options or images; give the same ones, or --resume none "
-                            "to start from scratch")
+            raise UserError(
+                f"{path} is of a run with other options or images; give the same ones, or --resume none "
+                "to start from scratch"
+            )
         checkpoint.load_into(self.network, content["network"], path)
         self.optimizer.load_state_dict(content["optimizer"])
         self.step = content["step"]

@@ -2,6 +2,7 @@
 
 One run is shown in its parts, several over one another. No text out of a file goes into a figure: titles, units and
 legends are set by the templates."""
+
 import io
 import re
 from dataclasses import dataclass
@@ -11,23 +12,42 @@ import numpy as np
 from scripts.report import run_records
 from scripts.report.words import capital, label
 
-_DASHES = ((), (7, 4), (2, 4), (9, 4, 2, 4), (12, 5), (5, 2))        # of --s1 … --s6 of page.css, pixels on and off
-_POINTS = 160                                      # a line's points at the most: more would be noise and bytes
+_DASHES = ((), (7, 4), (2, 4), (9, 4, 2, 4), (12, 5), (5, 2))  # of --s1 … --s6 of page.css, pixels on and off
+_POINTS = 160  # a line's points at the most: more would be noise and bytes
 # drawn in colours that stand for those of page.css, so that they follow the reader's light or dark setting
 _STAND_INS = {f"#5e1e{i:02d}": f"var(--s{i})" for i in range(1, 7)} | {
-    "#5e1e10": "var(--soft)", "#5e1e11": "var(--rule)", "#5e1e12": "var(--reference)"}
+    "#5e1e10": "var(--soft)",
+    "#5e1e11": "var(--rule)",
+    "#5e1e12": "var(--reference)",
+}
 _SOFT, _RULE, _REFERENCE = list(_STAND_INS)[6:]
-_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 10, "text.color": _SOFT,
-          "axes.labelcolor": _SOFT, "xtick.labelcolor": _SOFT, "ytick.labelcolor": _SOFT, "axes.edgecolor": _REFERENCE,
-          "xtick.color": _REFERENCE,
-          "grid.color": _RULE, "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "ytick.major.size": 0,
-          "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False, "lines.scale_dashes": False}
-_FOLLOWED = ("fid_", "class_accuracy_", "retrieval_map_", "attribute_agreement_")       # drawn over the iterations
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+    "font.size": 10,
+    "text.color": _SOFT,
+    "axes.labelcolor": _SOFT,
+    "xtick.labelcolor": _SOFT,
+    "ytick.labelcolor": _SOFT,
+    "axes.edgecolor": _REFERENCE,
+    "xtick.color": _REFERENCE,
+    "grid.color": _RULE,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "ytick.major.size": 0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "lines.scale_dashes": False,
+}
+_FOLLOWED = ("fid_", "class_accuracy_", "retrieval_map_", "attribute_agreement_")  # drawn over the iterations
 
 
 @dataclass
 class Line:
     """A name for the legend, points [(x, y)], and whether it is a reference such as chance (grey, dashed)."""
+
     name: str
     points: list[tuple[float, float]]
     reference: bool = False
@@ -36,6 +56,7 @@ class Line:
 @dataclass(frozen=True)
 class Chart:
     """svg: '' if there are no values yet; legend: (name, number of the colour, dashes) a line, if there are several."""
+
     title: str
     x_label: str
     y_label: str
@@ -51,18 +72,20 @@ def thin(points, most: int) -> np.ndarray:
     return np.stack([run.mean(0) for run in np.split(points, edges)]) if len(points) > most else points
 
 
-def line_chart(title: str, lines: list[Line], x_label: str, y_label: str, log: bool = False,
-               zero: bool = False) -> Chart:
+def line_chart(
+    title: str, lines: list[Line], x_label: str, y_label: str, log: bool = False, zero: bool = False
+) -> Chart:
     """log: decades on the y axis (values of 0 or less are left out); zero: the y axis begins there."""
     import matplotlib
     from matplotlib.figure import Figure
+
     kept = [(line, thin(line.points, _POINTS)) for line in lines]
     kept = [(line, points[points[:, 1] > 0] if log else points) for line, points in kept]
     kept = [(line, points) for line, points in kept if len(points)]
     if not kept:
         return Chart(title, x_label, y_label)
     with matplotlib.rc_context():
-        matplotlib.rcdefaults()                    # the page is not to depend on a user's matplotlibrc
+        matplotlib.rcdefaults()  # the page is not to depend on a user's matplotlibrc
         matplotlib.rcParams.update(_STYLE)
         figure = Figure(figsize=(5.6, 3.0), layout="constrained")
         axes = figure.add_subplot(xlabel=x_label)
@@ -74,8 +97,15 @@ def line_chart(title: str, lines: list[Line], x_label: str, y_label: str, log: b
                 axes.annotate(line.name, (x[-1], y[-1]), (0, 4), textcoords="offset points", ha="right")
                 continue
             number = len(legend) % len(_DASHES)
-            axes.plot(x, y, color=list(_STAND_INS)[number], marker="o" if len(x) == 1 else "", linewidth=1.8,
-                      clip_on=False, **({"dashes": _DASHES[number]} if _DASHES[number] else {}))
+            axes.plot(
+                x,
+                y,
+                color=list(_STAND_INS)[number],
+                marker="o" if len(x) == 1 else "",
+                linewidth=1.8,
+                clip_on=False,
+                **({"dashes": _DASHES[number]} if _DASHES[number] else {}),
+            )
             legend.append((line.name, number + 1, _DASHES[number]))
         _set_axes(axes, *np.concatenate([points for _, points in kept]).T, log, zero)
         return Chart(title, x_label, y_label, _svg(figure), tuple(legend) if len(legend) > 1 else ())
@@ -83,9 +113,10 @@ def line_chart(title: str, lines: list[Line], x_label: str, y_label: str, log: b
 
 def _set_axes(axes, x, y, log: bool, zero: bool) -> None:
     from matplotlib import ticker
+
     low, high = (np.log10(y) if log else y).min(), (np.log10(y) if log else y).max()
     low = min(low, 0) if zero else low
-    if not high - low > 1e-9 * max(abs(low), abs(high)):                # one value: room around it
+    if not high - low > 1e-9 * max(abs(low), abs(high)):  # one value: room around it
         room = 0.5 if log else (abs(low) or 1) / 2
     else:
         room = 0.05 * (high - low)
@@ -98,8 +129,8 @@ def _set_axes(axes, x, y, log: bool, zero: bool) -> None:
     else:
         axes.yaxis.set_major_locator(ticker.MaxNLocator(5, steps=(1, 2, 2.5, 5, 10)))
     axes.yaxis.set_minor_locator(ticker.NullLocator())
-    axes.set_ylim(*((10.0 ** low, 10.0 ** high) if log else (low, high)))
-    left = min(0, x.min())                                              # training begins at 0
+    axes.set_ylim(*((10.0**low, 10.0**high) if log else (low, high)))
+    left = min(0, x.min())  # training begins at 0
     axes.set_xlim(left, x.max() if x.max() > left else left + 1)
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: tick(value)))
     axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: tick(value)))
@@ -118,7 +149,7 @@ def _svg(figure) -> str:
     figure.savefig(buffer, format="svg", metadata=no_metadata, transparent=True)
     view, body = re.search(r'<svg[^>]*viewBox="([^"]+)"[^>]*>(.*)</svg>', buffer.getvalue(), re.DOTALL).groups()
     body = re.sub(r"<!--.*?-->|<defs>\s*<style.*?</defs>", "", body, flags=re.DOTALL)
-    body = re.sub(r'<g id="[^"]*"', "<g", body)    # numbered in every figure from 1: not unique on the page
+    body = re.sub(r'<g id="[^"]*"', "<g", body)  # numbered in every figure from 1: not unique on the page
     body = re.sub(r" font-family: [^;]*;| transform=\"rotate\(-0 [^\"]*\"", "", body)
     for stand_in, colour in _STAND_INS.items():
         body = body.replace(stand_in, colour)
@@ -127,15 +158,27 @@ def _svg(figure) -> str:
 
 # ---- which charts ----
 
+
 def encoder_charts(columns) -> list[Chart]:
     """columns: with statistics of their encoders."""
     several, run = len(columns) > 1, columns[0].encoder
     losses = [Line(column.label if several else "total", column.encoder.series("loss", "epoch")) for column in columns]
-    for name, title, key in (("jel", "JEL", ""), ("l1", "L1", "lambda_l1"),
-                             ("distill", "distillation", "lambda_distill")):
+    for name, title, key in (
+        ("jel", "JEL", ""),
+        ("l1", "L1", "lambda_l1"),
+        ("distill", "distillation", "lambda_distill"),
+    ):
         weight = run.options.get(key, 1) if run_records.is_number(run.options.get(key, 1)) else 1
-        losses += [] if several else [Line(f"{weight:g} × {title}" if weight != 1 else title,
-                                           [(x, weight * y) for x, y in run.series(name, "epoch")])]
+        losses += (
+            []
+            if several
+            else [
+                Line(
+                    f"{weight:g} × {title}" if weight != 1 else title,
+                    [(x, weight * y) for x, y in run.series(name, "epoch")],
+                )
+            ]
+        )
     title = "Loss on the training split" + ", all terms" * several
     charts = [line_chart(title, losses, "epoch", "weighted loss", log=True)]
     if any(column.encoder.series("eval_accuracy", "epoch") for column in columns):
@@ -160,24 +203,33 @@ def generator_charts(columns) -> list[Chart]:
     for letter, title in (("D", "Discriminator"), ("G", "Generator, adversarial part")):
         if len(columns) > 1:
             title += f"{' of' if letter == 'D' else ','} the last branch"
-            lines = [Line(column.label, next((points for i in (2, 1, 0) if (points := column.generator.series(
-                f"{letter}{i}", "step"))), [])) for column in columns]
+            lines = [
+                Line(
+                    column.label,
+                    next(
+                        (points for i in (2, 1, 0) if (points := column.generator.series(f"{letter}{i}", "step"))), []
+                    ),
+                )
+                for column in columns
+            ]
         else:
             title += "s" * (letter == "D")
-            lines = [Line(f"{sizes[i]} px" if i < len(sizes) else f"branch {i + 1}", run.series(f"{letter}{i}", "step"))
-                     for i in range(3)]
+            lines = [
+                Line(f"{sizes[i]} px" if i < len(sizes) else f"branch {i + 1}", run.series(f"{letter}{i}", "step"))
+                for i in range(3)
+            ]
         charts.append(line_chart(title, lines, "iteration", "loss"))
     if len(columns) == 1:
         charts.append(line_chart("Generator, all terms", [Line("G", run.series("G", "step"))], "iteration", "loss"))
         kl = run.series("KL", "step")
-        if any(value for _, value in kl):          # 0 throughout where the term is off
+        if any(value for _, value in kl):  # 0 throughout where the term is off
             charts.append(line_chart("Generator, KL term", [Line("KL", kl)], "iteration", "weighted KL", zero=True))
     return charts + _measured(columns)
 
 
 def _measured(columns) -> list[Chart]:
     """Measured numbers over the iterations, where more than one snapshot of a run was measured."""
-    values = {}                                    # name of a number → column's place → [(iteration, number)]
+    values = {}  # name of a number → column's place → [(iteration, number)]
     for place, column in enumerate(columns):
         for iteration, folder in run_records.measured_iterations(column.generator).items():
             for number in run_records.generator_numbers(folder):
@@ -192,7 +244,7 @@ def _measured(columns) -> list[Chart]:
         ends = [points[i][0] for i in (0, -1) for points in by_column.values()]
         for kind in ("chance", "ceiling"):
             points = [(i, getattr(n, kind)) for i, n in longest if getattr(n, kind) is not None]
-            if len({y for _, y in points}) == 1:   # the same throughout: as wide as the runs
+            if len({y for _, y in points}) == 1:  # the same throughout: as wide as the runs
                 points = [(min(ends), points[0][1]), (max(ends), points[0][1])]
             lines.append(Line(kind, points, reference=True))
         charts.append(line_chart(capital(label(name)), lines, "iteration", longest[0][1].unit or "value"))

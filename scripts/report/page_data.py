@@ -1,4 +1,5 @@
 """Everything that the page tells, as plain data: files read, sentences chosen, images generated."""
+
 import contextlib
 import datetime
 import os
@@ -16,6 +17,7 @@ from scripts.report.sentences import Sentence
 class PageData:
     """novelty: what is known of whether training has met the test images, a sentence; notes: what is missing and why;
     ablations: the lines of each table.csv, by the table's folder; ends: the two sentences of the interpolation."""
+
     dataset: str
     split: splits.Split
     columns: list[runs.Column]
@@ -38,13 +40,20 @@ def gather(args, folder: Path, columns: list[runs.Column], ablations: list[Path]
     folder: of the data set.
     """
     from common.devices import pick_device, pick_precision
+
     device = pick_device(args.device)
     precision = pick_precision("auto", device)
     split = splits.load_split(folder, "test")
-    data = PageData(folder.name, split, columns, novelty(split, folder, columns), run_records.machine(),
-                    datetime.date.today().isoformat(),
-                    {str(path): ablation.read_table(path / "table.csv") for path in ablations})
-    loaded = []                                    # (column, generator, its speech features), where there are both
+    data = PageData(
+        folder.name,
+        split,
+        columns,
+        novelty(split, folder, columns),
+        run_records.machine(),
+        datetime.date.today().isoformat(),
+        {str(path): ablation.read_table(path / "table.csv") for path in ablations},
+    )
+    loaded = []  # (column, generator, its speech features), where there are both
     for column in columns:
         column.encoder_numbers = run_records.encoder_numbers(column.encoder, split.labels)
         column.encoder_file = _existing(column.encoder.path, "latest.pth", "best.pth") if column.encoder else None
@@ -73,12 +82,16 @@ def novelty(split, folder: Path, columns: list[runs.Column]) -> str:
     Compared are the test split's image files with those of the training split that each run names. A run that was
     trained elsewhere, on a set of the same name, is taken to have been trained on this one.
     """
-    networks = [(part, run) for column in columns for part, run in (("speech encoder", column.encoder),
-                                                                     ("generator", column.generator)) if run]
+    networks = [
+        (part, run)
+        for column in columns
+        for part, run in (("speech encoder", column.encoder), ("generator", column.generator))
+        if run
+    ]
     if not networks:
         return ""
     unknown = "Whether training has met the test images is not known"
-    trained = {}                                   # folder of a training set → its training split
+    trained = {}  # folder of a training set → its training split
     for _, run in networks:
         own = runs.training_set(run)
         if own is None:
@@ -90,12 +103,19 @@ def novelty(split, folder: Path, columns: list[runs.Column]) -> str:
             return f"{unknown}: {error}."
     images = set().union(*map(_image_files, trained.values()))
     classes = {item.class_name for training in trained.values() for item in training.items}
-    who = (f"The {networks[0][0]} has not" if len(networks) == 1 else
-           "Neither has" if len(networks) == 2 else "None of the networks has")
+    who = (
+        f"The {networks[0][0]} has not"
+        if len(networks) == 1
+        else "Neither has"
+        if len(networks) == 2
+        else "None of the networks has"
+    )
     known, kinds = len(_image_files(split) & images), {item.class_name for item in split.items}
     if known:
-        return (f"{known:,} of the {len(_image_files(split)):,} test images were in the training split, too: what is "
-                "shown and measured on these says nothing about new images.")
+        return (
+            f"{known:,} of the {len(_image_files(split)):,} test images were in the training split, too: what is "
+            "shown and measured on these says nothing about new images."
+        )
     if all(one.has_classes for one in (split, *trained.values())) and classes.isdisjoint(kinds):
         return f"{who} met any of the {len(kinds)} classes that the sentences below describe."
     return f"{who} met any of the images that the sentences below describe."
@@ -119,6 +139,7 @@ def _load(args, folder, split, column, device):
     if column.generator is None:
         return None, None
     from StackGAN_v2.model import load_generator
+
     path, options = column.generator.path / "Model" / "latest.pth", column.generator.options
     generator = load_generator(path, device)
     column.generator_file, column.sizes = _existing(path.parent, path.name), generator.sizes
@@ -130,8 +151,10 @@ def _load(args, folder, split, column, device):
         require_same_encoder(path, features)
     rows = load_features(features, split, "Audio_to_Image/extract_audio_feature.py", some_without=True)
     if rows[0].shape[1] != generator.text_dim:
-        raise UserError(f"the generator expects speech features of width {generator.text_dim}, but those of '{switch}' "
-                        f"have {rows[0].shape[1]}")
+        raise UserError(
+            f"the generator expects speech features of width {generator.text_dim}, but those of '{switch}' "
+            f"have {rows[0].shape[1]}"
+        )
     return generator, rows
 
 
@@ -143,18 +166,22 @@ def _take_measured(column) -> None:
     iteration, folder = list(measured.items())[-1]
     if column.generator_file:
         from StackGAN_v2.sampler import samples_folder
+
         own = samples_folder(column.generator.path / "Model" / "latest.pth").parent.parent
         if own in (path.resolve() for path in measured.values()):
             folder = own
         else:
-            column.measured_note = (f"The numbers of the images are those of iteration {iteration:,}; the images on "
-                                    f"this page are of {own.name.replace('iteration', 'iteration ')}.")
+            column.measured_note = (
+                f"The numbers of the images are those of iteration {iteration:,}; the images on "
+                f"this page are of {own.name.replace('iteration', 'iteration ')}."
+            )
     column.generator_numbers = run_records.generator_numbers(folder)
 
 
 def _show_and_play(data: PageData) -> None:
     """Each sentence's real image and sound."""
     from StackGAN_v2.data.image_cache import bounding_boxes
+
     boxes = {}
     try:
         boxes = bounding_boxes(data.split)
@@ -162,7 +189,7 @@ def _show_and_play(data: PageData) -> None:
         data.notes.append(f"Real images are shown without their bounding boxes: {error}.")
     size = max((column.sizes[-1] for column in data.columns if column.sizes), default=192)
     for sentence in data.sentences:
-        with contextlib.suppress(UserError):       # the page says which image or sound is missing
+        with contextlib.suppress(UserError):  # the page says which image or sound is missing
             sentence.real = media.training_crop(sentence.item.image, boxes.get(sentence.item.key), size)
         with contextlib.suppress(UserError):
             sentence.audio = media.sound_uri(sentence.sound) if sentence.sound else ""

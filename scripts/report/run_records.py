@@ -2,6 +2,7 @@
 
 What is missing or damaged is never guessed and never fatal: `faults` or an empty list say so, and the page tells it.
 """
+
 import contextlib
 import json
 import math
@@ -18,6 +19,7 @@ from common.files import read_json, read_note
 @dataclass
 class RunFolder:
     """A training run. options: what options.json calls so; environment: all of that file; stats: one dict a line."""
+
     path: Path
     options: dict = field(default_factory=dict)
     environment: dict = field(default_factory=dict)
@@ -37,6 +39,7 @@ class Number:
     the two; parts: the same for each attribute, where the number is a mean of these. comparable: what published numbers
     it may be compared with, or why with none; published: these, as (method, value).
     """
+
     name: str
     value: float
     unit: str = ""
@@ -89,6 +92,7 @@ def is_number(value) -> bool:
 
 # ---- the numbers ----
 
+
 def encoder_numbers(run: RunFolder | None, labels: list[int]) -> list[Number]:
     """From the last line of metric-speech.jsonl; without it from the last evaluation during training.
 
@@ -97,6 +101,7 @@ def encoder_numbers(run: RunFolder | None, labels: list[int]) -> list[Number]:
     import torch
 
     from Audio_to_Image.metrics import highest_ap
+
     if run is None:
         return []
     evaluated = [line for line in run.stats if any(key.startswith("eval_") for key in line)]
@@ -115,16 +120,30 @@ def encoder_numbers(run: RunFolder | None, labels: list[int]) -> list[Number]:
     unusable = line.get("unusable") if is_number(line.get("unusable")) else 0
     numbers = []
     for name, value in line.items():
-        if name in ("chance", "ap50_chance", "ap50_highest", "epoch", "step", "images", "captions", "unusable") or \
-                not is_number(value):
+        if name in (
+            "chance",
+            "ap50_chance",
+            "ap50_highest",
+            "epoch",
+            "step",
+            "images",
+            "captions",
+            "unusable",
+        ) or not is_number(value):
             continue
         both_ways = name.startswith(("speech_to_", "image_to_"))
         protocol = how.get(name.removesuffix("_cosine")) or (both_ways and how.get("retrieval"))
-        numbers.append(Number(f"speech_{name}" if name in chances else name, float(value), "%",
-                              (*([str(protocol)] if protocol else ()), source),
-                              (f"{unusable} captions could not be used",) if unusable else (),
-                              _number(line.get(chances.get(name, ""))),
-                              highest_ap(torch.tensor(labels)) if name.startswith("ap50") else None))
+        numbers.append(
+            Number(
+                f"speech_{name}" if name in chances else name,
+                float(value),
+                "%",
+                (*([str(protocol)] if protocol else ()), source),
+                (f"{unusable} captions could not be used",) if unusable else (),
+                _number(line.get(chances.get(name, ""))),
+                highest_ap(torch.tensor(labels)) if name.startswith("ap50") else None,
+            )
+        )
     return numbers
 
 
@@ -143,53 +162,81 @@ def generator_numbers(folder: Path | None) -> list[Number]:
 def _measured(name: str, entry: dict) -> Number:
     def listed(key):
         return entry[key] if isinstance(entry.get(key), list) else [entry[key]] if entry.get(key) else []
+
     parts = entry["attributes"] if isinstance(entry.get("attributes"), dict) else {}
-    return Number(name, float(entry["value"]), str(entry.get("unit") or ""), _clauses(entry.get("protocol")),
-                  tuple(map(str, listed("warnings"))),
-                  *(_number(entry.get(key)) for key in ("chance", "ceiling", "std", "normalised")),
-                  tuple(_measured(part, {**row, "value": row["agreement"], "unit": "%", "attributes": None})
-                        for part, row in parts.items() if isinstance(row, dict) and is_number(row.get("agreement"))),
-                  str(entry.get("comparable_with") or ""),
-                  tuple((str(row["method"]), str(row["value"])) for row in listed("published")
-                        if isinstance(row, dict) and {"method", "value"} <= row.keys()))
+    return Number(
+        name,
+        float(entry["value"]),
+        str(entry.get("unit") or ""),
+        _clauses(entry.get("protocol")),
+        tuple(map(str, listed("warnings"))),
+        *(_number(entry.get(key)) for key in ("chance", "ceiling", "std", "normalised")),
+        tuple(
+            _measured(part, {**row, "value": row["agreement"], "unit": "%", "attributes": None})
+            for part, row in parts.items()
+            if isinstance(row, dict) and is_number(row.get("agreement"))
+        ),
+        str(entry.get("comparable_with") or ""),
+        tuple(
+            (str(row["method"]), str(row["value"]))
+            for row in listed("published")
+            if isinstance(row, dict) and {"method", "value"} <= row.keys()
+        ),
+    )
 
 
 def _clauses(protocol) -> tuple[str, ...]:
     """A protocol, a text or a dict of settings, as phrases; files and digests are left to the file itself."""
     if isinstance(protocol, dict):
-        return tuple(f"{key.removesuffix('_px').replace('_', ' ')}: {value}{' px' if key.endswith('_px') else ''}"
-                     for key, value in protocol.items()
-                     if key not in ("images", "made_with", "real_split") and isinstance(value, (str, int, float)))
+        return tuple(
+            f"{key.removesuffix('_px').replace('_', ' ')}: {value}{' px' if key.endswith('_px') else ''}"
+            for key, value in protocol.items()
+            if key not in ("images", "made_with", "real_split") and isinstance(value, (str, int, float))
+        )
     return (str(protocol),) if protocol else ()
 
 
 def measured_iterations(run: RunFolder | None) -> dict[int, Path]:
     """Iteration → its folder, for every snapshot whose images have been measured, in order."""
     folders = [path.parent for path in run.path.glob("Model/iteration*/metrics.json")] if run else []
-    return dict(sorted((int(number.group(1)), folder) for folder in folders
-                       if (number := re.fullmatch(r"iteration(\d+)", folder.name))))
+    return dict(
+        sorted(
+            (int(number.group(1)), folder)
+            for folder in folders
+            if (number := re.fullmatch(r"iteration(\d+)", folder.name))
+        )
+    )
 
 
 # ---- the recipe and the machine ----
+
 
 def stages(folder) -> list[dict]:
     """stages.jsonl of a recipe: the last line of every stage that took a known time, in the order of their numbers."""
     if folder is None:
         return []
-    last = {str(line.get("stage")): line for line in json_lines(Path(folder) / "stages.jsonl")
-            if is_number(line.get("seconds")) and line["seconds"] >= 0}
+    last = {
+        str(line.get("stage")): line
+        for line in json_lines(Path(folder) / "stages.jsonl")
+        if is_number(line.get("seconds")) and line["seconds"] >= 0
+    }
     return sorted(last.values(), key=lambda line: line["stage"] if is_number(line.get("stage")) else math.inf)
 
 
 def machine() -> list[tuple[str, str]]:
     """(what, which) of the machine that this runs on."""
     import torch
+
     processor, memory = platform.processor() or platform.machine(), "unknown"
     with contextlib.suppress(OSError):
         names = re.findall(r"^model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
         processor = names[0] if names else processor
     with contextlib.suppress(ValueError, OSError):
-        memory = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2 ** 30:.0f} GiB"
-    return [("processor", processor), ("cores used", str(len(os.sched_getaffinity(0)))), ("memory", memory),
-            ("GPU", torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"),
-            ("system", f"{platform.system()} {platform.release()}, Python {platform.python_version()}")]
+        memory = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
+    return [
+        ("processor", processor),
+        ("cores used", str(len(os.sched_getaffinity(0)))),
+        ("memory", memory),
+        ("GPU", torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"),
+        ("system", f"{platform.system()} {platform.release()}, Python {platform.python_version()}"),
+    ]

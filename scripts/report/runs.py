@@ -1,4 +1,5 @@
 """Which runs a page is about: folders as the user names them → columns, one for every run that is compared."""
+
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -6,7 +7,7 @@ from common import ROOT
 from common.cli import UserError
 from scripts.report import run_records
 
-_SUFFIX = "_speech_encoder"                        # of the runs of a recipe, whose name is what stands before it
+_SUFFIX = "_speech_encoder"  # of the runs of a recipe, whose name is what stands before it
 
 
 @dataclass
@@ -16,6 +17,7 @@ class Column:
     sizes: of the generator's images in pixels; generated: its images of each sentence of the page (sentences.Generated,
     empty where it cannot generate); strip: the images of the interpolation.
     """
+
     label: str
     encoder: run_records.RunFolder | None = None
     generator: run_records.RunFolder | None = None
@@ -45,8 +47,10 @@ def kind(path: Path) -> str:
         return "ablation"
     if (path / "stages.jsonl").is_file() or any(path.glob(".begun_*")) or any(path.glob(".done_*")):
         return "recipe"
-    raise UserError(f"RUN {path} is no run: it holds neither a Model folder (generator), an options.json (encoder), a "
-                    "stages.jsonl (recipe) nor a table.csv (ablation)")
+    raise UserError(
+        f"RUN {path} is no run: it holds neither a Model folder (generator), an options.json (encoder), a "
+        "stages.jsonl (recipe) nor a table.csv (ablation)"
+    )
 
 
 def columns(paths) -> tuple[list[Column], list[Path]]:
@@ -55,7 +59,7 @@ def columns(paths) -> tuple[list[Column], list[Path]]:
     A recipe's folder `output/<tag>` brings its encoder, its generator and its ablation along. An encoder and a
     generator of one name, or the only ones, are one column. A run that is named twice is shown once.
     """
-    made, ablations = {}, []                       # resolved folder → (folder, its runs by part, is it a recipe)
+    made, ablations = {}, []  # resolved folder → (folder, its runs by part, is it a recipe)
     for path in map(Path, paths):
         of = kind(path)
         parts = {of: path}
@@ -64,18 +68,29 @@ def columns(paths) -> tuple[list[Column], list[Path]]:
             continue
         if of == "recipe":
             root, name = path.absolute().parent, path.absolute().name
-            parts = {"encoder": root / "Audio_to_Image" / "log" / f"{name}{_SUFFIX}",
-                     "generator": root / "StackGAN_v2" / f"{name}{_SUFFIX}"}
+            parts = {
+                "encoder": root / "Audio_to_Image" / "log" / f"{name}{_SUFFIX}",
+                "generator": root / "StackGAN_v2" / f"{name}{_SUFFIX}",
+            }
             parts = {part: run for part, run in parts.items() if run.is_dir()}
             ablations += [root / f"{name}_ablation"] * (root / f"{name}_ablation" / "table.csv").is_file()
         made.setdefault(path.resolve(), (path, parts, of == "recipe"))
     # runs of a recipe may be named by themselves, too
     owned = {run.resolve() for _, parts, recipe in made.values() if recipe for run in parts.values()}
     made = _paired([entry for folder, entry in made.items() if folder not in owned])
-    return ([Column(label, run_records.run_folder(parts.get("encoder")), run_records.run_folder(parts.get("generator")),
-                    path if recipe else None, run_records.stages(path) if recipe else [])
-             for label, (path, parts, recipe) in zip(_labels([path for path, _, _ in made]), made)],
-            list(dict.fromkeys(ablations)))
+    return (
+        [
+            Column(
+                label,
+                run_records.run_folder(parts.get("encoder")),
+                run_records.run_folder(parts.get("generator")),
+                path if recipe else None,
+                run_records.stages(path) if recipe else [],
+            )
+            for label, (path, parts, recipe) in zip(_labels([path for path, _, _ in made]), made)
+        ],
+        list(dict.fromkeys(ablations)),
+    )
 
 
 def _paired(made: list[tuple]) -> list[tuple]:
@@ -85,8 +100,13 @@ def _paired(made: list[tuple]) -> list[tuple]:
     result = []
     for path, parts, recipe in made:
         other = "generator" if "encoder" in parts else "encoder"
-        partner = None if recipe else next((entry for entry in alone[other] if only or entry[0].absolute().name
-                                            == path.absolute().name), None)
+        partner = (
+            None
+            if recipe
+            else next(
+                (entry for entry in alone[other] if only or entry[0].absolute().name == path.absolute().name), None
+            )
+        )
         if not (partner and "encoder" in parts):
             result.append((path, {**parts, **(partner[1] if partner else {})}, recipe))
     return result
@@ -114,12 +134,17 @@ def training_set(run: run_records.RunFolder | None) -> Path | None:
 
 def dataset(columns_: list[Column]) -> Path:
     """The folder of the data set that the runs say they were trained on. UserError if they do not say, or differ."""
-    said = {column.label: folder for column in columns_
-            if (folder := training_set(column.generator) or training_set(column.encoder))}
+    said = {
+        column.label: folder
+        for column in columns_
+        if (folder := training_set(column.generator) or training_set(column.encoder))
+    }
     if not said:
         raise UserError("--dataset is missing, and no RUN says what it was trained on; name the folder of the set")
     if len({folder.resolve() for folder in said.values()}) > 1:
         told = ", ".join(f"{label} on {folder}" for label, folder in said.items())
-        raise UserError(f"the runs were trained on different sets ({told}); give runs of one set, or choose by "
-                        "--dataset the set whose sentences to show")
+        raise UserError(
+            f"the runs were trained on different sets ({told}); give runs of one set, or choose by "
+            "--dataset the set whose sentences to show"
+        )
     return next(iter(said.values()))

@@ -1,4 +1,5 @@
 """Rows of the page's tiles, tables and lists, as plain data for the templates."""
+
 from scripts.report import published_settings
 from scripts.report.words import duration, percent
 
@@ -10,29 +11,43 @@ def tiles(data) -> list[dict]:
     """The four numbers that say most. each: (label of the run, number) of those that have it; unit: '%', or '' for no
     bar."""
     if data.split.has_classes:
-        chosen = [("Right class from speech", "images matched to their class by how the class is spoken of",
-                   "speech_accuracy"),
-                  ("AP@50", "right images among the 50 nearest to a class", "speech_ap50")]
+        chosen = [
+            (
+                "Right class from speech",
+                "images matched to their class by how the class is spoken of",
+                "speech_accuracy",
+            ),
+            ("AP@50", "right images among the 50 nearest to a class", "speech_ap50"),
+        ]
     else:
-        chosen = [("Speech → image R@10", "right image among the 10 nearest to a sentence", "speech_to_image_r10"),
-                  ("mAP", "speech → real image", "speech_to_image_map")]
-    chosen.append(("Attributes as said", "attributes named in a sentence that a probe reads in its image",
-                   "attribute_agreement"))
+        chosen = [
+            ("Speech → image R@10", "right image among the 10 nearest to a sentence", "speech_to_image_r10"),
+            ("mAP", "speech → real image", "speech_to_image_map"),
+        ]
+    chosen.append(
+        ("Attributes as said", "attributes named in a sentence that a probe reads in its image", "attribute_agreement")
+    )
     made = [_tile(data, title, meaning, "%", start) for title, meaning, start in chosen]
     distance = _tile(data, "FID", "", "", "fid_inception", "fid_")
     lite0 = any("lite0" in number.name for _, number in distance["each"])
     distance["title"] = "Fréchet distance" if lite0 or not distance["each"] else "FID"
-    distance["meaning"] = ("between generated and real images" + ", by EfficientNet-lite0, no FID" * lite0
-                           + "; lower is better")
+    distance["meaning"] = (
+        "between generated and real images" + ", by EfficientNet-lite0, no FID" * lite0 + "; lower is better"
+    )
     return [*made, distance]
 
 
 def _tile(data, title: str, meaning: str, unit: str, *starts: str) -> dict:
     """Of each column the first number whose name begins so, in the order of `starts`."""
-    each = [(column.label, next((n for start in starts for name, n in column.numbers.items()
-                                 if name.startswith(start)), None)) for column in data.columns]
+    each = [
+        (
+            column.label,
+            next((n for start in starts for name, n in column.numbers.items() if name.startswith(start)), None),
+        )
+        for column in data.columns
+    ]
     each, references = [(label, number) for label, number in each if number], []
-    own = []                                       # references that each run has its own value of
+    own = []  # references that each run has its own value of
     for kind in REFERENCES:
         values = {percent(value) for _, number in each if (value := getattr(number, kind)) is not None}
         references += [f"{kind} {value}" for value in values if len(values) == 1]
@@ -63,19 +78,23 @@ def _number_row(name: str, columns, shared: list[str]) -> dict:
             compared.setdefault((n.comparable, n.published), []).append(label)
     first = known[0][1]
     differing = [(label, [c for c in n.protocol if c not in first.protocol]) for label, n in known]
-    return {"name": name, "cells": cells,
-            "compared": [("" if len(who) == len(known) else ", ".join(who), *what) for what, who in compared.items()],
-            "has_protocol": bool(first.protocol),
-            "clauses": [clause for clause in first.protocol if clause not in shared],
-            "differing": [(label, clauses) for label, clauses in differing if clauses],
-            "warnings": list(dict.fromkeys(warning for _, n in known for warning in n.warnings))}
+    return {
+        "name": name,
+        "cells": cells,
+        "compared": [("" if len(who) == len(known) else ", ".join(who), *what) for what, who in compared.items()],
+        "has_protocol": bool(first.protocol),
+        "clauses": [clause for clause in first.protocol if clause not in shared],
+        "differing": [(label, clauses) for label, clauses in differing if clauses],
+        "warnings": list(dict.fromkeys(warning for _, n in known for warning in n.warnings)),
+    }
 
 
 def published(dataset: str) -> list[tuple[str, str, str]]:
     """(method, inception score, FID) as later authors quote them for a set; [] of other sets."""
     from StackGAN_v2.evaluation.published_results import RESULTS
+
     name = {"birds": "CUB-200-2011", "flowers": "Oxford-102", "flickr8k": "Flickr8k"}.get(dataset.lower())
-    values: dict[str, dict] = {}                   # method → metric → value
+    values: dict[str, dict] = {}  # method → metric → value
     for row in RESULTS:
         if row.set == name and row.input == "speech":
             shown = row.value if row.comparable else f"{row.value} (measured otherwise)"
@@ -96,25 +115,47 @@ def attributes(data) -> dict:
 
 def method(data) -> list[tuple[str, list[list[str]]]]:
     """[(title, rows of part, setting, value of each run, published value)]: what differs from the published method."""
-    here = {}                                      # (part, name, published, added) → column's place → its value
+    here = {}  # (part, name, published, added) → column's place → its value
     for place, column in enumerate(data.columns):
         for d in published_settings.departures(column.encoder, column.generator, data.dataset):
             here.setdefault((d.part, d.name, d.published, d.added), {})[place] = d.here
-    return [(title, [[part, name, *[values.get(place, usual if getattr(column, part) else "–")
-                                    for place, column in enumerate(data.columns)], usual]
-                     for (part, name, usual, added), values in here.items() if added is kind])
-            for title, kind in (("Additions", True), ("The same method, other settings", False))]
+    return [
+        (
+            title,
+            [
+                [
+                    part,
+                    name,
+                    *[
+                        values.get(place, usual if getattr(column, part) else "–")
+                        for place, column in enumerate(data.columns)
+                    ],
+                    usual,
+                ]
+                for (part, name, usual, added), values in here.items()
+                if added is kind
+            ],
+        )
+        for title, kind in (("Additions", True), ("The same method, other settings", False))
+    ]
 
 
 def stage_times(data) -> dict:
     """labels of the runs that noted times; rows: (stage, texts, seconds of the first run); together: a text a run."""
     timed = [column for column in data.columns if column.stages]
-    took = [{str(stage.get("name", stage.get("stage", ""))): stage["seconds"] for stage in column.stages}
-            for column in timed]
-    rows = [(name, [duration(column[name]) if name in column else "–" for column in took], took[0].get(name, 0))
-            for name in dict.fromkeys(name for column in took for name in column)]
-    return {"labels": [column.label for column in timed], "rows": rows,
-            "together": [duration(sum(column.values())) for column in took]}
+    took = [
+        {str(stage.get("name", stage.get("stage", ""))): stage["seconds"] for stage in column.stages}
+        for column in timed
+    ]
+    rows = [
+        (name, [duration(column[name]) if name in column else "–" for column in took], took[0].get(name, 0))
+        for name in dict.fromkeys(name for column in took for name in column)
+    ]
+    return {
+        "labels": [column.label for column in timed],
+        "rows": rows,
+        "together": [duration(sum(column.values())) for column in took],
+    }
 
 
 def origins(data) -> list[tuple[str, str]]:
@@ -129,17 +170,25 @@ def origins(data) -> list[tuple[str, str]]:
             trained += f", {date[:10]}" if isinstance(date, str) else ""
             versions = ", ".join(f"{n} {v}" for n, v in versions.items() if v) if isinstance(versions, dict) else ""
             who = f"{column.label}, {part}" if data.several else part
-            for what, which in ((f"{part} trained on", trained), ("versions", versions),
-                                ("revision", str(run.environment.get("revision") or ""))):
+            for what, which in (
+                (f"{part} trained on", trained),
+                ("versions", versions),
+                ("revision", str(run.environment.get("revision") or "")),
+            ):
                 if which.strip():
                     facts.setdefault(what, {}).setdefault(which, []).append(who)
-    return [(what, which if len(values) == 1 else f"{which} ({', '.join(who)})")
-            for what, values in facts.items() for which, who in values.items()]
+    return [
+        (what, which if len(values) == 1 else f"{which} ({', '.join(who)})")
+        for what, values in facts.items()
+        for which, who in values.items()
+    ]
 
 
 def trained_files(data) -> list[tuple[str, str]]:
     """('encoder', file) and ('generator', file), of one run if one has both; what interpolation.py is given."""
     both = [column for column in data.columns if column.encoder_file and column.generator_file][:1]
-    files = ((part, next((path for column in both or data.columns if (path := getattr(column, f"{part}_file"))), None))
-             for part in ("encoder", "generator"))
+    files = (
+        (part, next((path for column in both or data.columns if (path := getattr(column, f"{part}_file"))), None))
+        for part in ("encoder", "generator")
+    )
     return [(part, path) for part, path in files if path]

@@ -1,4 +1,5 @@
 """Which sentences the page shows, and what a generator makes of them."""
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -6,7 +7,7 @@ import numpy as np
 from StackGAN_v2 import sampler
 
 MORE_NOISES = 4
-STEPS = 11                                         # images of the interpolation, both ends included
+STEPS = 11  # images of the interpolation, both ends included
 
 
 @dataclass
@@ -15,9 +16,10 @@ class Sentence:
 
     real: uint8 pixels of its image, or None; audio: its sound as a data: URI, or ''.
     """
-    item: object                                   # common.splits.Item
-    number: int                                    # which caption of the item
-    place: int                                     # which item of the split
+
+    item: object  # common.splits.Item
+    number: int  # which caption of the item
+    place: int  # which item of the split
     real: np.ndarray | None = None
     audio: str = ""
 
@@ -33,6 +35,7 @@ class Sentence:
 @dataclass
 class Generated:
     """branches: an image a branch of the generator, uint8 `[s, s, 3]`; more: the last branch's with other noises."""
+
     branches: list[np.ndarray]
     more: list[np.ndarray]
 
@@ -54,7 +57,7 @@ def choose(split, captions: list[int], count: int) -> list[Sentence]:
     for turn in range(max(map(len, groups), default=0)):
         for i, group in enumerate(groups):
             images = len({place for place, _ in group})
-            start = (turn + i * (images + 1)) % len(group)         # the next class: the next image, its next caption
+            start = (turn + i * (images + 1)) % len(group)  # the next class: the next image, its next caption
             free = next((pair for pair in group[start:] + group[:start] if pair not in used), None)
             if free and len(chosen) < count:
                 used.add(free)
@@ -65,6 +68,7 @@ def choose(split, captions: list[int], count: int) -> list[Sentence]:
 def generate(generator, rows, sentences: list[Sentence], precision: str, seed: int = 0) -> list[Generated]:
     """Each sentence's images. The first noise is that of the evaluated images (main.py with --manualSeed)."""
     import torch
+
     generated = []
     for sentence in sentences:
         key = (seed, sentence.place, sentence.number)
@@ -89,6 +93,7 @@ def furthest(rows, sentences: list[Sentence]):
 def interpolate(generator, rows, first: Sentence, second: Sentence, precision: str, seed: int = 0) -> list[np.ndarray]:
     """STEPS images on the straight line between two embeddings, one noise along it, as interpolation.py does."""
     import torch
+
     weights = torch.linspace(0, 1, STEPS)[:, None]
     noises = sampler.noise(generator, seed).expand(STEPS, -1)
     speech = (1 - weights) * _embedding(rows, first) + weights * _embedding(rows, second)
@@ -97,4 +102,5 @@ def interpolate(generator, rows, first: Sentence, second: Sentence, precision: s
 
 def _embedding(rows, sentence: Sentence):
     import torch
+
     return torch.from_numpy(np.ascontiguousarray(rows[sentence.place][sentence.number], np.float32))

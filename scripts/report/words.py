@@ -1,20 +1,32 @@
 """How numbers and names are written for readers."""
+
 import re
 
 # start of a name in the files, the longest that fits → what a reader calls it; others keep their own name
 _LABELS = {
-    "speech_accuracy": "class accuracy from speech", "speech_ap50": "AP@50 from speech",
-    **{f"{a}_to_{b}_{name}": f"{start} → {end}, {title}" for a, b, start, end in
-       (("speech", "image", "speech", "real image"), ("image", "speech", "real image", "speech"))
-       for name, title in (("map", "mAP"), ("r1", "R@1"), ("r5", "R@5"), ("r10", "R@10"))},
-    "fid_lite0": "Fréchet distance, EfficientNet-lite0 (no FID)", "fid": "Fréchet inception distance (FID)",
-    "kid_lite0": "kernel distance, EfficientNet-lite0 (no KID)", "kid": "kernel inception distance (KID)",
-    "is_lite0": "inception score by EfficientNet-lite0 (no IS)", "is": "inception score (IS)",
-    "precision": "precision of the images", "recall": "recall of the images",
+    "speech_accuracy": "class accuracy from speech",
+    "speech_ap50": "AP@50 from speech",
+    **{
+        f"{a}_to_{b}_{name}": f"{start} → {end}, {title}"
+        for a, b, start, end in (
+            ("speech", "image", "speech", "real image"),
+            ("image", "speech", "real image", "speech"),
+        )
+        for name, title in (("map", "mAP"), ("r1", "R@1"), ("r5", "R@5"), ("r10", "R@10"))
+    },
+    "fid_lite0": "Fréchet distance, EfficientNet-lite0 (no FID)",
+    "fid": "Fréchet inception distance (FID)",
+    "kid_lite0": "kernel distance, EfficientNet-lite0 (no KID)",
+    "kid": "kernel inception distance (KID)",
+    "is_lite0": "inception score by EfficientNet-lite0 (no IS)",
+    "is": "inception score (IS)",
+    "precision": "precision of the images",
+    "recall": "recall of the images",
     "retrieval_map": "real image → generated of its class, mAP",
     **{f"retrieval_r{k}": f"real image → generated of its class, R@{k}" for k in (1, 5, 10)},
     **{f"retrieval_image_r{k}": f"real image → generated for it, R@{k}" for k in (1, 5, 10, 50)},
-    "class_accuracy": "class accuracy of the generated images", "attribute_agreement": "attributes generated as said",
+    "class_accuracy": "class accuracy of the generated images",
+    "attribute_agreement": "attributes generated as said",
 }
 
 
@@ -22,8 +34,11 @@ def label(name: str) -> str:
     """'speech_ap50_cosine' → 'AP@50 from speech, by cosine'."""
     if name.endswith("_cosine"):
         return f"{label(name.removesuffix('_cosine'))}, by cosine"
-    known = [start for start in _LABELS if name == start or name.startswith(f"{start}_") or
-             start.endswith("lite0") and name.startswith(start)]
+    known = [
+        start
+        for start in _LABELS
+        if name == start or name.startswith(f"{start}_") or start.endswith("lite0") and name.startswith(start)
+    ]
     return _LABELS[max(known, key=len)] if known else name
 
 

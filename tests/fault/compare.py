@@ -1,4 +1,5 @@
 """What a folder holds, so that two runs can be compared: every file under a final name, without dates and speeds."""
+
 import hashlib
 import json
 import pickle
@@ -36,13 +37,15 @@ def contents(folder: Path, base: Path | None = None) -> dict[str, str]:
 
 
 def _names(folder: Path) -> list[str]:
-    return [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*"))
-            if path.is_symlink() or path.is_file()]
+    return [
+        path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_symlink() or path.is_file()
+    ]
 
 
 def _held(path: Path, base: str) -> str | bytes:
     if path.suffix == ".pth":
         import torch
+
         return _digest(torch.load(path, weights_only=True))
     if path.suffix == ".json":
         return _plain(json.loads(path.read_text()), base)
@@ -57,9 +60,11 @@ def _held(path: Path, base: str) -> str | bytes:
         np.load(path)
     elif path.suffix in (".png", ".jpg"):
         from PIL import Image
+
         Image.open(path).load()
     elif path.suffix == ".wav":
         import soundfile
+
         assert len(soundfile.read(path)[0])
     elif path.suffix == ".html":
         assert data.endswith(b"</html>\n")
@@ -94,6 +99,7 @@ def _digest(value) -> str:
                 add(inner)
         else:
             total.update(repr(value).encode())
+
     add(value)
     return total.hexdigest()
 
@@ -101,6 +107,10 @@ def _digest(value) -> str:
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """TensorBoard's view of a run: name → (step, value) in order, without speeds."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     events = EventAccumulator(str(folder / "events"), size_guidance={"scalars": 0}).Reload()
-    return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in events.Tags()["scalars"]
-            if name not in VARYING}
+    return {
+        name: [(event.step, event.value) for event in events.Scalars(name)]
+        for name in events.Tags()["scalars"]
+        if name not in VARYING
+    }

@@ -1,4 +1,5 @@
 """Faults made on purpose. What was tried is counted, and told at the end of the tests by the conftest.py above."""
+
 import os
 import random
 import shutil
@@ -17,6 +18,7 @@ def count(request):
 
     def add(kind: str, number: int = 1) -> None:
         counted[kind] += number
+
     yield add
     request.node.user_properties += [("fault", pair) for pair in counted.items()]
 
@@ -31,8 +33,9 @@ def seeds(request):
         yield 0
         while time.monotonic() < end:
             seed = random.SystemRandom().randrange(1 << 32)
-            print(f"seed {seed}")                  # shown when the test fails
+            print(f"seed {seed}")  # shown when the test fails
             yield seed
+
     return give
 
 
@@ -40,6 +43,7 @@ def seeds(request):
 def worker(tmp_path_factory):
     """A process that reads files under limits; see worker.py."""
     from worker import Worker
+
     with open(tmp_path_factory.mktemp("noise") / "stderr", "w") as noise:
         worker = Worker(noise)
         yield worker
@@ -49,6 +53,7 @@ def worker(tmp_path_factory):
 @pytest.fixture(scope="session")
 def fork_server():
     from fork_server import ForkServer
+
     with ForkServer() as fork_server:
         yield fork_server
 
@@ -57,6 +62,7 @@ def fork_server():
 def trial(tmp_path_factory, fork_server):
     """The stages of a recipe, each left alone once: what the killed ones and those on a full disk are held against."""
     from trial import Trial
+
     folder = tmp_path_factory.mktemp("trial")
     yield Trial(folder, fork_server)
     shutil.rmtree(folder)
@@ -70,11 +76,12 @@ def first_recipe(request, tmp_path_factory):
         yield None
         return
     import recipes
+
     place = tmp_path_factory.mktemp("recipe") / "another place"
     with ThreadPoolExecutor(1) as executor:
         future = executor.submit(recipes.killed, place, 0)
         yield future
-        while not future.done():                   # the tests were broken off
+        while not future.done():  # the tests were broken off
             recipes.ended_soon(lambda: recipes.at_work(place), 0)
             time.sleep(0.1)
 
@@ -83,6 +90,11 @@ def pytest_configure(config):
     os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", os.path.join("/tmp", f"hypothesis.{os.getuid()}"))
     minutes = config.getoption("--fault_minutes", 0)
     hypothesis.settings.register_profile(
-        "fault", derandomize=not minutes, deadline=None, database=None, max_examples=int(60 * max(1, 4 * minutes)),
-        suppress_health_check=list(hypothesis.HealthCheck))
+        "fault",
+        derandomize=not minutes,
+        deadline=None,
+        database=None,
+        max_examples=int(60 * max(1, 4 * minutes)),
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
     hypothesis.settings.load_profile("fault")

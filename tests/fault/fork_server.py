@@ -4,6 +4,7 @@
 command's own file in a session of its own. A child can be killed before its k-th change to the watched folder, after a
 time, or in the middle of a write.
 """
+
 import contextlib
 import errno
 import importlib
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-LIMIT = 120                                        # seconds that any command may take
+LIMIT = 120  # seconds that any command may take
 MODULES = """numpy PIL.Image PIL.PngImagePlugin PIL.JpegImagePlugin scipy.linalg soundfile soxr librosa.filters tqdm
     yaml torch torchvision torch._dynamo torch.utils.tensorboard Audio_to_Image.trainer Audio_to_Image.teachers.extraction
     Audio_to_Image.mel_cache Audio_to_Image.tts.clips Audio_to_Image.tts.espeak StackGAN_v2.config
@@ -38,6 +39,7 @@ _CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.
 class Ended:
     """status: as a shell sees it (137: killed); changes: one line for each change of a file that was begun;
     left: processes of the session that outlived it by a minute."""
+
     status: int
     output: str
     changes: list[str]
@@ -49,10 +51,20 @@ class ForkServer:
     """A context manager: `run` starts a command there and waits for its end."""
 
     def __enter__(self):
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1",
-                                    "no_proxy": "127.0.0.1"}
-        self._process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                         text=True, cwd=ROOT, env=environment)
+        environment = os.environ | {
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
+            "NO_PROXY": "127.0.0.1",
+            "no_proxy": "127.0.0.1",
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=environment,
+        )
         return self
 
     def __exit__(self, *unused):
@@ -60,13 +72,28 @@ class ForkServer:
         self._process.wait(60)
         self._process.stdout.close()
 
-    def run(self, words, watch, change: int | None = None, after: float | None = None, at_bytes: int | None = None,
-            alone: bool = False, full: bool = False) -> Ended:
+    def run(
+        self,
+        words,
+        watch,
+        change: int | None = None,
+        after: float | None = None,
+        at_bytes: int | None = None,
+        alone: bool = False,
+        full: bool = False,
+    ) -> Ended:
         """Run `words`, a command file and its options. change: kill it before this change below `watch`, counted from
         0; after: kill it then, in seconds; at_bytes: let the kernel kill it when a file grows beyond. alone: the
         leader only, not its workers. full: nothing is killed; the disk is full from that change or those bytes on."""
-        request = dict(words=list(map(str, words)), watch=str(watch), change=change, after=after, at_bytes=at_bytes,
-                       alone=alone, full=full)
+        request = dict(
+            words=list(map(str, words)),
+            watch=str(watch),
+            change=change,
+            after=after,
+            at_bytes=at_bytes,
+            alone=alone,
+            full=full,
+        )
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
@@ -113,9 +140,10 @@ def _processes():
 
 # ---- the process that forks ----
 
+
 def serve() -> None:
     for name in MODULES:
-        with contextlib.suppress(ModuleNotFoundError):     # one that has moved costs time and nothing else
+        with contextlib.suppress(ModuleNotFoundError):  # one that has moved costs time and nothing else
             importlib.import_module(name)
     for (module, name), value in SMALLER.items():
         assert hasattr(sys.modules[module], name)
@@ -139,7 +167,7 @@ def _attend(words, watch, change, after, at_bytes, alone, full) -> dict:
     while True:
         passed = time.monotonic() - began
         if passed > (LIMIT if after is None or killed else after):
-            with contextlib.suppress(ProcessLookupError):      # its session has not begun: in the next turn
+            with contextlib.suppress(ProcessLookupError):  # its session has not begun: in the next turn
                 (os.kill if alone else os.killpg)(child, signal.SIGKILL)
                 killed = True
         ready = select.select([handle, *texts], [], [], 0.01 if after is not None and not killed else 0.5)[0]
@@ -148,7 +176,7 @@ def _attend(words, watch, change, after, at_bytes, alone, full) -> dict:
                 texts[pipe] += os.read(pipe, 1 << 16)
         if ready == [handle] or handle in ready and not any(select.select(texts, [], [], 0)[0]):
             break
-        if handle in ready:                        # workers that outlive it hold the pipes: what is in them is enough
+        if handle in ready:  # workers that outlive it hold the pipes: what is in them is enough
             for pipe in texts:
                 os.set_blocking(pipe, False)
                 with contextlib.suppress(BlockingIOError):
@@ -159,8 +187,13 @@ def _attend(words, watch, change, after, at_bytes, alone, full) -> dict:
     for pipe in (said, changes, handle):
         os.close(pipe)
     status = os.waitstatus_to_exitcode(code)
-    return dict(status=status if status >= 0 else 128 - status, output=texts[said].decode(errors="replace")[-4000:],
-                changes=texts[changes].decode().splitlines(), seconds=time.monotonic() - began, session=child)
+    return dict(
+        status=status if status >= 0 else 128 - status,
+        output=texts[said].decode(errors="replace")[-4000:],
+        changes=texts[changes].decode().splitlines(),
+        seconds=time.monotonic() - began,
+        session=child,
+    )
 
 
 def _live(words, mouth, pen, watch, change, at_bytes, alone, full) -> None:
@@ -172,10 +205,10 @@ def _live(words, mouth, pen, watch, change, at_bytes, alone, full) -> None:
         os.dup2(mouth, 1)
         os.dup2(mouth, 2)
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
-        if at_bytes is not None:                   # the part of the write that fits is done, the rest is not
+        if at_bytes is not None:  # the part of the write that fits is done, the rest is not
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             resource.setrlimit(resource.RLIMIT_FSIZE, (at_bytes, resource.RLIM_INFINITY))
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN if full else signal.SIG_DFL)      # ignored: write() fails
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN if full else signal.SIG_DFL)  # ignored: write() fails
         sys.addaudithook(_Watcher(watch, pen, change, alone, full))
         sys.argv = words
         runpy.run_path(words[0], run_name="__main__")

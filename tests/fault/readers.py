@@ -3,6 +3,7 @@
 Lines come in as `<kind><tab><path>`; for each a line of JSON goes out: {} for success, {"sentence": …} for a UserError,
 {"fault": traceback} for anything else.
 """
+
 import json
 import os
 import resource
@@ -13,7 +14,7 @@ import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOM = 1 << 30                      # bytes above what the libraries take
+ROOM = 1 << 30  # bytes above what the libraries take
 
 
 def readers() -> dict:
@@ -28,6 +29,7 @@ def readers() -> dict:
     from scripts.data.prepare import flowers, places
     from StackGAN_v2 import config, model
     from StackGAN_v2.data import image_cache
+
     items = tuple(splits.Item(str(n), Path(f"{n}.jpg"), n, "", ("a", "b"), ()) for n in range(3))
     split = splits.Split("train", Path("train.json"), items, Path(), None, False)
 
@@ -66,15 +68,28 @@ def readers() -> dict:
     def cache_draw():
         return torch.tensor([0, 1]), torch.full((2, 2), 0.99), torch.tensor([False, True])
 
-    return {"shard": shard, "mels": mels, "images": pixels, "sound": audio.load_log_mel,
-            "image": lambda path: np.asarray(images.open_rgb(path)).sum(),
-            "pickle": pickles.read_pickle, "features": lambda path: features.load_features(path, split, "the stage"),
-            "checkpoint": checkpoint.load, "encoder": lambda path: speech_encoder.load_encoder(path)[1],
-            "generator": network(model.load_generator), "googlenet": network(googlenet.load_googlenet),
-            "caffemodel": lambda path: googlenet.read_caffemodel(googlenet._read(path), path),
-            "split": lambda path: splits.load_split(path.parent, path.stem).digest(), "json": files.read_json,
-            "places": places.rooms, "labels": flowers.read_labels, "boxes": boxes,
-            "registry": lambda path: registry.load((path,)), "cfg": config.load_config, "archive": unpacked}
+    return {
+        "shard": shard,
+        "mels": mels,
+        "images": pixels,
+        "sound": audio.load_log_mel,
+        "image": lambda path: np.asarray(images.open_rgb(path)).sum(),
+        "pickle": pickles.read_pickle,
+        "features": lambda path: features.load_features(path, split, "the stage"),
+        "checkpoint": checkpoint.load,
+        "encoder": lambda path: speech_encoder.load_encoder(path)[1],
+        "generator": network(model.load_generator),
+        "googlenet": network(googlenet.load_googlenet),
+        "caffemodel": lambda path: googlenet.read_caffemodel(googlenet._read(path), path),
+        "split": lambda path: splits.load_split(path.parent, path.stem).digest(),
+        "json": files.read_json,
+        "places": places.rooms,
+        "labels": flowers.read_labels,
+        "boxes": boxes,
+        "registry": lambda path: registry.load((path,)),
+        "cfg": config.load_config,
+        "archive": unpacked,
+    }
 
 
 def register_extension() -> None:
@@ -83,12 +98,14 @@ def register_extension() -> None:
     import pickle
 
     from hostile import EXTENSION
+
     copyreg.add_extension("os", "mkdir", EXTENSION)
     assert pickle.loads(b"\x80\x02\x82" + bytes([EXTENSION]) + b".") is os.mkdir
 
 
 def end_of(read, path: Path) -> dict:
     from common.cli import UserError
+
     try:
         read(path)
         return {}
@@ -100,13 +117,14 @@ def end_of(read, path: Path) -> dict:
 
 def main() -> None:
     warnings.simplefilter("ignore")
-    answers = os.fdopen(os.dup(1), "w")            # what a library prints must not come between
+    answers = os.fdopen(os.dup(1), "w")  # what a library prints must not come between
     os.dup2(2, 1)
     known = readers()
     register_extension()
     import librosa.filters  # noqa: F401             # what is imported on first use is no memory of a file
     import soundfile  # noqa: F401
     from scipy import fft, io  # noqa: F401
+
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + ROOM, taken + ROOM))
     print("{}", file=answers, flush=True)

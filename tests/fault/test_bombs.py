@@ -1,4 +1,5 @@
 """Files made to exhaust memory or to name what is not theirs: each is one sentence within the limits of readers.py."""
+
 import bombs
 import pytest
 

@@ -1,4 +1,5 @@
 """Damaged inputs through the commands: each ends well or in one sentence, whichever part of it meets the file first."""
+
 import random
 
 import pytest

@@ -1,4 +1,5 @@
 """Damaged files of every kind end in success or one clear sentence, in bounded time and memory."""
+
 import random
 import re
 
@@ -12,9 +13,15 @@ def whole(tmp_path_factory):
     return originals.make(tmp_path_factory.mktemp("originals"))
 
 
-KINDS = {"sound": "sound", "image": "image", "pickle": "features|pickle",
-         "checkpoint": "checkpoint|encoder|generator", "text": "split|json|places|registry|cfg|boxes",
-         "network": "caffemodel|googlenet", "archive": "archive|labels"}
+KINDS = {
+    "sound": "sound",
+    "image": "image",
+    "pickle": "features|pickle",
+    "checkpoint": "checkpoint|encoder|generator",
+    "text": "split|json|places|registry|cfg|boxes",
+    "network": "caffemodel|googlenet",
+    "archive": "archive|labels",
+}
 
 
 @pytest.mark.parametrize("group", KINDS)
@@ -51,14 +58,21 @@ def test_wrong_extensions(worker, whole, tmp_path, count):
     count("damaged", tried)
 
 
-@pytest.mark.parametrize("kind, names", [("mels", ("log_mels.npy", "log_mels.json", ".log_mels.partial.jsonl")),
-                                         ("images", ("images_16.npy", "images_16.json"))])
+@pytest.mark.parametrize(
+    "kind, names",
+    [
+        ("mels", ("log_mels.npy", "log_mels.json", ".log_mels.partial.jsonl")),
+        ("images", ("images_16.npy", "images_16.json")),
+    ],
+)
 def test_damaged_caches_are_made_again(kind, names, worker, tmp_path, seeds, count):
     """Caches lie in a data set's folder, which may come from another machine, or a disk that failed."""
     originals.make_cached(tmp_path)
     assert worker.read(kind, tmp_path / names[0]) is None
-    whole = {name: (tmp_path / name).read_bytes() if (tmp_path / name).exists() else b'{"end": 1, "records": {}}\n'
-             for name in names}
+    whole = {
+        name: (tmp_path / name).read_bytes() if (tmp_path / name).exists() else b'{"end": 1, "records": {}}\n'
+        for name in names
+    }
     for seed in seeds(0.01):
         for name in names:
             for what, data in variants(whole[name], 24, random.Random(f"{seed} {name}")):

@@ -1,4 +1,5 @@
 """Files made to run code, to eat memory or to leave their folder: refused, or read for what they hold, and no more."""
+
 import copyreg
 import pickle
 
@@ -22,7 +23,7 @@ def test_the_hostile_pickles_are_hostile(tmp_path, extension):
     for name, data in hostile.executing(str(canary)).items():
         try:
             pickle.loads(data)
-        except Exception:                          # some fall over after the deed
+        except Exception:  # some fall over after the deed
             pass
         assert canary.is_dir(), name
         canary.rmdir()
@@ -64,7 +65,7 @@ def test_arrays_beside_a_data_set_run_nothing(tmp_path, worker, count):
     array[:] = [hostile.Reduced(str(canary))] * 4
     originals.make_cached(tmp_path)
     for name, kind in (("log_mels.npy", "mels"), ("images_16.npy", "images"), ("00000.npy", "shard")):
-        for _ in range(2):                         # once without the cache's own index, once beside it
+        for _ in range(2):  # once without the cache's own index, once beside it
             np.save(tmp_path / name, array, allow_pickle=True)
             assert worker.read(kind, tmp_path / name) is None
             assert not canary.exists(), name
@@ -77,13 +78,18 @@ def test_python_2_pickles_are_still_read(tmp_path, worker):
         data = pickle.dumps(rows, protocol).replace(b"numpy._core", b"numpy.core")
         assert worker.read("features", _written(tmp_path / "f.pickle", data)) is None
     # [numpy.array([[1.5, -2]], '<f4')] as Python 2.7 and NumPy 1.16 wrote it, cPickle protocol 2 and pickle protocol 0
-    binary = (b"\x80\x02]q\x01cnumpy.core.multiarray\n_reconstruct\nq\x02cnumpy\nndarray\nq\x03K\x00\x85U\x01b\x87Rq\x04(K\x01"
-              b"K\x01K\x02\x86cnumpy\ndtype\nq\x05U\x02f4K\x00K\x01\x87Rq\x06(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK"
-              b"\x00tb\x89U\x08\x00\x00\xc0?\x00\x00\x00\xc0tba.")
-    text = (b"(lp0\ncnumpy.core.multiarray\n_reconstruct\np1\n(cnumpy\nndarray\np2\n(I0\ntp3\nS'b'\np4\ntp5\nRp6\n(I1\n(I1\nI2\n"
-            b"tp7\ncnumpy\ndtype\np8\n(S'f4'\np9\nI0\nI1\ntp10\nRp11\n(I3\nS'<'\np12\nNNNI-1\nI-1\nI0\ntp13\nbI00\n"
-            b"S'\\x00\\x00\\xc0?\\x00\\x00\\x00\\xc0'\np14\ntp15\nba.")
+    binary = (
+        b"\x80\x02]q\x01cnumpy.core.multiarray\n_reconstruct\nq\x02cnumpy\nndarray\nq\x03K\x00\x85U\x01b\x87Rq\x04(K\x01"
+        b"K\x01K\x02\x86cnumpy\ndtype\nq\x05U\x02f4K\x00K\x01\x87Rq\x06(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK"
+        b"\x00tb\x89U\x08\x00\x00\xc0?\x00\x00\x00\xc0tba."
+    )
+    text = (
+        b"(lp0\ncnumpy.core.multiarray\n_reconstruct\np1\n(cnumpy\nndarray\np2\n(I0\ntp3\nS'b'\np4\ntp5\nRp6\n(I1\n(I1\nI2\n"
+        b"tp7\ncnumpy\ndtype\np8\n(S'f4'\np9\nI0\nI1\ntp10\nRp11\n(I3\nS'<'\np12\nNNNI-1\nI-1\nI0\ntp13\nbI00\n"
+        b"S'\\x00\\x00\\xc0?\\x00\\x00\\x00\\xc0'\np14\ntp15\nba."
+    )
     from common.untrusted.pickles import read_pickle
+
     for data in (binary, text):
-        array, = read_pickle(_written(tmp_path / "f.pickle", data))
+        (array,) = read_pickle(_written(tmp_path / "f.pickle", data))
         assert array.dtype == np.float32 and array.tolist() == [[1.5, -2.0]]

@@ -1,4 +1,5 @@
 """Every stage killed at any moment: no half file under a final name, and the same command ends as if nothing was."""
+
 import os
 import random
 import re
@@ -24,11 +25,19 @@ KILLS = {
     "data": (1, 0, 1, []),
     "speech": (1, 0, 1, [(r"open .*/\.train[^/]*json$", 0)]),
     "image features": (1, 0, 1, [(r"open .*/\.image_features_[^/]*json$", 0)]),
-    "encoder": (1, 0, 1, [(r"rename .*/log_mels\.npy$", 0), (r"rename .*/latest\.pth$", 0),
-                          (r"rename .*/resume\.pth$", 1)]),
+    "encoder": (
+        1,
+        0,
+        1,
+        [(r"rename .*/log_mels\.npy$", 0), (r"rename .*/latest\.pth$", 0), (r"rename .*/resume\.pth$", 1)],
+    ),
     "speech features": (1, 0, 1, []),
-    "generator": (1, 0, 1, [(r"rename .*/images_64\.npy$", 0), (r"rename .*/latest\.pth$", 0),
-                            (r"rename .*/resume\.pth$", 1)]),
+    "generator": (
+        1,
+        0,
+        1,
+        [(r"rename .*/images_64\.npy$", 0), (r"rename .*/latest\.pth$", 0), (r"rename .*/resume\.pth$", 1)],
+    ),
     "images": (1, 0, 1, []),
     "speech numbers": (0, 1, 0, []),
     "image numbers": (1, 0, 0, []),
@@ -46,7 +55,7 @@ def drawn(trial, name, seed, kills):
     for i in range(by_time):
         yield {"after": ended.seconds * (i + dice.random()) / by_time}
     for _ in range(in_writes):
-        least = 1 << 14 if name in TRAINERS else 0     # no kill cuts a line of statistics, a single small write
+        least = 1 << 14 if name in TRAINERS else 0  # no kill cuts a line of statistics, a single small write
         yield {"at_bytes": max(least, int(trial.sizes[name][-1] * dice.random()))}
     for pattern, later in always if seed == 0 else ():
         found = [number for number, change in enumerate(ended.changes[:-1]) if re.search(pattern, change)]
@@ -74,17 +83,33 @@ def archives(tmp_path_factory, fork_server, server):
     """A trial whose stages fetch CUB and Reed's captions in miniature, and prepare them."""
     folder = tmp_path_factory.mktemp("archives")
     registry_of(server, original_archives.make("birds", folder / "original"), folder / "registry.json")
-    fetch = ["scripts/download.py", "CUB_200_2011", "cvpr2016_cub", "--registry", folder / "registry.json",
-             "--retries", 0]
-    yield Trial(folder, fork_server, lambda place: [
-        stages.Stage("download", [*fetch, "--data_root", place / "data"]),
-        stages.Stage("prepare", ["scripts/prepare_birds.py", "--any_size", "--output_dir", place / "data/birds"])])
+    fetch = [
+        "scripts/download.py",
+        "CUB_200_2011",
+        "cvpr2016_cub",
+        "--registry",
+        folder / "registry.json",
+        "--retries",
+        0,
+    ]
+    yield Trial(
+        folder,
+        fork_server,
+        lambda place: [
+            stages.Stage("download", [*fetch, "--data_root", place / "data"]),
+            stages.Stage("prepare", ["scripts/prepare_birds.py", "--any_size", "--output_dir", place / "data/birds"]),
+        ],
+    )
     shutil.rmtree(folder)
 
 
 FETCHING = {
-    "download": (1, 0, 1, [(r"rename .*/CUB_200_2011\.tgz$", 1), (r"rename .*/CUB_200_2011$", 0),
-                           (r"rename .*/CUB_200_2011$", 1)]),
+    "download": (
+        1,
+        0,
+        1,
+        [(r"rename .*/CUB_200_2011\.tgz$", 1), (r"rename .*/CUB_200_2011$", 0), (r"rename .*/CUB_200_2011$", 1)],
+    ),
     "prepare": (1, 0, 0, [(r"rename .*/train\.json$", 1)]),
 }
 
@@ -114,23 +139,40 @@ def test_a_killed_rank_ends_a_training_without_restarts(trial, count):
     words = [str(word) for word in trial.stages["encoder"].words]
     for option, value in (("--epoch", "1000"), ("--eval_every", "500"), ("--save_every", "500")):
         words[words.index(option) + 1] = value
-    with subprocess.Popen([sys.executable, "-m", "common.distributed.launch", "--standalone", "--nproc_per_node", "2",
-                           "--max_restarts", "0", *words],
-                          cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "common.distributed.launch",
+            "--standalone",
+            "--nproc_per_node",
+            "2",
+            "--max_restarts",
+            "0",
+            *words,
+        ],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
         output = ""
         while "step      3" not in output:
             line = process.stdout.readline()
             assert line, output
             output += line
-        ranks = {variables[b"RANK"]: number for number in at_work(trial.place)
-                 if b"RANK" in (variables := environment(number))}
+        ranks = {
+            variables[b"RANK"]: number
+            for number in at_work(trial.place)
+            if b"RANK" in (variables := environment(number))
+        }
         assert set(ranks) == {b"0", b"1"}
         os.kill(ranks[b"1"], signal.SIGKILL)
-        output += process.communicate(timeout=90)[0]           # the process group's own patience is ten minutes
+        output += process.communicate(timeout=90)[0]  # the process group's own patience is ten minutes
     assert process.returncode == 137 and "process 1 was killed (SIGKILL)" in output, output
     assert not ended_soon(lambda: at_work(trial.place))
-    compare.contents(trial.place)                  # every file is whole
+    compare.contents(trial.place)  # every file is whole
     count("kills")
 
 

@@ -1,4 +1,5 @@
 """What holds for every input, tried on random ones: readers give back what was written, or refuse in a sentence."""
+
 import io
 import json
 import pickle
@@ -36,14 +37,22 @@ def arrays(draw):
     return np.asfortranarray(array) if draw(st.booleans()) else array
 
 
-values = st.recursive(scalars | arrays(), lambda inner: st.lists(inner, max_size=3) | st.tuples(inner, inner) |
-                      st.dictionaries(st.text(max_size=3) | st.integers(), inner, max_size=3), max_leaves=8)
+values = st.recursive(
+    scalars | arrays(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.text(max_size=3) | st.integers(), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
 texts = st.text(st.characters(), max_size=12)
-PARTS = st.sampled_from(["..", ".", "a", "b c", "", "~", "ü", "x" * 300, "-rf", "$HOME", "'", '"', "\\", "\n", "\0",
-                         "\x1b[2J"])
+PARTS = st.sampled_from(
+    ["..", ".", "a", "b c", "", "~", "ü", "x" * 300, "-rf", "$HOME", "'", '"', "\\", "\n", "\0", "\x1b[2J"]
+)
 
 
-_ran = []                           # one entry an example
+_ran = []  # one entry an example
 
 
 @pytest.fixture(autouse=True)
@@ -94,11 +103,18 @@ def test_random_opcodes_end_in_a_value_or_a_sentence(steps):
             pass
 
 
-items = st.fixed_dictionaries({}, optional={
-    "image": texts | st.lists(PARTS, max_size=5).map("/".join), "img": texts,
-    "class": texts | st.integers() | st.none(), "text": texts | st.lists(texts | st.integers(), max_size=3),
-    "audio": st.lists(PARTS, max_size=3), "wav": texts,
-    "asr_text": texts})
+items = st.fixed_dictionaries(
+    {},
+    optional={
+        "image": texts | st.lists(PARTS, max_size=5).map("/".join),
+        "img": texts,
+        "class": texts | st.integers() | st.none(),
+        "text": texts | st.lists(texts | st.integers(), max_size=3),
+        "audio": st.lists(PARTS, max_size=3),
+        "wav": texts,
+        "asr_text": texts,
+    },
+)
 
 
 @given(st.lists(items | st.integers(), max_size=4), texts | st.none(), texts | st.none())
@@ -112,7 +128,7 @@ def test_split_files_name_only_what_lies_below_their_bases(data, images, sound):
     for item in split.items:
         for base, path in [(split.image_root, item.image), *((split.audio_root, path) for path in item.audio)]:
             assert path.is_relative_to(base) and ".." not in path.relative_to(base).parts
-            str(path).encode()                     # a name that a file can have
+            str(path).encode()  # a name that a file can have
 
 
 @given(st.lists(PARTS, max_size=6).map("/".join) | texts)
@@ -126,8 +142,13 @@ def test_paths_inside_a_folder_stay_there(relative):
     assert Path("/base") in path.parents and ".." not in path.parts
 
 
-@given(st.integers(0, 3000), st.integers(1, 3), st.sampled_from([1000, 8000, 11025, 16000, 44100, 192000]),
-       st.sampled_from(["PCM_16", "PCM_U8", "PCM_24", "FLOAT"]), st.integers(0, 99))
+@given(
+    st.integers(0, 3000),
+    st.integers(1, 3),
+    st.sampled_from([1000, 8000, 11025, 16000, 44100, 192000]),
+    st.sampled_from(["PCM_16", "PCM_U8", "PCM_24", "FLOAT"]),
+    st.integers(0, 99),
+)
 def test_every_sound_becomes_a_log_mel(length, channels, rate, subtype, seed):
     samples = np.random.default_rng(seed).uniform(-1, 1, (length, channels))
     buffer = io.BytesIO()
@@ -158,8 +179,16 @@ def test_settings_keep_their_types(changes):
         assert type(value) is type(KEYS[name]), name
 
 
-@given(st.lists(st.tuples(st.lists(PARTS, min_size=1, max_size=4).map("/".join), st.sampled_from(
-    [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE]), PARTS), max_size=5))
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(PARTS, min_size=1, max_size=4).map("/".join),
+            st.sampled_from([tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE]),
+            PARTS,
+        ),
+        max_size=5,
+    )
+)
 def test_archives_stay_in_their_folder(members):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
@@ -181,6 +210,7 @@ def test_archives_stay_in_their_folder(members):
             names = [PurePosixPath(one).as_posix() for one in inner.rglob("*")]
             assert all(name.isprintable() for name in names), names
             shutil.rmtree(inner.parent)
+
     try:
         read(unpacked, "x.tar", buffer.getvalue())
     except UserError:

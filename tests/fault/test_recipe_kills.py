@@ -1,4 +1,5 @@
 """run.sh as a whole, in processes of its own, killed in every stage."""
+
 import re
 
 import compare
@@ -10,8 +11,13 @@ SHEET = re.compile(r"/Image/\d+_\d+\.png$")
 
 def compared(contents: dict, *others: dict) -> dict:
     """Without what a recipe knows of its own stages, resume files, and sheets of samples that `others` do not have."""
-    return {name: held for name, held in contents.items() if not name.startswith("output/trial/")
-            and "/resume" not in name and (not SHEET.search(name) or all(name in other for other in others))}
+    return {
+        name: held
+        for name, held in contents.items()
+        if not name.startswith("output/trial/")
+        and "/resume" not in name
+        and (not SHEET.search(name) or all(name in other for other in others))
+    }
 
 
 def test_a_recipe_killed_in_every_stage_ends_as_if_left_alone(trial, first_recipe, tmp_path, count, seeds):

@@ -1,14 +1,17 @@
 """A recipe whose stages are run alone, so that each can be killed and compared with the run that was left alone."""
+
 import shutil
 
 import compare
 import stages
 
-TRAINERS = {"encoder": "output/Audio_to_Image/log/trial_speech_encoder",
-            "generator": "output/StackGAN_v2/trial_speech_encoder"}
+TRAINERS = {
+    "encoder": "output/Audio_to_Image/log/trial_speech_encoder",
+    "generator": "output/StackGAN_v2/trial_speech_encoder",
+}
 # What comes in several versions during a stage, each of them whole.
 SEVERAL = (*TRAINERS.values(), "data/birds/.downloaded.json")
-UNFINISHED = '{"order": "unfinished"}'              # what a feature file is described by while it is written
+UNFINISHED = '{"order": "unfinished"}'  # what a feature file is described by while it is written
 
 
 class Trial:
@@ -48,7 +51,7 @@ class Trial:
                 if name in TRAINERS:
                     self.seen[name] = compare.scalars(self.place / TRAINERS[name])
                     for path in (self.place / TRAINERS[name]).glob("resume*.pth"):
-                        path.unlink()              # large, and of no use to later stages
+                        path.unlink()  # large, and of no use to later stages
                 stages.restore(self.place, self.folder / "now")
             if name == wanted:
                 return
@@ -56,8 +59,11 @@ class Trial:
     def new_sizes(self, name) -> list[int]:
         """Bytes of the files that a stage has made."""
         saved = self.saved(name)
-        return sorted(path.stat().st_size for path in self.place.rglob("*") if path.is_file() and not path.is_symlink()
-                      and not (saved / path.relative_to(self.place)).exists())
+        return sorted(
+            path.stat().st_size
+            for path in self.place.rglob("*")
+            if path.is_file() and not path.is_symlink() and not (saved / path.relative_to(self.place)).exists()
+        )
 
     def survive(self, name, **kill) -> bool:
         """Kill the stage, look at what is there, let it finish, compare. False if it ended before it was killed.
@@ -73,7 +79,8 @@ class Trial:
         for file, held in compare.contents(self.place).items():
             if not file.startswith(SEVERAL):
                 assert held in (before.get(file), self.after[name].get(file), UNFINISHED), (
-                    f"{told}: {file} is of neither run")
+                    f"{told}: {file} is of neither run"
+                )
         again = self.run(name)
         assert again.status == 0, (told, again.output)
         self.compare(name, told)

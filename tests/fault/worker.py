@@ -1,4 +1,5 @@
 """The other end of readers.py: gives it files, and holds each answer against what is promised."""
+
 import json
 import os
 import select
@@ -8,15 +9,15 @@ from pathlib import Path
 
 import readers
 
-SECONDS = 120                       # for one file, on a machine that does other things too
-LONGEST = 700                       # letters of a sentence beside the file's name
+SECONDS = 120  # for one file, on a machine that does other things too
+LONGEST = 700  # letters of a sentence beside the file's name
 
 
 class Worker:
     """Keeps one process of readers.py; a new one after a crash or a file that took too long."""
 
     def __init__(self, noise):
-        self.noise = noise          # file for what the libraries print
+        self.noise = noise  # file for what the libraries print
         self.process = None
 
     def read(self, kind: str, path) -> str | None:
@@ -38,8 +39,14 @@ class Worker:
 
     def _start(self) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
-        self.process = subprocess.Popen([sys.executable, readers.__file__], stdin=subprocess.PIPE, text=True,
-                                        stdout=subprocess.PIPE, stderr=self.noise, env=environment)
+        self.process = subprocess.Popen(
+            [sys.executable, readers.__file__],
+            stdin=subprocess.PIPE,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=self.noise,
+            env=environment,
+        )
         self._answer("its start")
 
     def _answer(self, asked: str) -> dict:

@@ -1,4 +1,5 @@
 """A small set for the generator: two splits of seven images with bounding boxes and made-up speech features."""
+
 import json
 from pathlib import Path
 
@@ -29,8 +30,10 @@ def make_set(root: Path, items: int = 7) -> Path:
     (folder / "CUB/images.txt").write_text("".join(f"{i + 1} {name}\n" for i, name in enumerate(names)))
     (folder / "CUB/bounding_boxes.txt").write_text("\n".join(boxes))
     for offset, name in ((0, "train"), (items, "test")):
-        data = [{"image": image, "class": f"{i % 3 + 1:03d}.kind", "text": ["words"] * (1 + i % 2)}
-                for i, image in enumerate(names[offset:offset + items])]
+        data = [
+            {"image": image, "class": f"{i % 3 + 1:03d}.kind", "text": ["words"] * (1 + i % 2)}
+            for i, image in enumerate(names[offset : offset + items])
+        ]
         (folder / f"{name}.json").write_text(json.dumps({"image_base_path": str(folder / "CUB"), "data": data}))
         rows = [rng.standard_normal((1 + i % 2, 9)) for i in range(items)]
         save_features(feature_path(folder, name, "audio", "stub"), rows, load_split(folder, name))

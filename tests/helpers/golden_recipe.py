@@ -1,6 +1,7 @@
 """Weights and inputs for the golden tests, made from names alone: any implementation with the same state-dict keys gets
 the same numbers. What comes out must not change, since the files in tests/golden were computed with it.
 """
+
 import zlib
 
 import numpy as np
@@ -25,9 +26,9 @@ def _values(key: str, shape: tuple) -> np.ndarray:
         return np.float32(0.5) + np.abs(array(key, shape, 0.5))
     if key.endswith("running_mean"):
         return array(key, shape, 0.1)
-    if len(shape) > 1:                                          # weights: unit gain
+    if len(shape) > 1:  # weights: unit gain
         return array(key, shape, 1 / np.sqrt(np.prod(shape[1:])))
-    return array(key, shape, 0.1) + np.float32(key.endswith("weight"))   # norms' weights near 1, biases near 0
+    return array(key, shape, 0.1) + np.float32(key.endswith("weight"))  # norms' weights near 1, biases near 0
 
 
 def summary(tensor: torch.Tensor, n: int = 4096) -> np.ndarray:

@@ -1,4 +1,5 @@
 """A file server on loopback that keeps to HTTP, ranges and all, or breaks off, stalls and fails when told to."""
+
 import contextlib
 import hashlib
 import http.server
@@ -8,14 +9,15 @@ import time
 
 class Server(http.server.ThreadingHTTPServer):
     """Serves `files` (path → bytes) with ranges and ETags; misbehaves as its attributes say, and notes each request."""
+
     daemon_threads = True
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files, self.requests = {}, []
         self.ranges, self.tags = True, True
-        self.drop_after = []                # bytes after which the next answers break off
-        self.statuses = []                  # status codes of the next answers
+        self.drop_after = []  # bytes after which the next answers break off
+        self.statuses = []  # status codes of the next answers
         self.stall = False
 
     def url(self, path="/set.tgz"):

@@ -1,4 +1,5 @@
 """The four sets' downloads in their exact original forms, made of the miniatures, with real images and real sound."""
+
 import io
 import os
 import tarfile
@@ -10,12 +11,12 @@ from PIL import Image
 from prepare_miniatures import MAKERS, captions_of, write_lines
 
 RATE = 16000
-PIXELS = {"birds": (400, 340)}                     # the miniature's bounding boxes lie within
+PIXELS = {"birds": (400, 340)}  # the miniature's bounding boxes lie within
 
 
 def image(number: int, size: tuple[int, int]) -> bytes:
     """A JPEG of coloured waves, different for each number."""
-    y, x = np.mgrid[:size[1], :size[0]]
+    y, x = np.mgrid[: size[1], : size[0]]
     waves = [np.sin(x / (7 + number % 5 + colour) + number) + np.cos(y / (9 + colour) - number) for colour in range(3)]
     file = io.BytesIO()
     Image.fromarray(((np.stack(waves, -1) + 2) * 63).astype(np.uint8)).save(file, "JPEG")
@@ -46,13 +47,16 @@ def make(name: str, folder) -> dict[str, bytes]:
 
 
 def _birds(folder):
-    (folder / "attributes.txt").write_text("1 has_bill_shape::curved_(up_or_down)\n")        # beside the top folder
+    (folder / "attributes.txt").write_text("1 has_bill_shape::curved_(up_or_down)\n")  # beside the top folder
     return {"CUB_200_2011": tgz(folder, "CUB_200_2011", "attributes.txt"), "cvpr2016_cub": tgz(folder, "cvpr2016_cub")}
 
 
 def _flowers(folder):
-    return {"Oxford_102": tgz(folder, "jpg"), "Oxford_102_labels": (folder / "imagelabels.mat").read_bytes(),
-            "cvpr2016_flowers": tgz(folder, "cvpr2016_flowers")}
+    return {
+        "Oxford_102": tgz(folder, "jpg"),
+        "Oxford_102_labels": (folder / "imagelabels.mat").read_bytes(),
+        "cvpr2016_flowers": tgz(folder, "cvpr2016_flowers"),
+    }
 
 
 def _places(folder):
@@ -61,8 +65,11 @@ def _places(folder):
 
 def _flickr8k(folder):
     (folder / "flickr_audio/wav2spk.txt").write_text("1000_693b08cb0e_0.wav 1\n")
-    return {"Flickr8k_audio": tgz(folder, "flickr_audio"), "Flickr8k_images": zipped(folder, "Flicker8k_Dataset"),
-            "Flickr8k_text": zipped(folder / "Flickr8k_text", "")}
+    return {
+        "Flickr8k_audio": tgz(folder, "flickr_audio"),
+        "Flickr8k_images": zipped(folder, "Flicker8k_Dataset"),
+        "Flickr8k_text": zipped(folder / "Flickr8k_text", ""),
+    }
 
 
 _PACKERS = {"birds": _birds, "flowers": _flowers, "places": _places, "flickr8k": _flickr8k}
@@ -90,7 +97,7 @@ def make_whole_cub(folder) -> None:
     """CUB and its captions, unpacked, with all their files: 200 species, 11,788 names of one image of 500 pixels."""
     archive, captions, names = folder / "CUB_200_2011", folder / "cvpr2016_cub", []
     kinds = [f"{number:03d}.Bird_{number}" for number in range(1, 201)]
-    counts = [59 + (n < 5) for n in range(150)] + [58 + (n < 33) for n in range(50)]        # 8,855 and 2,933
+    counts = [59 + (n < 5) for n in range(150)] + [58 + (n < 33) for n in range(50)]  # 8,855 and 2,933
     folder.mkdir()
     (folder / "one.jpg").write_bytes(image(0, (500, 375)))
     for kind, count in zip(kinds, counts):

@@ -1,4 +1,5 @@
 """Miniatures of the four sets' archives, unpacked, in their exact original forms: a few classes, a few images."""
+
 import json
 
 import numpy as np
@@ -43,6 +44,7 @@ def make_birds(folder):
 def make_flowers(folder):
     """Nine images of the classes 77, 1 and 102; class 1 is for testing."""
     from scipy.io import savemat
+
     labels = [77, 77, 77, 1, 1, 102, 102, 102, 102]
     for n, label in enumerate(labels, 1):
         write(folder / f"jpg/image_{n:05d}.jpg", IMAGE)
@@ -53,8 +55,13 @@ def make_flowers(folder):
 
 
 def utterance(n, image):
-    return {"uttid": f"A1-GSUN_{n:04X}", "speaker": "A1", "asr_text": f"a\u00a0room  number {n}",
-            "wav": f"wavs/{n % 3}/utterance_{n}.wav", "image": image}
+    return {
+        "uttid": f"A1-GSUN_{n:04X}",
+        "speaker": "A1",
+        "asr_text": f"a\u00a0room  number {n}",
+        "wav": f"wavs/{n % 3}/utterance_{n}.wav",
+        "image": image,
+    }
 
 
 def make_places(folder):
@@ -83,11 +90,17 @@ def make_flickr8k(folder):
         for k in range(5):
             write(folder / f"flickr_audio/wavs/{name}_{k}.wav", b"RIFF sound")
     # The order of the original's lines is not that of the numbers.
-    write_lines(folder / "flickr_audio/wav2capt.txt",
-                (f"{name}_{k}.wav {name}.jpg #{k}" for k in (3, 0, 4, 1, 2) for name in names))
-    write_lines(folder / "Flickr8k_text/Flickr8k.token.txt",
-                ["2258277193_586949ec62.jpg.1#0\tA stray line of the original .",
-                 *(f"{name}.jpg#{k}\tA dog {k} runs in {name} ." for name in names for k in range(5))])
+    write_lines(
+        folder / "flickr_audio/wav2capt.txt",
+        (f"{name}_{k}.wav {name}.jpg #{k}" for k in (3, 0, 4, 1, 2) for name in names),
+    )
+    write_lines(
+        folder / "Flickr8k_text/Flickr8k.token.txt",
+        [
+            "2258277193_586949ec62.jpg.1#0\tA stray line of the original .",
+            *(f"{name}.jpg#{k}\tA dog {k} runs in {name} ." for name in names for k in range(5)),
+        ],
+    )
     for part, (first, last) in {"train": (0, 12), "dev": (12, 14), "test": (14, 16)}.items():
         write_lines(folder / f"Flickr8k_text/Flickr_8k.{part}Images.txt", (f"{name}.jpg" for name in names[first:last]))
 

@@ -1,4 +1,5 @@
 """Files as the published code and its authors' downloads have them: split files, pickles of Python 2, old weights."""
+
 import json
 import struct
 from pathlib import Path
@@ -14,15 +15,18 @@ SENTENCE = "this bird is red with a short beak"
 def python_2_array(array: np.ndarray) -> bytes:
     """The opcodes that Python 2 writes for a float32 array (protocol 2): its bytes as a str, old module names."""
     data, shape = array.astype("<f4").tobytes(), b"".join(b"M" + struct.pack("<H", size) for size in array.shape)
-    return (b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01(" + shape + b"t"
-            b"cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
-            b"T" + struct.pack("<i", len(data)) + data + b"tb")
+    return (
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01(" + shape + b"t"
+        b"cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+        b"T" + struct.pack("<i", len(data)) + data + b"tb"
+    )
 
 
 def python_2_pickle(rows) -> bytes:
     """A list of float32 arrays, or of texts, as `pickle.dump(rows, file, 2)` of Python 2 writes it."""
-    items = b"".join(python_2_array(row) if isinstance(row, np.ndarray) else b"U" + bytes([len(row)]) + row.encode()
-                     for row in rows)
+    items = b"".join(
+        python_2_array(row) if isinstance(row, np.ndarray) else b"U" + bytes([len(row)]) + row.encode() for row in rows
+    )
     return b"\x80\x02](" + items + b"e."
 
 
@@ -34,7 +38,8 @@ def text_pickle(rows) -> bytes:
 def write(path: Path, content) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content) if isinstance(content, bytes) else path.write_text(
-        content if isinstance(content, str) else json.dumps(content))
+        content if isinstance(content, str) else json.dumps(content)
+    )
     return path
 
 
@@ -60,16 +65,34 @@ def make_birds(data: Path, items: int = 4, captions: int = 2) -> Path:
             kind = classes[number % len(classes)]
             stem = f"{kind}/{kind[4:]}_{number:04d}_{split}"
             sounds = [f"{stem}_{k}.wav" for k in range(captions)]
-            rows.append({"image": f"{stem}.jpg", "class": kind, "text": [f"{SENTENCE} {k}" for k in range(captions)],
-                         "audio": sounds})
-            media(rng, folder / "CUB_200_2011/images" / f"{stem}.jpg",
-                  [folder / "CUB_200_2011_audio/audio/0" / name for name in sounds])
-        write(folder / f"{split}.json", {
-            "a_image_base_path": "./data/birds/CUB_200_2011", "a_audio_base_path": "./data/birds/CUB_200_2011_audio/audio/0",
-            "a_image_feature_path": f"./data/birds/{side}/image_features_googlenet_caffe.pickle", "data": rows})
+            rows.append(
+                {
+                    "image": f"{stem}.jpg",
+                    "class": kind,
+                    "text": [f"{SENTENCE} {k}" for k in range(captions)],
+                    "audio": sounds,
+                }
+            )
+            media(
+                rng,
+                folder / "CUB_200_2011/images" / f"{stem}.jpg",
+                [folder / "CUB_200_2011_audio/audio/0" / name for name in sounds],
+            )
+        write(
+            folder / f"{split}.json",
+            {
+                "a_image_base_path": "./data/birds/CUB_200_2011",
+                "a_audio_base_path": "./data/birds/CUB_200_2011_audio/audio/0",
+                "a_image_feature_path": f"./data/birds/{side}/image_features_googlenet_caffe.pickle",
+                "data": rows,
+            },
+        )
         write(folder / side / "image_features_googlenet_caffe.pickle", python_2_pickle(views(rng, items)))
         write(folder / side / "filenames.pickle", text_pickle([row["image"][:-4] for row in rows]))
-        write(folder / side / "class_info.pickle", b"(lp0\n" + b"".join(b"I%d\na" % int(row["class"][:3]) for row in rows) + b".")
+        write(
+            folder / side / "class_info.pickle",
+            b"(lp0\n" + b"".join(b"I%d\na" % int(row["class"][:3]) for row in rows) + b".",
+        )
     return folder
 
 
@@ -77,12 +100,26 @@ def make_flowers(data: Path, items: int = 4) -> Path:
     """data/flowers: classes by number, wav, features beside the split files."""
     rng, folder = np.random.default_rng(2), data / "flowers"
     for split in ("train", "test"):
-        rows = [{"img": f"image_{n:05d}{split}.jpg", "class": n % 2 + 1 if n else str(n % 2 + 1), "text": [SENTENCE],
-                 "wav": [f"class_{n % 2 + 1:05d}/image_{n:05d}{split}_0.wav"]} for n in range(items)]
+        rows = [
+            {
+                "img": f"image_{n:05d}{split}.jpg",
+                "class": n % 2 + 1 if n else str(n % 2 + 1),
+                "text": [SENTENCE],
+                "wav": [f"class_{n % 2 + 1:05d}/image_{n:05d}{split}_0.wav"],
+            }
+            for n in range(items)
+        ]
         for row in rows:
             media(rng, folder / "jpg" / row["img"], [folder / "flowers_audio" / row["wav"][0]])
-        write(folder / f"{split}.json", {"image_base_path": "./data/flowers/jpg", "audio_base_path": "./data/flowers/flowers_audio",
-                                         "image_feature": f"./data/flowers/{split}_image_feature_caffe.pickle", "data": rows})
+        write(
+            folder / f"{split}.json",
+            {
+                "image_base_path": "./data/flowers/jpg",
+                "audio_base_path": "./data/flowers/flowers_audio",
+                "image_feature": f"./data/flowers/{split}_image_feature_caffe.pickle",
+                "data": rows,
+            },
+        )
         write(folder / f"{split}_image_feature_caffe.pickle", python_2_pickle(views(rng, items)))
         spoken = rng.standard_normal((items, 1, 1024)).astype(np.float32)
         write(folder / f"{split}_audio_features_0.pickle", python_2_pickle(list(spoken)))
@@ -94,12 +131,16 @@ def make_places(data: Path, items: int = 4, form: str = "{}_split.json") -> Path
     rng, folder = np.random.default_rng(3), data / "Places_subset"
     kinds = ("bedroom", "kitchenette")
     for split in ("train", "val"):
-        rows = [{"image": f"./{kinds[n % 2]}/{n}{split}.jpg", "wav": f"wavs/{n}/u{split}.wav", "asr_text": "a room"}
-                for n in range(items)]
+        rows = [
+            {"image": f"./{kinds[n % 2]}/{n}{split}.jpg", "wav": f"wavs/{n}/u{split}.wav", "asr_text": "a room"}
+            for n in range(items)
+        ]
         for row in rows:
             media(rng, folder / "data" / row["image"], [folder / "audios" / row["wav"][5:]])
-        write(folder / "metadata" / form.format(split), {"image_base_path": "/data/theirs/images/",
-                                                         "audio_base_path": "/data/theirs/wavs/", "data": rows})
+        write(
+            folder / "metadata" / form.format(split),
+            {"image_base_path": "/data/theirs/images/", "audio_base_path": "/data/theirs/wavs/", "data": rows},
+        )
         write(folder / "metadata" / f"{split}_split_caffe.pickle", python_2_pickle(views(rng, items)))
         spoken = rng.standard_normal((items, 1024)).astype(np.float32)
         write(folder / "metadata" / f"{split}_split_audio_features_0.pickle", python_2_pickle(list(spoken)))
@@ -111,5 +152,7 @@ def write_old_weights(path: Path, state: dict, meta: dict | None = None) -> Path
     state = {f"module.{key}": value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
-    torch.save(state if meta is None else {"meta": meta, "state_dict": state}, path, _use_new_zipfile_serialization=False)
+    torch.save(
+        state if meta is None else {"meta": meta, "state_dict": state}, path, _use_new_zipfile_serialization=False
+    )
     return path

@@ -1,4 +1,5 @@
 """Small archives made by the tests, honest and evil ones, and what a folder holds."""
+
 import io
 import tarfile
 import zipfile

@@ -1,4 +1,5 @@
 """A random GoogLeNet as a .caffemodel, written by hand in each of the file's encodings."""
+
 import struct
 
 import numpy as np
@@ -9,9 +10,13 @@ from Audio_to_Image.teachers import googlenet
 def random_weights():
     """He-scaled random weights of all GoogLeNet layers: {name: (weight, bias)}."""
     rng = np.random.default_rng(0)
-    return {name: (rng.normal(0, np.sqrt(2 / (cin * k * k)), (cout, cin, k, k)).astype(np.float32),
-                   rng.normal(0, 0.1, cout).astype(np.float32))
-            for name, cin, cout, k, _ in googlenet.convolutions()}
+    return {
+        name: (
+            rng.normal(0, np.sqrt(2 / (cin * k * k)), (cout, cin, k, k)).astype(np.float32),
+            rng.normal(0, 0.1, cout).astype(np.float32),
+        )
+        for name, cin, cout, k, _ in googlenet.convolutions()
+    }
 
 
 def varint(value):
@@ -49,7 +54,7 @@ def caffemodel(weights, encoding):
             layer = field(1, name.encode()) + field(2, b"Convolution")
             message += field(100, layer + b"".join(field(7, blob(array)) for array in blobs))
         else:
-            layer = field(4, name.encode()) + field(5, 4)              # LayerType CONVOLUTION
+            layer = field(4, name.encode()) + field(5, 4)  # LayerType CONVOLUTION
             message += field(2, layer + b"".join(field(6, blob(array, "legacy")) for array in blobs))
     return message
 
@@ -66,13 +71,21 @@ def deploy_prototxt(views: int = 10) -> str:
 
     def conv(name, bottom):
         width, kernel, stride = convs[name]
-        layer("Convolution", name, [bottom], f"convolution_param {{ num_output: {width} pad: {kernel // 2} "
-                                             f"kernel_size: {kernel} stride: {stride} }}")
+        layer(
+            "Convolution",
+            name,
+            [bottom],
+            f"convolution_param {{ num_output: {width} pad: {kernel // 2} kernel_size: {kernel} stride: {stride} }}",
+        )
         return layer("ReLU", name.replace("/", "/relu_", 1), [name], top=name)
 
     def pool(name, bottom, kind="MAX", kernel=3, stride=2, pad=0):
-        return layer("Pooling", name, [bottom], f"pooling_param {{ pool: {kind} kernel_size: {kernel} "
-                                                f"stride: {stride} pad: {pad} }}")
+        return layer(
+            "Pooling",
+            name,
+            [bottom],
+            f"pooling_param {{ pool: {kind} kernel_size: {kernel} stride: {stride} pad: {pad} }}",
+        )
 
     def lrn(name, bottom):
         return layer("LRN", name, [bottom], "lrn_param { local_size: 5 alpha: 0.0001 beta: 0.75 }")
@@ -82,9 +95,16 @@ def deploy_prototxt(views: int = 10) -> str:
     for block in googlenet.INCEPTION:
         name = f"inception_{block}"
         pooled = pool(f"{name}/pool", x, stride=1, pad=1)
-        x = layer("Concat", f"{name}/output", [
-            conv(f"{name}/1x1", x), conv(f"{name}/3x3", conv(f"{name}/3x3_reduce", x)),
-            conv(f"{name}/5x5", conv(f"{name}/5x5_reduce", x)), conv(f"{name}/pool_proj", pooled)])
+        x = layer(
+            "Concat",
+            f"{name}/output",
+            [
+                conv(f"{name}/1x1", x),
+                conv(f"{name}/3x3", conv(f"{name}/3x3_reduce", x)),
+                conv(f"{name}/5x5", conv(f"{name}/5x5_reduce", x)),
+                conv(f"{name}/pool_proj", pooled),
+            ],
+        )
         if block in googlenet.POOL_AFTER:
             x = pool(f"pool{block[0]}/3x3_s2", x)
     pool("pool5/7x7_s1", x, "AVE", 7, 1)

@@ -1,4 +1,5 @@
 """Fetching one file: several addresses in turn, bounded retries, and a part that a later run continues."""
+
 import errno
 import os
 import re
@@ -13,8 +14,8 @@ import urllib3
 from common.cli import UserError
 from common.files import read_note, write_json
 
-BLOCK = 1 << 20                      # bytes read at a time
-PROGRESS = 16 << 20                  # an attempt that came this many bytes further resets the count of retries
+BLOCK = 1 << 20  # bytes read at a time
+PROGRESS = 16 << 20  # an attempt that came this many bytes further resets the count of retries
 
 
 class _Refused(Exception):
@@ -28,6 +29,7 @@ class _Dropped(Exception):
 @dataclass(frozen=True)
 class Patience:
     """timeout: seconds without a byte; retries: attempts after the first at each address; pause: seconds, doubling."""
+
     timeout: float = 60
     retries: int = 5
     pause: float = 1
@@ -47,8 +49,10 @@ def fetch(urls, target: Path, size: int | None, check_room, patience: Patience) 
             return url
         except _Refused as refusal:
             answers.append(f"{url}: {refusal}")
-    raise UserError(f"{target.name} could not be fetched ({'; '.join(answers)}); what has arrived is kept, so run it "
-                    f"again later, or get the file in another way and pass it with --archive FILE")
+    raise UserError(
+        f"{target.name} could not be fetched ({'; '.join(answers)}); what has arrived is kept, so run it "
+        f"again later, or get the file in another way and pass it with --archive FILE"
+    )
 
 
 def fetch_drive(drive_id: str, target: Path, patience: Patience) -> str:
@@ -56,9 +60,16 @@ def fetch_drive(drive_id: str, target: Path, patience: Patience) -> str:
     url = f"https://drive.google.com/uc?id={drive_id}"
     try:
         import gdown
+
         write_json(note_path(target), {"url": url})
-        gdown.download(id=drive_id, output=str(target), resume=True, use_cookies=False,
-                       timeout=patience.timeout, retries=patience.retries)
+        gdown.download(
+            id=drive_id,
+            output=str(target),
+            resume=True,
+            use_cookies=False,
+            timeout=patience.timeout,
+            retries=patience.retries,
+        )
         reason = None if target.is_file() else "nothing came"
     except ImportError:
         reason = "the package gdown is missing; install it with 'pip install gdown'"
@@ -67,9 +78,11 @@ def fetch_drive(drive_id: str, target: Path, patience: Patience) -> str:
             raise
         reason = " ".join(str(error).split())[:200]
     if reason:
-        raise UserError(f"{target.name} could not be fetched from Google Drive ({reason}); Drive limits how often a "
-                        f"file is fetched, so try again tomorrow, or get {url} in a browser and pass it with "
-                        f"--archive FILE")
+        raise UserError(
+            f"{target.name} could not be fetched from Google Drive ({reason}); Drive limits how often a "
+            f"file is fetched, so try again tomorrow, or get {url} in a browser and pass it with "
+            f"--archive FILE"
+        )
     return url
 
 
@@ -81,6 +94,7 @@ def note_path(target: Path) -> Path:
 def progress_bar(**options):
     """A tqdm bar in bytes; without a terminal it writes a line now and then only."""
     from tqdm import tqdm
+
     return tqdm(unit="B", unit_scale=True, unit_divisor=1024, mininterval=0.2 if sys.stderr.isatty() else 30, **options)
 
 
@@ -108,7 +122,7 @@ def _attempt(url: str, part: Path, note: Path, size, check_room, timeout: float)
     validator = state.get("validator") if state.get("url") == url else None
     have = _length(part) if validator else 0
     headers = {"User-Agent": "speech2image-download", "Accept-Encoding": "identity"}
-    if have:                            # If-Range: if another file is now at this address, it is sent from its start
+    if have:  # If-Range: if another file is now at this address, it is sent from its start
         headers |= {"Range": f"bytes={have}-", "If-Range": validator}
     try:
         with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
@@ -118,7 +132,7 @@ def _attempt(url: str, part: Path, note: Path, size, check_room, timeout: float)
             if size is not None and total not in (None, size):
                 raise _Refused(f"has {total} bytes where the registry says {size}")
             check_room((total or size or 0) - start)
-            if start == 0:              # the part goes before its note is written: a note never describes other bytes
+            if start == 0:  # the part goes before its note is written: a note never describes other bytes
                 part.unlink(missing_ok=True)
                 write_json(note, {"url": url, "validator": _validator(response)})
             _copy(response, part, start, total or size)
@@ -133,7 +147,7 @@ def _attempt(url: str, part: Path, note: Path, size, check_room, timeout: float)
 def _extent(response, part: Path, have: int) -> tuple[int, int | None]:
     """(first byte that the response brings, bytes of the complete file or None)."""
     code, wanted = response.status_code, response.headers.get("Content-Range", "")
-    if code == 416 and wanted == f"bytes */{have}":         # a run was killed between the last byte and the renaming
+    if code == 416 and wanted == f"bytes */{have}":  # a run was killed between the last byte and the renaming
         return have, have
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", wanted)
     if code == 416 or code == 206 and (not match or int(match[1]) != have):
@@ -149,9 +163,9 @@ def _extent(response, part: Path, have: int) -> tuple[int, int | None]:
 
 
 def _copy(response, part: Path, start: int, total: int | None) -> None:
-    response.raw.enforce_content_length = False              # a short body is told by our own comparison of lengths
+    response.raw.enforce_content_length = False  # a short body is told by our own comparison of lengths
     with open(part, "ab") as file, progress_bar(total=total, initial=start, desc=part.stem[:40]) as bar:
-        while block := response.raw.read1(BLOCK):            # read1: what came before a connection broke is not lost
+        while block := response.raw.read1(BLOCK):  # read1: what came before a connection broke is not lost
             file.write(block)
             file.flush()
             bar.update(len(block))

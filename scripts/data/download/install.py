@@ -1,4 +1,5 @@
 """From an entry of the registry to the thing at its goal: room, fetch, check, unpack, rename, record."""
+
 import contextlib
 import datetime
 import fcntl
@@ -14,9 +15,9 @@ from scripts.data.download.layout import gathered, lacking
 from scripts.data.download.registry import SUM_LENGTHS, Entry
 from scripts.data.download.unpack import BadArchive, Limits, unpack
 
-RECORD = ".downloaded.json"            # beside the goals: what this command has installed there
-SPARE = 64 << 20                       # bytes that stay free
-_STORE = ".downloads"                  # below the data folder: parts and archives on their way
+RECORD = ".downloaded.json"  # beside the goals: what this command has installed there
+SPARE = 64 << 20  # bytes that stay free
+_STORE = ".downloads"  # below the data folder: parts and archives on their way
 
 
 def status(entry: Entry, root) -> str:
@@ -28,11 +29,13 @@ def status(entry: Entry, root) -> str:
     if goal.is_dir():
         if isinstance(record, dict):
             (files, size), all_files, all_bytes = _measure(goal), record.get("files", 0), record.get("bytes", 0)
-            if files < all_files or size < all_bytes:           # more is no fault: caches may stand beside
-                return (f"{goal} holds {files:,} files ({size:,} bytes) of the {all_files:,} ({all_bytes:,} bytes) "
-                        f"that were unpacked")
+            if files < all_files or size < all_bytes:  # more is no fault: caches may stand beside
+                return (
+                    f"{goal} holds {files:,} files ({size:,} bytes) of the {all_files:,} ({all_bytes:,} bytes) "
+                    f"that were unpacked"
+                )
         lack = lacking(goal, entry.needs)
-        if lack and lacking(goal / goal.name, entry.needs):     # an archive unpacked by hand into a folder of its name
+        if lack and lacking(goal / goal.name, entry.needs):  # an archive unpacked by hand into a folder of its name
             return f"{goal} is there but lacks {lack}, which the next step reads: it is incomplete or of another layout"
         return "complete" if isinstance(record, dict) else "yours"
     if not isinstance(record, dict):
@@ -65,11 +68,11 @@ def get(entry: Entry, root, archive=None, keep_archive: bool = False, patience: 
 
 def _get(entry: Entry, root: Path, store: Path, archive, keep_archive: bool, patience: Patience) -> str:
     goal = root / entry.goal
-    for left in goal.parent.glob(f".{goal.name}.unpacking-*"):            # of a run that was killed
+    for left in goal.parent.glob(f".{goal.name}.unpacking-*"):  # of a run that was killed
         shutil.rmtree(left, ignore_errors=True)
     found = status(entry, root)
     if found == "complete":
-        if not read_note(goal.parent / RECORD)[goal.name].get("archive_kept"):         # a run was killed before that
+        if not read_note(goal.parent / RECORD)[goal.name].get("archive_kept"):  # a run was killed before that
             shutil.rmtree(store, ignore_errors=True)
         return f"{goal} is complete already; nothing to do"
     if found == "yours":
@@ -77,20 +80,22 @@ def _get(entry: Entry, root: Path, store: Path, archive, keep_archive: bool, pat
     if found != "absent":
         raise UserError(f"{found}; move it away and run this again")
     if entry.by_hand and archive is None:
-        raise UserError(f"{entry.name} cannot be fetched by a program: {entry.by_hand}; then run "
-                        f"scripts/download.py {entry.name} --archive FILE")
+        raise UserError(
+            f"{entry.name} cannot be fetched by a program: {entry.by_hand}; then run "
+            f"scripts/download.py {entry.name} --archive FILE"
+        )
     goal.parent.mkdir(parents=True, exist_ok=True)
     store.mkdir(exist_ok=True)
     copy = Path(archive) if archive else store / entry.file_name
     if not archive and not copy.exists():
         _fetch(entry, copy, goal, patience)
-    source = str(archive) if archive else read_note(note_path(copy)).get("url")        # perhaps of the run before
+    source = str(archive) if archive else read_note(note_path(copy)).get("url")  # perhaps of the run before
     try:
         kind, digits = _verified(entry, copy)
         record = {"name": entry.name, "source": source, "sum": f"{kind}:{digits}", "archive_kept": keep_archive}
         done = (_install_archive if entry.unpack else _install_file)(entry, copy, goal, record)
     except BadArchive:
-        if not archive:                        # else the next run would take it for a good one
+        if not archive:  # else the next run would take it for a good one
             shutil.rmtree(store, ignore_errors=True)
         raise
     if not archive and not keep_archive:
@@ -121,12 +126,14 @@ def _verified(entry: Entry, copy: Path) -> tuple[str, str]:
     if entry.size is not None and size != entry.size:
         raise BadArchive(f"{copy} has {size:,} bytes where {entry.size:,} are expected: it is {what}; fetch it again")
     if expected not in (None, digits):
-        raise BadArchive(f"{copy} is {what}: its {kind.upper()} is {digits} where {expected} is expected; fetch it "
-                         f"again")
+        raise BadArchive(
+            f"{copy} is {what}: its {kind.upper()} is {digits} where {expected} is expected; fetch it again"
+        )
     return kind, digits
 
 
 # A goal without a record counts as the user's own, a record without a goal for nothing: so the record is written first.
+
 
 def _install_file(entry: Entry, copy: Path, goal: Path, record: dict) -> str:
     size = copy.stat().st_size
@@ -150,13 +157,15 @@ def _install_archive(entry: Entry, copy: Path, goal: Path, record: dict) -> str:
         folder = gathered(temporary, goal.name, entry.needs)
         if lack := lacking(folder, entry.needs):
             names = sorted(os.listdir(folder))
-            raise UserError(f"{copy} lacks {lack}, which the next step reads (it holds {', '.join(names[:5])}"
-                            f"{', …' if len(names) > 5 else ''}); if it is the right archive, unpack it by hand so "
-                            f"that {goal}/{lack} is there")
+            raise UserError(
+                f"{copy} lacks {lack}, which the next step reads (it holds {', '.join(names[:5])}"
+                f"{', …' if len(names) > 5 else ''}); if it is the right archive, unpack it by hand so "
+                f"that {goal}/{lack} is there"
+            )
         # The files are not synced one by one, which would take minutes; the record tells if a crash cost any.
         files, size = _measure(folder)
         _write_record(goal, record | {"files": files, "bytes": size})
-        os.rename(folder, goal)                                  # one step: the goal is complete or not there
+        os.rename(folder, goal)  # one step: the goal is complete or not there
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return f"{files:,} files ({size:,} bytes)"
@@ -166,8 +175,10 @@ def _check_room(goal: Path, needed: int, name: str) -> int:
     """Bytes that may be written; UserError if `needed` are not free where the goal will be."""
     free = max(0, shutil.disk_usage(goal.parent).free - SPARE)
     if needed > free:
-        raise UserError(f"{name} needs {human(needed)} on the disk of {goal.parent}, where {human(free)} are free; "
-                        f"free some space or choose another --data_root")
+        raise UserError(
+            f"{name} needs {human(needed)} on the disk of {goal.parent}, where {human(free)} are free; "
+            f"free some space or choose another --data_root"
+        )
     return free
 
 

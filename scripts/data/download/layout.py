@@ -1,8 +1,9 @@
 """Where in an unpacked archive the data set lies: archives differ in the folders around it."""
+
 import os
 from pathlib import Path
 
-_DEPTH = 3                             # folders around the data set
+_DEPTH = 3  # folders around the data set
 
 
 def lacking(folder: Path, needs) -> str | None:

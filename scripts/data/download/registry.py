@@ -1,4 +1,5 @@
 """The registry: what can be downloaded, from where, under which terms, and how to know that it arrived intact."""
+
 import dataclasses
 import difflib
 import json
@@ -11,13 +12,14 @@ from common.cli import UserError
 from common.files import read_text
 
 BUILT_IN = Path(__file__).with_name("registry.yml")
-SUM_LENGTHS = {"md5": 32, "sha1": 40, "sha256": 64}            # hexadecimal digits
+SUM_LENGTHS = {"md5": 32, "sha1": 40, "sha256": 64}  # hexadecimal digits
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
 class Entry:
     """One thing to get; the meaning of each field stands at the head of registry.yml. Sizes in bytes."""
+
     name: str
     purpose: str
     goal: str
@@ -79,12 +81,13 @@ def choose(entries: dict[str, Entry], names) -> list[Entry]:
 
 def _read(path: Path) -> dict[str, Entry]:
     from common.untrusted.yaml_files import parse_yaml
+
     text = read_text(path)
     try:
         table = json.loads(text) if path.suffix.lower() == ".json" else parse_yaml(text, path)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is neither YAML nor JSON: {' '.join(str(error).split())[:300]}") from None
-    if not isinstance(table, dict | None):                      # None: a file of comments only
+    if not isinstance(table, dict | None):  # None: a file of comments only
         raise UserError(f"{path} is not a registry: a table 'name: {{purpose, goal, …}}' is expected")
     return {str(name): _entry(path, str(name), fields) for name, fields in (table or {}).items()}
 
@@ -100,13 +103,20 @@ def _entry(path: Path, name: str, fields) -> Entry:
             if key not in _FIELDS:
                 raise ValueError(f"there is no field '{key}' (fields: {', '.join(_FIELDS)})")
             kind = _TYPES.get(key, str)
-            if type(value) is not kind or value == "" or kind is int and value <= 0 or \
-                    kind is list and not all(isinstance(text, str) and text for text in value):
+            if (
+                type(value) is not kind
+                or value == ""
+                or kind is int
+                and value <= 0
+                or kind is list
+                and not all(isinstance(text, str) and text for text in value)
+            ):
                 raise ValueError(f"{key}: {value!r} is not of the right type")
         if missing := {"purpose", "goal", "licence"} - set(fields):
             raise ValueError(f"the field {min(missing)} is missing")
-        entry = Entry(name, **{key: tuple(value) if isinstance(value, list) else value
-                               for key, value in fields.items()})
+        entry = Entry(
+            name, **{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+        )
         _check(entry)
     except ValueError as error:
         raise UserError(f"{path}, entry {name}: {error}") from None

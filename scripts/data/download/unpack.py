@@ -2,6 +2,7 @@
 
 tarfile (with its data filter) and zipfile write the files; the rules checked before each of them are the same for both.
 """
+
 import bz2
 import contextlib
 import gzip
@@ -21,19 +22,33 @@ from pathlib import Path
 from common.cli import UserError
 from common.files import is_web_page, unwritable
 
-LARGEST_HEADER = 16 << 20              # bytes that tarfile may ask for at once: a long name, not a gigabyte of it
-LARGEST_DEPTH = 64                     # folders in each other
-LARGEST_NESTING = 4                    # archives in each other
-_CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f]")     # characters that steer a terminal
+LARGEST_HEADER = 16 << 20  # bytes that tarfile may ask for at once: a long name, not a gigabyte of it
+LARGEST_DEPTH = 64  # folders in each other
+LARGEST_NESTING = 4  # archives in each other
+_CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f]")  # characters that steer a terminal
 _ARCHIVE = re.compile(r"\.(zip|tar|tgz|tbz2?|txz|tar\.\w+|7z|rar)$", re.IGNORECASE)
 _VOLUME = re.compile(r"\.(z?\d{2,3}|part\d+\.rar)$", re.IGNORECASE)
 _OPENERS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open))
-_UNREADABLE = ((b"7z\xbc\xaf'\x1c", "a 7z archive"), (b"Rar!\x1a\x07", "a RAR archive"),
-               (b"(\xb5/\xfd", "compressed with zstd"), (b"\x04\"M\x18", "compressed with lz4"),
-               (b"\x1f\x9d", "compressed with compress (.Z)"), (b"\x1f\xa0", "compressed with compress (.Z)"),
-               (b"PK\7\x08", "one part of a zip archive in several"), (b"MSCF", "a cabinet archive"))
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, ValueError, RecursionError,
-           struct.error)
+_UNREADABLE = (
+    (b"7z\xbc\xaf'\x1c", "a 7z archive"),
+    (b"Rar!\x1a\x07", "a RAR archive"),
+    (b"(\xb5/\xfd", "compressed with zstd"),
+    (b'\x04"M\x18', "compressed with lz4"),
+    (b"\x1f\x9d", "compressed with compress (.Z)"),
+    (b"\x1f\xa0", "compressed with compress (.Z)"),
+    (b"PK\7\x08", "one part of a zip archive in several"),
+    (b"MSCF", "a cabinet archive"),
+)
+_DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    ValueError,
+    RecursionError,
+    struct.error,
+)
 _BY_HAND = "unpack it with another program, pack the folder as .zip or .tar.gz and pass that with --archive FILE"
 
 
@@ -44,6 +59,7 @@ class BadArchive(UserError):
 @dataclass(frozen=True)
 class Limits:
     """What unpacking may give at most: bytes and files."""
+
     bytes: int
     files: int = 1_000_000
 
@@ -51,6 +67,7 @@ class Limits:
 @dataclass
 class _Guard:
     """The rules for members, and what has been unpacked so far. `archive`: its name in messages."""
+
     archive: str
     folder: Path
     limits: Limits
@@ -63,24 +80,28 @@ class _Guard:
         shown = name[:120] if name.isprintable() else name[:120].encode("unicode_escape", "backslashreplace").decode()
         if special:
             raise BadArchive(f"{self.archive} holds a {special} ('{shown}'); refused, nothing was unpacked")
-        path = name.replace("\\", "/")                           # as some Windows programs write
+        path = name.replace("\\", "/")  # as some Windows programs write
         parts = [part for part in path.split("/") if part not in ("", ".")]
         leaves = path.startswith("/") or path[1:2] == ":" or any(not part.strip(". ") for part in parts)
         if leaves or _CONTROL.search(name) or len(parts) > LARGEST_DEPTH or not (parts or is_folder):
-            raise BadArchive(f"{self.archive} has a member that leaves its folder or is nested too deep ('{shown}'); "
-                             f"refused, nothing was unpacked")
+            raise BadArchive(
+                f"{self.archive} has a member that leaves its folder or is nested too deep ('{shown}'); "
+                f"refused, nothing was unpacked"
+            )
         self.files += not is_folder
         self.bytes += size
         if self.files > self.limits.files:
             raise BadArchive(f"{self.archive} holds more than {self.limits.files:,} files; refused")
         if size < 0 or self.bytes > self.limits.bytes:
-            raise BadArchive(f"{self.archive} unpacks to more than {self.limits.bytes:,} bytes (at '{shown}' of "
-                             f"{size:,} bytes); refused as an archive made to fill the disk")
+            raise BadArchive(
+                f"{self.archive} unpacks to more than {self.limits.bytes:,} bytes (at '{shown}' of "
+                f"{size:,} bytes); refused as an archive made to fill the disk"
+            )
         if "__MACOSX" in parts or parts[-1:] == [".DS_Store"]:
             return None
         target = self.folder.joinpath(*parts)
         (target if is_folder else target.parent).mkdir(parents=True, exist_ok=True)
-        if not is_folder and os.path.lexists(target):            # on some disks names that differ in case only, too
+        if not is_folder and os.path.lexists(target):  # on some disks names that differ in case only, too
             raise BadArchive(f"{self.archive} holds '{shown}' twice; refused")
         return None if is_folder else "/".join(parts)
 
@@ -93,8 +114,10 @@ def unpack(archive, folder, limits: Limits, progress=None) -> tuple[int, int]:
     the caller then removes `folder`.
     """
     if not hasattr(tarfile, "data_filter"):
-        raise UserError("archives are not unpacked by this version of Python, whose tarfile lacks the data filter; use "
-                        "Python 3.10.12, 3.11.4, 3.12 or newer")
+        raise UserError(
+            "archives are not unpacked by this version of Python, whose tarfile lacks the data filter; use "
+            "Python 3.10.12, 3.11.4, 3.12 or newer"
+        )
     guard = _Guard(str(archive), Path(folder), limits)
     bar = progress.update if progress is not None else (lambda count: None)
     file = open(archive, "rb")
@@ -106,7 +129,7 @@ def unpack(archive, folder, limits: Limits, progress=None) -> tuple[int, int]:
             return guard.files, guard.bytes
         guard.archive, guard.files = f"{archive} (in it {inner.name})", 0
         file = open(inner, "rb")
-        for entry in guard.folder.iterdir():                     # the open file keeps the bytes of the inner archive
+        for entry in guard.folder.iterdir():  # the open file keeps the bytes of the inner archive
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     file.close()
     raise BadArchive(f"{archive} holds more than {LARGEST_NESTING} archives in each other; refused")
@@ -121,10 +144,11 @@ def _told(guard: _Guard):
         part = " as one part of several, which are to be joined first" if _VOLUME.search(guard.archive) else ""
         raise BadArchive(f"{guard.archive} is damaged or cut off{part} ({_text(error)}); fetch it again") from None
     except NotImplementedError as error:
-        raise BadArchive(f"{guard.archive} is packed by a method that is not read here ({_text(error)}); "
-                         f"{_BY_HAND}") from None
+        raise BadArchive(
+            f"{guard.archive} is packed by a method that is not read here ({_text(error)}); {_BY_HAND}"
+        ) from None
     except OSError as error:
-        if error.errno is None:                                  # bz2 and gzip report damage as a bare OSError
+        if error.errno is None:  # bz2 and gzip report damage as a bare OSError
             raise BadArchive(f"{guard.archive} is damaged ({_text(error)}); fetch it again") from None
         raise unwritable(error.filename or guard.folder, error) from None
 
@@ -144,8 +168,9 @@ def _unpack_file(file, guard: _Guard, bar) -> None:
         _unpack_tar(file, guard, bar)
     else:
         what = " but a web page" if is_web_page(head) else ""
-        raise BadArchive(f"{guard.archive} is no tar or zip archive{what}; get it in a browser and pass it with "
-                         f"--archive FILE")
+        raise BadArchive(
+            f"{guard.archive} is no tar or zip archive{what}; get it in a browser and pass it with --archive FILE"
+        )
     if not guard.files:
         raise BadArchive(f"{guard.archive} holds no files; fetch it again")
 
@@ -176,7 +201,7 @@ def _unpack_tar(file, guard: _Guard, bar) -> None:
     stream = _Stream(file, guard.archive)
     with tarfile.open(fileobj=stream, mode="r:") as tar:
         while (member := tar.next()) is not None:
-            tar.members = []                                     # else tarfile keeps every member it has seen
+            tar.members = []  # else tarfile keeps every member it has seen
             path = guard.admit(member.name, member.isdir(), member.size, _special(member))
             if path is not None:
                 tar.extract(member.replace(name=path, deep=False), guard.folder, set_attrs=False, filter="data")
@@ -184,7 +209,7 @@ def _unpack_tar(file, guard: _Guard, bar) -> None:
     # tarfile takes a cut or damaged header for the end; the real end is a block of zeros.
     if stream.last != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError("the end of the archive is missing")
-    for _ in range(16):                                          # to the end, where the compressor's checksum stands
+    for _ in range(16):  # to the end, where the compressor's checksum stands
         if not file.read(1 << 20):
             break
 
@@ -192,21 +217,33 @@ def _unpack_tar(file, guard: _Guard, bar) -> None:
 def _special(member: tarfile.TarInfo) -> str | None:
     if member.isreg() or member.isdir():
         return None
-    return ("symbolic link" if member.issym() else "hard link" if member.islnk() else
-            "pipe" if member.isfifo() else "device" if member.isdev() else "special file")
+    return (
+        "symbolic link"
+        if member.issym()
+        else "hard link"
+        if member.islnk()
+        else "pipe"
+        if member.isfifo()
+        else "device"
+        if member.isdev()
+        else "special file"
+    )
 
 
 def _unpack_zip(file, guard: _Guard, bar) -> None:
     end = file.seek(0, os.SEEK_END)
     file.seek(max(0, end - (1 << 16) - 22))
-    _, found, record = file.read().rpartition(b"PK\5\6")         # the end of a zip says which part of how many it is
+    _, found, record = file.read().rpartition(b"PK\5\6")  # the end of a zip says which part of how many it is
     if found and record[:2] not in (b"\0\0", b"\xff\xff"):
         raise BadArchive(f"{guard.archive} is one part of a zip archive in several, which is not read here; {_BY_HAND}")
     with zipfile.ZipFile(file) as zipped:
         for member in zipped.infolist():
             mode = stat.S_IFMT(member.external_attr >> 16)
-            special = None if mode in (0, stat.S_IFREG, stat.S_IFDIR) else (
-                "symbolic link" if mode == stat.S_IFLNK else "special file")
+            special = (
+                None
+                if mode in (0, stat.S_IFREG, stat.S_IFDIR)
+                else ("symbolic link" if mode == stat.S_IFLNK else "special file")
+            )
             if member.flag_bits & 1:
                 raise BadArchive(f"{guard.archive} is encrypted; {_BY_HAND}")
             path = guard.admit(member.filename, member.filename.endswith(("/", "\\")), member.file_size, special)

@@ -1,4 +1,5 @@
 """Flickr8k with its spoken captions: five people's recordings an image, no classes."""
+
 import hashlib
 import re
 from pathlib import Path
@@ -10,7 +11,7 @@ from scripts.data.prepare.sources import Listing
 from scripts.data.prepare.splitfiles import Built, Expected, Rules
 
 EXPECTED = {"train": Expected(6000), "val": Expected(1000), "test": Expected(1000)}
-RECORDINGS = 5                                   # an image
+RECORDINGS = 5  # an image
 LISTS = {"train": "Flickr_8k.trainImages.txt", "val": "Flickr_8k.devImages.txt", "test": "Flickr_8k.testImages.txt"}
 
 
@@ -32,16 +33,26 @@ def build(folder: Path, images: Path, audio: Path, text: Path | None, any_size: 
     if split is None:
         split = drawn_split(spoken, seed)
         notes.append(f"no Flickr_8k.trainImages.txt: the splits are drawn 6 : 1 : 1 with --seed {seed}")
-    bases = {"image_base_path": project_path(images), "audio_base_path": project_path(audio / "wavs"),
-             "image_feature_path": project_path(folder)}
+    bases = {
+        "image_base_path": project_path(images),
+        "audio_base_path": project_path(audio / "wavs"),
+        "image_feature_path": project_path(folder),
+    }
     contents, listing = {}, Listing()
     for name, chosen in split.items():
         if not chosen:
             raise UserError(f"{audio / 'wav2capt.txt'} names too few images ({len(spoken)}) to have some for {name}")
-        contents[name] = {**bases, "data": [
-            {"image": listing.spelled(images, image),
-             **({"text": _written(image, spoken[image], captions, text)} if captions is not None else {}),
-             "audio": [listing.spelled(audio / "wavs", wav) for wav in spoken[image].values()]} for image in chosen]}
+        contents[name] = {
+            **bases,
+            "data": [
+                {
+                    "image": listing.spelled(images, image),
+                    **({"text": _written(image, spoken[image], captions, text)} if captions is not None else {}),
+                    "audio": [listing.spelled(audio / "wavs", wav) for wav in spoken[image].values()],
+                }
+                for image in chosen
+            ],
+        }
     return Built(contents, notes=notes)
 
 
@@ -49,8 +60,10 @@ def _written(image: str, recordings: dict[int, str], captions: dict, text: Path)
     """The captions that the recordings speak, in their order."""
     for number in recordings:
         if (image, number) not in captions:
-            raise UserError(f"{text / 'Flickr8k.token.txt'} has no caption {image}#{number}, which is spoken; unpack "
-                            f"the captions again")
+            raise UserError(
+                f"{text / 'Flickr8k.token.txt'} has no caption {image}#{number}, which is spoken; unpack "
+                f"the captions again"
+            )
     return [captions[image, number] for number in recordings]
 
 
@@ -63,14 +76,17 @@ def read_recordings(path: Path, any_size: bool) -> dict[str, dict[int, str]]:
     for line in map(sources.tidy, sources.read_lines(path)):
         match = re.fullmatch(r"(\S+\.wav)\s+(\S+\.jpe?g)\s+#(\d{1,9})", line)
         if not match or "/" in match[1] + match[2]:
-            raise UserError(f"{path}: the line '{line[:80]}' is not '<wav> <jpg> #<number>'; unpack the recordings "
-                            f"again")
+            raise UserError(
+                f"{path}: the line '{line[:80]}' is not '<wav> <jpg> #<number>'; unpack the recordings again"
+            )
         if found.setdefault(match[2], {}).setdefault(int(match[3]), match[1]) != match[1]:
             raise UserError(f"{path}: caption {match[3]} of {match[2]} has two recordings; unpack the recordings again")
     for image, wavs in found.items():
         if len(wavs) != RECORDINGS and not any_size:
-            raise UserError(f"{path}: {image} has {len(wavs)} recordings, {RECORDINGS} are expected; unpack the "
-                            f"recordings again, or give --any_size for a part of the set")
+            raise UserError(
+                f"{path}: {image} has {len(wavs)} recordings, {RECORDINGS} are expected; unpack the "
+                f"recordings again, or give --any_size for a part of the set"
+            )
     return {image: dict(sorted(found[image].items())) for image in sorted(found)}
 
 
@@ -81,8 +97,9 @@ def read_tokens(path: Path) -> dict[tuple[str, int], str]:
         name, tab, caption = line.partition("\t")
         match = re.fullmatch(r"(.+)#(\d{1,9})", sources.tidy(name))
         if not tab or not match:
-            raise UserError(f"{path}: the line '{line[:80]}' is not '<jpg>#<number><tab><caption>'; unpack the "
-                            f"captions again")
+            raise UserError(
+                f"{path}: the line '{line[:80]}' is not '<jpg>#<number><tab><caption>'; unpack the captions again"
+            )
         captions[match[1], int(match[2])] = " ".join(caption.split())
     return captions
 
@@ -99,12 +116,12 @@ def usual_split(text: Path, spoken: dict) -> dict[str, list[str]] | None:
         split[part] = [sources.tidy(line) for line in sources.read_lines(text / name)]
         for image in split[part]:
             if image in origin:
-                raise UserError(f"{text / name}: the image {image} is in {origin[image]} too; take it out of one "
-                                f"list")
+                raise UserError(f"{text / name}: the image {image} is in {origin[image]} too; take it out of one list")
             origin[image] = name
             if image not in spoken:
-                raise UserError(f"{text / name}: wav2capt.txt names no recording of {image}; unpack the recordings "
-                                f"again")
+                raise UserError(
+                    f"{text / name}: wav2capt.txt names no recording of {image}; unpack the recordings again"
+                )
     return split
 
 
@@ -112,5 +129,5 @@ def drawn_split(images, seed: int) -> dict[str, list[str]]:
     """A split 6 : 1 : 1 that depends on names and seed alone; of the complete set 6,000 / 1,000 / 1,000."""
     order = sorted(images, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
     part = max(1, len(order) // 8)
-    drawn = {"train": order[2 * part:], "val": order[:part], "test": order[part:2 * part]}
+    drawn = {"train": order[2 * part :], "val": order[:part], "test": order[part : 2 * part]}
     return {name: sorted(ours) for name, ours in drawn.items()}

@@ -1,4 +1,5 @@
 """Oxford-102 flowers with Reed's captions."""
+
 import re
 from pathlib import Path
 
@@ -9,8 +10,8 @@ from scripts.data.prepare.sources import Listing
 from scripts.data.prepare.splitfiles import Built, Expected, Rules
 
 EXPECTED = {"train": Expected(7034, 82), "test": Expected(1155, 20)}
-AUDIO = "flowers_audio/audio"                    # what text_to_speech.py takes
-_LARGEST_MAT = 1 << 20                           # bytes; the original has 502
+AUDIO = "flowers_audio/audio"  # what text_to_speech.py takes
+_LARGEST_MAT = 1 << 20  # bytes; the original has 502
 _CLASSES = 102
 
 
@@ -30,30 +31,39 @@ def build(folder: Path, images: Path, labels_file: Path, texts: Path) -> Built:
         if number in captions:
             raise UserError(f"{path} and {captions[number][1]} are of one image; take one out")
         captions[number] = class_number, path
-    names = {int(match[1]): name for name in listing.files(images)
-                if (match := re.fullmatch(r"image_(\d+)\.jpg", name))}
+    names = {
+        int(match[1]): name for name in listing.files(images) if (match := re.fullmatch(r"image_(\d+)\.jpg", name))
+    }
     data, stems = {"train": [], "test": []}, {}
     for number in sorted(names.keys() | captions.keys()):
         if number not in names:
-            raise UserError(f"the image {images / f'image_{number:05d}.jpg'} is not there, but its captions "
-                            f"{captions[number][1]} are; unpack the images again")
+            raise UserError(
+                f"the image {images / f'image_{number:05d}.jpg'} is not there, but its captions "
+                f"{captions[number][1]} are; unpack the images again"
+            )
         if number not in captions:
-            raise UserError(f"the image {images / names[number]} has no caption file in {texts}; unpack the "
-                            f"captions again")
+            raise UserError(
+                f"the image {images / names[number]} has no caption file in {texts}; unpack the captions again"
+            )
         class_number, path = captions[number]
         if not 1 <= number <= len(labels) or labels[number - 1] != class_number:
             said = labels[number - 1] if 1 <= number <= len(labels) else "no class"
-            raise UserError(f"{path} is of class {class_number}, but {labels_file} gives image {number} {said}; "
-                            f"download both again")
+            raise UserError(
+                f"{path} is of class {class_number}, but {labels_file} gives image {number} {said}; download both again"
+            )
         if class_number not in split:
-            raise UserError(f"the class of {path} is in neither trainvalclasses.txt nor testclasses.txt; unpack the "
-                            f"captions again")
+            raise UserError(
+                f"the class of {path} is in neither trainvalclasses.txt nor testclasses.txt; unpack the captions again"
+            )
         item = {"img": names[number], "class": class_number, "text": reed.read_captions(path)}
         data[split[class_number]].append(item)
         stems[f"class_{class_number:05d}/{Path(names[number]).stem}"] = item
     notes = reed.add_speech(stems, "wav", folder / AUDIO, listing)
-    bases = {"image_base_path": project_path(images), "audio_base_path": project_path(folder / AUDIO),
-             "image_feature_path": project_path(folder)}
+    bases = {
+        "image_base_path": project_path(images),
+        "audio_base_path": project_path(folder / AUDIO),
+        "image_feature_path": project_path(folder),
+    }
     return Built({name: {**bases, "data": items} for name, items in data.items()}, notes=notes)
 
 
@@ -64,6 +74,7 @@ def read_labels(path: Path) -> list[int]:
     """
     import numpy as np
     from scipy.io import loadmat
+
     try:
         if path.stat().st_size > _LARGEST_MAT:
             raise ValueError("it is far larger than Oxford's")
@@ -75,7 +86,7 @@ def read_labels(path: Path) -> list[int]:
             raise ValueError(f"'labels' are not whole numbers from 1 to {_CLASSES}")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    except Exception as error:                     # a damaged file can raise anything at all
+    except Exception as error:  # a damaged file can raise anything at all
         reason = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise UserError(f"{path} is not Oxford's imagelabels.mat ({reason}); download it again") from None
     return numbers

@@ -1,4 +1,5 @@
 """Reed et al.'s captions (CVPR 2016) for birds and flowers: ten lines an image, lists of classes, and their speech."""
+
 import re
 from pathlib import Path
 
@@ -32,8 +33,9 @@ def class_split(texts: Path) -> dict[int, str]:
             number = class_number(line, path)
             if number in split:
                 where = "in both splits" if split[number] != part else "named twice"
-                raise UserError(f"{path}: the class {line} is {where} (also in {origin[number]}); take it out of one "
-                                f"list")
+                raise UserError(
+                    f"{path}: the class {line} is {where} (also in {origin[number]}); take it out of one list"
+                )
             split[number], origin[number] = part, path
     return split
 
@@ -58,8 +60,9 @@ def caption_files(texts: Path, listing: Listing) -> dict[tuple[int, int], Path]:
             if file.endswith(".txt"):
                 image = sources.last_number(file)
                 if image is None:
-                    raise UserError(f"{texts / name / file}: no number of an image in its name; unpack the captions "
-                                    f"again")
+                    raise UserError(
+                        f"{texts / name / file}: no number of an image in its name; unpack the captions again"
+                    )
                 path = texts / name / file
                 if found.setdefault((number, image), path) != path:
                     raise UserError(f"{path} and {found[number, image].name} have one image number; take one out")
@@ -98,8 +101,10 @@ def add_speech(items: dict[str, dict], field: str, root: Path, listing: Listing)
     if len(lacking) == len(wanted):
         return []
     if lacking:
-        return [f"{root} has recordings of {len(wanted) - len(lacking):,} of the {len(wanted):,} captions (none of "
-                f"{lacking[0]}), so the split files name none; text_to_speech.py makes the rest"]
+        return [
+            f"{root} has recordings of {len(wanted) - len(lacking):,} of the {len(wanted):,} captions (none of "
+            f"{lacking[0]}), so the split files name none; text_to_speech.py makes the rest"
+        ]
     for stem, item in items.items():
         item[field] = [spoken[f"{stem}_{k}"] for k in range(CAPTIONS)]
     return []

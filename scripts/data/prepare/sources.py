@@ -1,4 +1,5 @@
 """Reading what archives hold: folders, lists and listings. All of it is untrusted and checked before use."""
+
 import os
 import re
 import stat
@@ -53,7 +54,7 @@ def _scan(folder: str) -> dict[str, int]:
                 if not entry.name.startswith("."):
                     try:
                         status = entry.stat()
-                    except OSError:                        # a link to nothing
+                    except OSError:  # a link to nothing
                         continue
                     if stat.S_ISREG(status.st_mode):
                         found[entry.name] = status.st_size
@@ -80,8 +81,9 @@ def find(candidates, what: str, option: str) -> Path:
     for path in candidates:
         if path.exists():
             return path
-    raise UserError(f"{what} is not there: {candidates[0]} does not exist; {HOW_TO_GET}, and {option} names a copy "
-                    f"elsewhere")
+    raise UserError(
+        f"{what} is not there: {candidates[0]} does not exist; {HOW_TO_GET}, and {option} names a copy elsewhere"
+    )
 
 
 def read_text(path, errors: str = "strict") -> str:
@@ -107,8 +109,9 @@ def numbered(path) -> dict[int, str]:
     for line in read_lines(path):
         match = re.fullmatch(r"(\d{1,9})\s+(.+)", line)
         if not match or int(match[1]) in found:
-            raise UserError(f"{path}: the line '{line[:80]}' is not a new number and its value; unpack the archive "
-                            f"again")
+            raise UserError(
+                f"{path}: the line '{line[:80]}' is not a new number and its value; unpack the archive again"
+            )
         found[int(match[1])] = match[2]
     if not found:
         raise UserError(f"{path} is empty; unpack the archive again")

@@ -1,4 +1,5 @@
 """Captions: sentences that name three to five attributes of a species, as people described birds for CUB."""
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -6,8 +7,8 @@ import numpy as np
 from scripts.data.toybirds.species import ATTRIBUTES, PLUMAGE
 
 CAPTIONS_PER_IMAGE = 10
-FEWEST, MOST = 3, 5                # attributes that one sentence names
-SHORTEST, LONGEST = 8, 25          # words
+FEWEST, MOST = 3, 5  # attributes that one sentence names
+SHORTEST, LONGEST = 8, 25  # words
 
 # Nouns of the parts; a noun marked with + is plural. A frequent word is listed more than once.
 _NOUNS = {
@@ -21,47 +22,93 @@ _NOUNS = {
     "tail": ("tail", "tail", "tail feathers+", "rectrices+"),
 }
 # What a clause with a verb may say instead ("the top of its head is red").
-_CLAUSE_NOUNS = {"crown": ("top of its head", "top of the head"), "nape": ("back of its neck",),
-                 "back": ("upper side of its back",), "belly": ("underside of its body",)}
-_BAR_PHRASES = ("{a} {colour} wing bar", "{colour} wing bars", "{colour} wing bars", "{colour} wingbars",
-                "{a} {colour} stripe on its wings", "{a} {colour} band across the wings",
-                "{colour} bars on its wings")
+_CLAUSE_NOUNS = {
+    "crown": ("top of its head", "top of the head"),
+    "nape": ("back of its neck",),
+    "back": ("upper side of its back",),
+    "belly": ("underside of its body",),
+}
+_BAR_PHRASES = (
+    "{a} {colour} wing bar",
+    "{colour} wing bars",
+    "{colour} wing bars",
+    "{colour} wingbars",
+    "{a} {colour} stripe on its wings",
+    "{a} {colour} band across the wings",
+    "{colour} bars on its wings",
+)
 _SHAPE_WORDS = {
     "conical": ("short conical", "short, cone-shaped", "short thick", "stubby", "short and thick"),
     "pointed": ("long pointed", "long pointy", "long thin", "long, needle-like", "long and thin"),
     "hooked": ("hooked", "curved", "strongly hooked", "downward curved", "hook-shaped"),
     "flat": ("flat", "flat wide", "wide and flat", "broad flat", "flattened"),
 }
-_SIZE_WORDS = {"small": ("small", "small", "small", "tiny", "little", "small sized"),
-               "medium": ("medium sized", "medium sized", "medium-sized"),
-               "large": ("large", "large", "big", "large sized")}
+_SIZE_WORDS = {
+    "small": ("small", "small", "small", "tiny", "little", "small sized"),
+    "medium": ("medium sized", "medium sized", "medium-sized"),
+    "large": ("large", "large", "big", "large sized"),
+}
 # How often a part is named. Belly or breast, back or wings, and the crown carry most of what an image shows.
-_WEIGHTS = {"crown": 3.0, "nape": 1.0, "throat": 1.6, "breast": 3.0, "belly": 3.2, "back": 2.6, "wing": 3.2,
-            "tail": 1.6, "wing_bar": 1.6, "beak": 1.6, "beak_shape": 1.8}
+_WEIGHTS = {
+    "crown": 3.0,
+    "nape": 1.0,
+    "throat": 1.6,
+    "breast": 3.0,
+    "belly": 3.2,
+    "back": 2.6,
+    "wing": 3.2,
+    "tail": 1.6,
+    "wing_bar": 1.6,
+    "beak": 1.6,
+    "beak_shape": 1.8,
+}
 
 # Sentence forms. {size}: size word; {all}: all noun phrases; {first}: the first one and {rest}: the others;
 # {clause}: one part as a clause ("its belly is white"); {clauses}: all parts as clauses.
 FORMS = (
-    "this bird has {all}", "this bird has {all}", "the bird has {all}", "a bird with {all}",
+    "this bird has {all}",
+    "this bird has {all}",
+    "the bird has {all}",
+    "a bird with {all}",
     "this is a bird with {all}",
-    "this {size} bird has {all}", "a {size} bird with {all}", "this is a {size} bird with {all}",
-    "the {size} bird has {all}", "this bird is {size} and has {all}", "it is a {size} bird that has {all}",
-    "this particular bird has {all}", "a bird that has {all}", "this is a bird that has {all}",
+    "this {size} bird has {all}",
+    "a {size} bird with {all}",
+    "this is a {size} bird with {all}",
+    "the {size} bird has {all}",
+    "this bird is {size} and has {all}",
+    "it is a {size} bird that has {all}",
+    "this particular bird has {all}",
+    "a bird that has {all}",
+    "this is a bird that has {all}",
     "the bird shown has {all}",
-    "this bird has {first} with {rest}", "this bird has {first}, with {rest}", "the bird has {first} as well as {rest}",
-    "a bird with {first}, plus {rest}", "this bird has {first}, and it also has {rest}", "{size} bird with {all}",
-    "a {size} bird that has {first} and also {rest}", "with {first}, this bird also has {rest}",
-    "this {size} bird features {all}", "a {size} bird has {first}, along with {rest}",
-    "this bird has {rest}, and {clause}", "a bird with {rest}, and {clause}", "the {size} bird has {rest} and {clause}",
-    "{clause}, and this bird has {rest}", "{clause} while the bird has {rest}", "this bird is {size}, and {clauses}",
-    "on this bird {clauses}", "this is a bird where {clauses}", "a {size} bird where {clauses}",
-    "this bird can be told by {all}", "you can see that this bird has {all}",
+    "this bird has {first} with {rest}",
+    "this bird has {first}, with {rest}",
+    "the bird has {first} as well as {rest}",
+    "a bird with {first}, plus {rest}",
+    "this bird has {first}, and it also has {rest}",
+    "{size} bird with {all}",
+    "a {size} bird that has {first} and also {rest}",
+    "with {first}, this bird also has {rest}",
+    "this {size} bird features {all}",
+    "a {size} bird has {first}, along with {rest}",
+    "this bird has {rest}, and {clause}",
+    "a bird with {rest}, and {clause}",
+    "the {size} bird has {rest} and {clause}",
+    "{clause}, and this bird has {rest}",
+    "{clause} while the bird has {rest}",
+    "this bird is {size}, and {clauses}",
+    "on this bird {clauses}",
+    "this is a bird where {clauses}",
+    "a {size} bird where {clauses}",
+    "this bird can be told by {all}",
+    "you can see that this bird has {all}",
 )
 
 
 @dataclass(frozen=True)
 class Caption:
     """A sentence and the attributes that it names, in the order of ATTRIBUTES."""
+
     text: str
     attributes: tuple[str, ...]
 
@@ -69,6 +116,7 @@ class Caption:
 @dataclass(frozen=True)
 class _Phrase:
     """One thing said of a bird: as a noun phrase, and as a clause."""
+
     noun_phrase: str
     clause: str
 
@@ -95,6 +143,7 @@ def _choose(traits: dict[str, str], count: int, rng: np.random.Generator) -> lis
         if len(chosen) < count and rng.random() < chance:
             shares = np.array([weights[name] for name in names])
             chosen.append(str(rng.choice(names, p=shares / shares.sum())))
+
     take(("belly", "breast"), 0.92)
     take(("back", "wing"), 0.85)
     take(("crown",), 0.55)
@@ -107,15 +156,19 @@ def _sentence(form: str, traits: dict[str, str], rng: np.random.Generator) -> Ca
     has_size = "{size}" in form
     chosen = _choose(traits, int(rng.integers(FEWEST, MOST + 1)) - has_size, rng)
     phrases = _phrases(chosen, traits, rng)
-    if "{rest}" in form and len(phrases) < 2:              # everything has one colour: nothing is left for the rest
+    if "{rest}" in form and len(phrases) < 2:  # everything has one colour: nothing is left for the rest
         form = "this {size} bird has {all}" if has_size else "this bird has {all}"
     phrases = [phrases[i] for i in rng.permutation(len(phrases))]
     nouns = [phrase.noun_phrase for phrase in phrases]
     clauses = [phrase.clause.replace("its ", "the ") for phrase in phrases]
     text = form.format(
-        size=rng.choice(_SIZE_WORDS[traits["size"]]), all=_join(nouns, rng), first=nouns[0],
+        size=rng.choice(_SIZE_WORDS[traits["size"]]),
+        all=_join(nouns, rng),
+        first=nouns[0],
         rest=_join(nouns[1:], rng, only_and=True),
-        clause=phrases[0].clause, clauses=_join(clauses, rng, only_and=True))
+        clause=phrases[0].clause,
+        clauses=_join(clauses, rng, only_and=True),
+    )
     if rng.random() < 0.25:
         text = text.replace("grey", "gray")
     named = set(chosen) | ({"size"} if has_size else set())
@@ -137,8 +190,11 @@ def _phrases(chosen: list[str], traits: dict[str, str], rng: np.random.Generator
         bar = str(rng.choice(_BAR_PHRASES)).format(a=_article(colour), colour=colour)
         phrases.append(_Phrase(bar, f"there {'is' if bar.split()[0] in ('a', 'an') else 'are'} {bar}"))
     if "beak" in chosen or "beak_shape" in chosen:
-        phrases.append(_beak_phrase(traits["beak"] if "beak" in chosen else "",
-                                    traits["beak_shape"] if "beak_shape" in chosen else "", rng))
+        phrases.append(
+            _beak_phrase(
+                traits["beak"] if "beak" in chosen else "", traits["beak_shape"] if "beak_shape" in chosen else "", rng
+            )
+        )
     return phrases
 
 

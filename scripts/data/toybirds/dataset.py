@@ -1,4 +1,5 @@
 """Writes the set in the layout of CUB-200-2011 and of Reed's captions, resumably and with any number of processes."""
+
 import io
 import multiprocessing
 import signal
@@ -15,15 +16,16 @@ from scripts.data.toybirds.captions import Caption, describe
 from scripts.data.toybirds.drawing import draw_image
 from scripts.data.toybirds.species import ATTRIBUTES, Species, invent_species
 
-VERSION = 1                        # raise when the same settings give other images or captions
+VERSION = 1  # raise when the same settings give other images or captions
 JPEG_QUALITY = 95
-_MARKER = "toybirds.json"          # written first: the settings that everything in the folder was made with
-_ATTRIBUTES = "attributes.json"    # written last: the set is complete
+_MARKER = "toybirds.json"  # written first: the settings that everything in the folder was made with
+_ATTRIBUTES = "attributes.json"  # written last: the set is complete
 
 
 @dataclass(frozen=True)
 class Settings:
     """What decides every byte of the set. `image_size` in pixels; `test_classes` are among `classes`."""
+
     classes: int
     test_classes: int
     images_per_class: int
@@ -34,6 +36,7 @@ class Settings:
 @dataclass(frozen=True)
 class Example:
     """One image to make. `image_id` counts from 1 over the whole set, `index` from 0 within its class."""
+
     species: Species
     index: int
     image_id: int
@@ -49,6 +52,7 @@ class Example:
 @dataclass(frozen=True)
 class Made:
     """What the lists say of one image: `box` = (x, y, width, height) in pixels."""
+
     box: tuple[float, float, float, float]
     captions: list[Caption]
 
@@ -61,13 +65,17 @@ def make_set(settings: Settings, folder: Path, jobs: int, progress) -> bool:
     """
     species = invent_species(settings.classes, settings.test_classes, settings.seed)
     _claim(folder, settings)
-    examples = [Example(kind, index, n * settings.images_per_class + index + 1, settings)
-                for n, kind in enumerate(species) for index in range(settings.images_per_class)]
+    examples = [
+        Example(kind, index, n * settings.images_per_class + index + 1, settings)
+        for n, kind in enumerate(species)
+        for index in range(settings.images_per_class)
+    ]
     lists = _list_paths(folder)
     if all(path.exists() for path in lists) and all(
-            path.exists() for example in examples for path in _paths(folder, example)):
+        path.exists() for example in examples for path in _paths(folder, example)
+    ):
         return False
-    for part in ("CUB_200_2011", "text_c10"):                         # left by a run that was killed outright
+    for part in ("CUB_200_2011", "text_c10"):  # left by a run that was killed outright
         for leftover in (folder / part).rglob(".*.tmp.*"):
             leftover.unlink(missing_ok=True)
     made = list(progress(_run(examples, folder, jobs), total=len(examples)))
@@ -95,8 +103,10 @@ def _claim(folder: Path, settings: Settings) -> None:
         if found != wanted:
             found = found if isinstance(found, dict) else {}
             changed = [name for name in wanted if found.get(name) != wanted[name]]
-            raise UserError(f"--output_dir: {folder} holds a set made with another {' and '.join(changed)}; "
-                            f"delete it or choose another --output_dir")
+            raise UserError(
+                f"--output_dir: {folder} holds a set made with another {' and '.join(changed)}; "
+                f"delete it or choose another --output_dir"
+            )
         return
     if any((folder / name).exists() for name in ("train.json", "test.json", "CUB_200_2011", "text_c10")):
         raise UserError(f"--output_dir: {folder} holds a data set that is not toybirds; choose another --output_dir")
@@ -124,7 +134,7 @@ def _make_example(task: tuple[Example, Path]) -> Made:
         drawing = draw_image(example.species.traits, example.settings.image_size, [*key, 2])
         box = drawing.box
         # The box travels in the file's comment, so that a resumed run need not draw the bird again to know it.
-        buffer = io.BytesIO()                      # of a file, Pillow does not see that only a part has found room
+        buffer = io.BytesIO()  # of a file, Pillow does not see that only a part has found room
         drawing.image.save(buffer, "JPEG", quality=JPEG_QUALITY, comment=_box_text(box))
         write_bytes(image_path, buffer.getvalue())
     if not text_path.exists():
@@ -163,14 +173,18 @@ def _ignore_interrupts() -> None:
 
 
 def _list_paths(folder: Path) -> list[Path]:
-    cub = [folder / "CUB_200_2011" / f"{name}.txt" for name in (
-        "images", "classes", "image_class_labels", "bounding_boxes", "train_test_split")]
-    return cub + [folder / name for name in ("trainvalclasses.txt", "testclasses.txt", "train.json", "test.json",
-                                             _ATTRIBUTES)]
+    cub = [
+        folder / "CUB_200_2011" / f"{name}.txt"
+        for name in ("images", "classes", "image_class_labels", "bounding_boxes", "train_test_split")
+    ]
+    return cub + [
+        folder / name for name in ("trainvalclasses.txt", "testclasses.txt", "train.json", "test.json", _ATTRIBUTES)
+    ]
 
 
 def _write_lists(folder: Path, species: list[Species], examples: list[Example], made: list[Made]) -> None:
     """Everything but images and caption files. A file that is there stays: train.json may name sound by now."""
+
     def lines(values) -> str:
         return "".join(f"{value}\n" for value in values)
 
@@ -181,8 +195,9 @@ def _write_lists(folder: Path, species: list[Species], examples: list[Example], 
         "bounding_boxes": lines(f"{e.image_id} {_box_text(m.box)}" for e, m in zip(examples, made)),
         "train_test_split": lines(f"{e.image_id} {int(not e.species.is_test)}" for e in examples),
         "trainvalclasses": lines(s.class_name for s in species if not s.is_test),
-        "testclasses": lines(s.class_name for s in species if s.is_test)}
-    for path in _list_paths(folder):                                  # attributes.json is the last of them
+        "testclasses": lines(s.class_name for s in species if s.is_test),
+    }
+    for path in _list_paths(folder):  # attributes.json is the last of them
         if path.exists():
             continue
         if path.suffix == ".txt":
@@ -198,18 +213,26 @@ def _split(folder: Path, examples: list[Example], made: list[Made], test: bool) 
     base = project_path(folder)
     return {
         "made_by": MADE_BY,
-        "image_base_path": f"{base}/CUB_200_2011/images", "audio_base_path": f"{base}/CUB_200_2011_audio/audio",
+        "image_base_path": f"{base}/CUB_200_2011/images",
+        "audio_base_path": f"{base}/CUB_200_2011_audio/audio",
         "image_feature_path": base,
-        "data": [{"image": e.name, "class": e.species.class_name, "text": [caption.text for caption in m.captions]}
-                 for e, m in zip(examples, made) if e.species.is_test == test]}
+        "data": [
+            {"image": e.name, "class": e.species.class_name, "text": [caption.text for caption in m.captions]}
+            for e, m in zip(examples, made)
+            if e.species.is_test == test
+        ],
+    }
 
 
 def _attributes(species: list[Species], examples: list[Example], made: list[Made]) -> dict:
     order = {name: position for position, name in enumerate(ATTRIBUTES)}
     return {
         "format": "classes: the value of each attribute, in the order of 'attributes'; captions: for each of a "
-                  "image's captions, the positions in 'attributes' of those that it names",
+        "image's captions, the positions in 'attributes' of those that it names",
         "attributes": ATTRIBUTES,
         "classes": {s.class_name: [s.traits[name] for name in ATTRIBUTES] for s in species},
-        "captions": {e.name: [[order[name] for name in caption.attributes] for caption in m.captions]
-                     for e, m in zip(examples, made)}}
+        "captions": {
+            e.name: [[order[name] for name in caption.attributes] for caption in m.captions]
+            for e, m in zip(examples, made)
+        },
+    }

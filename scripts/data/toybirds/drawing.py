@@ -1,4 +1,5 @@
 """Draws one image: a softly lit bird before a scene, its bounding box, and light grain over both."""
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,15 +10,21 @@ from scripts.data.toybirds.pose import Bird, make_bird, stroke
 from scripts.data.toybirds.scene import draw_scene
 from scripts.data.toybirds.species import COLOURS, PLUMAGE
 
-_BEAK_COLOURS = {"black": (44, 42, 44), "grey": (134, 138, 144), "yellow": (240, 200, 50), "orange": (238, 126, 30),
-                 "red": (200, 44, 38)}
-_NEUTRAL = 128     # value of the shading map that leaves a colour as it is; 255 is twice as bright
-BOX_OPACITY = 64   # a pixel belongs to the bird's box when it is covered by at least this much of 255
+_BEAK_COLOURS = {
+    "black": (44, 42, 44),
+    "grey": (134, 138, 144),
+    "yellow": (240, 200, 50),
+    "orange": (238, 126, 30),
+    "red": (200, 44, 38),
+}
+_NEUTRAL = 128  # value of the shading map that leaves a colour as it is; 255 is twice as bright
+BOX_OPACITY = 64  # a pixel belongs to the bird's box when it is covered by at least this much of 255
 
 
 @dataclass
 class Drawing:
     """`image` RGB, `box` = (x, y, width, height) in pixels, tight around the visible bird, `alpha` its opacity."""
+
     image: Image.Image
     box: tuple[float, float, float, float]
     alpha: Image.Image
@@ -85,7 +92,7 @@ class Layers:
         """Light on a mask seen as a raised cushion, as a shading map of the mask's size."""
         if not depth:
             return Image.new("L", mask.size, _NEUTRAL)
-        step = max(1, int(relief / 3))                                # a smooth map needs few pixels
+        step = max(1, int(relief / 3))  # a smooth map needs few pixels
         pad = 3 * step
         coarse = Image.new("L", (mask.width + 2 * pad, mask.height + 2 * pad))
         coarse.paste(mask, (pad, pad))
@@ -116,8 +123,12 @@ def draw_bird(bird: Bird, traits: dict[str, str], image_size: int, rng: np.rando
     low = np.maximum(np.floor(extent.min(axis=0)) - 3, 0).astype(int)
     high = np.minimum(np.ceil(extent.max(axis=0)) + 3, image_size).astype(int)
     side = rng.choice([-1, 1])
-    layers = Layers(tuple(int(v) for v in low), tuple(int(v) for v in high - low), 2 if image_size > 256 else 4,
-                    light=np.array([side * rng.uniform(0.2, 0.7), -1.0]))
+    layers = Layers(
+        tuple(int(v) for v in low),
+        tuple(int(v) for v in high - low),
+        2 if image_size > 256 else 4,
+        light=np.array([side * rng.uniform(0.2, 0.7), -1.0]),
+    )
     warm = rng.uniform(-0.03, 0.03)
     light = rng.uniform(0.93, 1.05) * np.array([1 + warm, 1, 1 - warm])
     colours = {part: _jittered(COLOURS[traits[part]], rng, light) for part in PLUMAGE}

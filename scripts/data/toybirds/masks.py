@@ -1,4 +1,5 @@
 """Anti-aliased masks of outlines."""
+
 import numpy as np
 from PIL import Image, ImageDraw
 

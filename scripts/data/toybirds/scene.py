@@ -2,6 +2,7 @@
 
 A scene is chosen by the bird's posture and by chance, never by its species.
 """
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
@@ -9,15 +10,20 @@ from scripts.data.toybirds.masks import outline_mask
 from scripts.data.toybirds.pose import Bird, spline, stroke
 
 SCENES = ("sky", "leaves", "water", "grass")
-_CHANCES = {"branch": (0.35, 0.45, 0.10, 0.10), "ground": (0.0, 0.25, 0.0, 0.75), "water": (0, 0, 1, 0),
-            "flying": (0.55, 0.20, 0.15, 0.10)}
-_WORK = 160        # pixels of the side on which backgrounds are made: they are blurred anyway, enlarging costs little
+_CHANCES = {
+    "branch": (0.35, 0.45, 0.10, 0.10),
+    "ground": (0.0, 0.25, 0.0, 0.75),
+    "water": (0, 0, 1, 0),
+    "flying": (0.55, 0.20, 0.15, 0.10),
+}
+_WORK = 160  # pixels of the side on which backgrounds are made: they are blurred anyway, enlarging costs little
 
 
 def mix(one, other, share):
     """`one` where `share` is 0, `other` where it is 1; colours `[3]`, `share` an array or a number."""
     return np.asarray(one, np.float32) + np.asarray(share, np.float32)[..., None] * (
-        np.asarray(other, np.float32) - np.asarray(one, np.float32))
+        np.asarray(other, np.float32) - np.asarray(one, np.float32)
+    )
 
 
 def clouds(rng: np.random.Generator, size: int, cells) -> np.ndarray:
@@ -69,11 +75,14 @@ def _sky(rng, size, horizon):
 def _leaves(rng, size, horizon):
     greens = ((74, 104, 62), (96, 116, 70), (120, 128, 84), (88, 112, 92), (138, 126, 84), (110, 132, 96))
     dark, light = (np.array(greens[i], np.float32) for i in rng.choice(len(greens), 2, replace=False))
-    field = mix(dark * rng.uniform(0.65, 1.0), light * rng.uniform(0.95, 1.3),
-                np.clip(0.5 + 0.35 * clouds(rng, size, (3, 3)), 0, 1))
+    field = mix(
+        dark * rng.uniform(0.65, 1.0),
+        light * rng.uniform(0.95, 1.3),
+        np.clip(0.5 + 0.35 * clouds(rng, size, (3, 3)), 0, 1),
+    )
     image = Image.fromarray(np.clip(field, 0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(image, "RGBA")
-    for _ in range(rng.integers(25, 50)):                             # leaves and gaps out of focus
+    for _ in range(rng.integers(25, 50)):  # leaves and gaps out of focus
         x, y, radius = *rng.uniform(0, size, 2), size * rng.uniform(0.02, 0.07)
         shade = rng.uniform(0.8, 1.35)
         colour = np.clip(mix(dark, light, rng.random()) * shade, 0, 255).astype(int)
@@ -101,7 +110,7 @@ def _grass(rng, size, horizon):
     field = sky + edge[..., None] * (field - sky)
     image = Image.fromarray(np.clip(field, 0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(image, "RGBA")
-    for _ in range(60):                                               # blades
+    for _ in range(60):  # blades
         x, y = rng.uniform(0, size), size * rng.uniform(horizon + 0.1, 1.1)
         length, bend = size * rng.uniform(0.06, 0.16), size * rng.uniform(-0.05, 0.05)
         colour = np.clip(mix(near, far, rng.random()) * rng.uniform(0.8, 1.25), 0, 255).astype(int)
@@ -127,16 +136,26 @@ def _branch(image: Image.Image, bird: Bird, rng: np.random.Generator) -> None:
     foot = bird.feet + (0, thick * 0.42)
     slope = rng.uniform(-0.22, 0.22)
     ends = [-0.1 * size, 1.1 * size]
-    if rng.random() < 0.5:                                            # a tip some way beyond the feet
+    if rng.random() < 0.5:  # a tip some way beyond the feet
         ends[rng.integers(2)] = None
-    left, right = (foot[0] + side * bird.unit * rng.uniform(0.5, 0.9) if end is None else end
-                   for side, end in zip((-1, 1), ends))
+    left, right = (
+        foot[0] + side * bird.unit * rng.uniform(0.5, 0.9) if end is None else end for side, end in zip((-1, 1), ends)
+    )
     sag = rng.uniform(-0.04, 0.04, 2) * size
 
     def at(x: float, bend: float):
         return x, foot[1] + slope * (x - foot[0]) + bend
-    line = spline([at(left, sag[0]), foot - (bird.unit * 0.2, slope * bird.unit * 0.2), foot,
-                   foot + (bird.unit * 0.2, slope * bird.unit * 0.2), at(right, sag[1])], closed=False)
+
+    line = spline(
+        [
+            at(left, sag[0]),
+            foot - (bird.unit * 0.2, slope * bird.unit * 0.2),
+            foot,
+            foot + (bird.unit * 0.2, slope * bird.unit * 0.2),
+            at(right, sag[1]),
+        ],
+        closed=False,
+    )
     widths = (thick * (0.5 if ends[0] is None else 1.15), thick * (0.5 if ends[1] is None else 1.15))
     bark = np.array(((98, 80, 64), (112, 100, 88), (84, 76, 70), (126, 106, 82))[rng.integers(4)])
     bark = bark * rng.uniform(0.8, 1.15)
@@ -146,7 +165,7 @@ def _branch(image: Image.Image, bird: Bird, rng: np.random.Generator) -> None:
         colour = tuple(int(v) for v in np.clip(colour, 0, 255))
         image.paste(colour, corner, mask if opacity == 1 else mask.point(lambda value: int(value * opacity)))
 
-    for _ in range(rng.integers(0, 4)):                               # leaves hang from it, behind the bird
+    for _ in range(rng.integers(0, 4)):  # leaves hang from it, behind the bird
         start = line[rng.integers(len(line))]
         tilt, length = rng.uniform(0, 2 * np.pi), bird.unit * rng.uniform(0.16, 0.28)
         along = length * np.array([np.cos(tilt), np.sin(tilt)])

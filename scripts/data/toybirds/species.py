@@ -1,4 +1,5 @@
 """Species: combinations of plumage colours, beak and body size, split into training and test species."""
+
 from collections import Counter
 from dataclasses import dataclass
 
@@ -8,8 +9,14 @@ from common.cli import UserError
 
 # Colour words and their sRGB values, chosen to stay apart in an image of 64 pixels under warm and cold light.
 COLOURS = {
-    "red": (204, 38, 40), "orange": (240, 130, 24), "yellow": (246, 214, 46), "green": (70, 148, 62),
-    "blue": (42, 98, 204), "brown": (120, 74, 42), "black": (32, 32, 38), "white": (244, 243, 238),
+    "red": (204, 38, 40),
+    "orange": (240, 130, 24),
+    "yellow": (246, 214, 46),
+    "green": (70, 148, 62),
+    "blue": (42, 98, 204),
+    "brown": (120, 74, 42),
+    "black": (32, 32, 38),
+    "white": (244, 243, 238),
     "grey": (140, 146, 152),
 }
 PLUMAGE = ("crown", "nape", "throat", "breast", "belly", "back", "wing", "tail")
@@ -19,30 +26,66 @@ BEAK_SHAPES = ("conical", "pointed", "hooked", "flat")
 SIZES = ("small", "medium", "large")
 # Every attribute with its possible values; this order is the order of the lists in attributes.json.
 ATTRIBUTES = {part: tuple(COLOURS) for part in PLUMAGE} | {
-    "wing_bar": BAR_COLOURS, "beak": BEAK_COLOURS, "beak_shape": BEAK_SHAPES, "size": SIZES}
+    "wing_bar": BAR_COLOURS,
+    "beak": BEAK_COLOURS,
+    "beak_shape": BEAK_SHAPES,
+    "size": SIZES,
+}
 
-MIN_DIFFERENCES = 3      # attributes in which any two species differ, so that ten captions can tell them apart
-_TRIES = 400             # candidates for one species before giving up: the space is vast, so only absurd requests do
+MIN_DIFFERENCES = 3  # attributes in which any two species differ, so that ten captions can tell them apart
+_TRIES = 400  # candidates for one species before giving up: the space is vast, so only absurd requests do
 
 _EPITHETS = {
-    "red": ("Scarlet", "Crimson", "Ruby"), "orange": ("Orange", "Amber", "Copper"),
-    "yellow": ("Golden", "Lemon", "Saffron"), "green": ("Emerald", "Olive", "Moss"),
-    "blue": ("Azure", "Cobalt", "Sapphire"), "brown": ("Chestnut", "Umber", "Russet"),
-    "black": ("Ebony", "Sable", "Raven"), "white": ("Snowy", "Ivory", "Pearl"), "grey": ("Ashy", "Slaty", "Silver")}
+    "red": ("Scarlet", "Crimson", "Ruby"),
+    "orange": ("Orange", "Amber", "Copper"),
+    "yellow": ("Golden", "Lemon", "Saffron"),
+    "green": ("Emerald", "Olive", "Moss"),
+    "blue": ("Azure", "Cobalt", "Sapphire"),
+    "brown": ("Chestnut", "Umber", "Russet"),
+    "black": ("Ebony", "Sable", "Raven"),
+    "white": ("Snowy", "Ivory", "Pearl"),
+    "grey": ("Ashy", "Slaty", "Silver"),
+}
 _FAMILIES = {
     "conical": {"small": ("Finch", "Siskin"), "medium": ("Bunting", "Sparrow"), "large": ("Grosbeak", "Hawfinch")},
     "pointed": {"small": ("Sunbird", "Spinebill"), "medium": ("Kingfisher", "Starling"), "large": ("Heron", "Rail")},
     "hooked": {"small": ("Lovebird", "Parrotlet"), "medium": ("Shrike", "Parakeet"), "large": ("Falcon", "Kite")},
-    "flat": {"small": ("Tody", "Broadbill"), "medium": ("Teal", "Duck"), "large": ("Spoonbill", "Goose")}}
-_NAMED_PARTS = {"crown": "crowned", "nape": "naped", "throat": "throated", "breast": "breasted", "belly": "bellied",
-                "back": "backed", "wing": "winged", "tail": "tailed"}
-_REGIONS = ("Northern", "Southern", "Eastern", "Western", "Mountain", "Island", "Forest", "Marsh", "Coastal", "Desert",
-            "River", "Valley", "Lesser", "Greater", "Common", "Royal")
+    "flat": {"small": ("Tody", "Broadbill"), "medium": ("Teal", "Duck"), "large": ("Spoonbill", "Goose")},
+}
+_NAMED_PARTS = {
+    "crown": "crowned",
+    "nape": "naped",
+    "throat": "throated",
+    "breast": "breasted",
+    "belly": "bellied",
+    "back": "backed",
+    "wing": "winged",
+    "tail": "tailed",
+}
+_REGIONS = (
+    "Northern",
+    "Southern",
+    "Eastern",
+    "Western",
+    "Mountain",
+    "Island",
+    "Forest",
+    "Marsh",
+    "Coastal",
+    "Desert",
+    "River",
+    "Valley",
+    "Lesser",
+    "Greater",
+    "Common",
+    "Royal",
+)
 
 
 @dataclass(frozen=True)
 class Species:
     """One class of the set. `number` counts from 1 as in CUB; `traits` gives every attribute its value."""
+
     number: int
     name: str
     traits: dict[str, str]
@@ -70,9 +113,18 @@ class _Palette:
 
     def __init__(self, rng: np.random.Generator):
         self.rng = rng
-        self.decks = {name: _Deck(rng, values) for name, values in (
-            ("upper", COLOURS), ("lower", COLOURS), ("accent", COLOURS), ("bar", BAR_COLOURS[1:]),
-            ("beak", BEAK_COLOURS), ("beak_shape", BEAK_SHAPES), ("size", SIZES))}
+        self.decks = {
+            name: _Deck(rng, values)
+            for name, values in (
+                ("upper", COLOURS),
+                ("lower", COLOURS),
+                ("accent", COLOURS),
+                ("bar", BAR_COLOURS[1:]),
+                ("beak", BEAK_COLOURS),
+                ("beak_shape", BEAK_SHAPES),
+                ("size", SIZES),
+            )
+        }
 
     def _other(self, deck: str, *avoid: str) -> str:
         """The next card that is none of `avoid`."""
@@ -87,7 +139,7 @@ class _Palette:
 
     def draw(self) -> dict[str, str]:
         upper, lower = self.decks["upper"].deal(), self.decks["lower"].deal()
-        if upper == lower and self.rng.random() < 0.8:         # a bird of one colour is rare
+        if upper == lower and self.rng.random() < 0.8:  # a bird of one colour is rare
             lower = self._other("lower", upper)
         accent = self._other("accent", upper, lower)
         colour = {"upper": upper, "lower": lower, "accent": accent}
@@ -100,12 +152,19 @@ class _Palette:
         colour |= {"throat": colour[throat]}
         has_bar = self.rng.random() < 0.65
         traits = {
-            "crown": colour["crown"], "nape": colour[nape], "throat": colour["throat"], "breast": colour[breast],
-            "belly": lower, "back": upper, "wing": wing,
+            "crown": colour["crown"],
+            "nape": colour[nape],
+            "throat": colour["throat"],
+            "breast": colour[breast],
+            "belly": lower,
+            "back": upper,
+            "wing": wing,
             "tail": colour[self._pick(upper=0.5, accent=0.3, lower=0.2)],
             "wing_bar": self._other("bar", wing) if has_bar else "none",
-            "beak": self._other("beak", colour["crown"]), "beak_shape": self.decks["beak_shape"].deal(),
-            "size": self.decks["size"].deal()}
+            "beak": self._other("beak", colour["crown"]),
+            "beak_shape": self.decks["beak_shape"].deal(),
+            "size": self.decks["size"].deal(),
+        }
         return {name: traits[name] for name in ATTRIBUTES}
 
 
@@ -139,8 +198,9 @@ def invent_species(classes: int, test_classes: int, seed: int) -> list[Species]:
     rng = np.random.default_rng([seed, 0])
     palette, found = _Palette(rng), []
     train_classes = classes - test_classes
-    _add(found, train_classes, palette.draw,
-         f"--classes {classes} is more species than can be told apart; ask for fewer")
+    _add(
+        found, train_classes, palette.draw, f"--classes {classes} is more species than can be told apart; ask for fewer"
+    )
     counts = {name: Counter(traits[name] for traits in found) for name in ATTRIBUTES}
     needed = shared_values_needed(train_classes)
     known = {name: [value for value in ATTRIBUTES[name] if counts[name][value] >= needed] for name in ATTRIBUTES}
@@ -154,9 +214,13 @@ def invent_species(classes: int, test_classes: int, seed: int) -> list[Species]:
             traits["wing_bar"] = "none"
         return traits
 
-    _add(found, test_classes, draw_known,
-         f"--classes {classes} leaves {train_classes} training species, too few to share their attributes with "
-         f"{test_classes} new ones; raise --classes or lower --test_classes")
+    _add(
+        found,
+        test_classes,
+        draw_known,
+        f"--classes {classes} leaves {train_classes} training species, too few to share their attributes with "
+        f"{test_classes} new ones; raise --classes or lower --test_classes",
+    )
     order = rng.permutation(classes)
     names = _names([found[i] for i in order], rng)
     return [Species(n + 1, names[n], found[i], bool(i >= train_classes)) for n, i in enumerate(order)]
