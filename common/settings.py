@@ -160,7 +160,7 @@ def checked(field: Field, key: str, value):
 def _fits(about: Setting, kind: type, value) -> bool:
     most = _LARGEST if kind is int and about.at_most is None else about.at_most
     return (
-        math.isfinite(value)
+        (kind is int or math.isfinite(value))
         and (about.at_least is None or value >= about.at_least)
         and (about.above is None or value > about.above)
         and (most is None or value <= most)

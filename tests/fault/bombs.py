@@ -100,7 +100,7 @@ def sounds(folder) -> dict[str, str | None]:
         "hours.ogg": "longer",
         "claim.wav": None,
         "rate.wav": "rate",
-        "wide.wav": "not sound",
+        "wide.wav": "no sound that can be read",
         "sparse.wav": "longer",
     }
 
