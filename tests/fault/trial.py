@@ -11,7 +11,7 @@ TRAINERS = {
 }
 # What comes in several versions during a stage, each of them whole.
 SEVERAL = (*TRAINERS.values(), "data/birds/.downloaded.json")
-UNFINISHED = '{"order": "unfinished"}'  # what a feature file is described by while it is written
+UNFINISHED = '{"made_by": "direct-speech-to-image", "order": "unfinished"}'  # what a feature file is described by while it is written
 
 
 class Trial:
