@@ -12,7 +12,8 @@ from common import ROOT
 
 HOSTS = "node[3-4]"
 STUBS = {
-    "scontrol": f'[ "$*" = "show hostnames {HOSTS}" ] && printf "node3\\nnode4\\n"',
+    # slow between two lines: a reader that leaves after the first one makes it die by SIGPIPE, every time
+    "scontrol": f'[ "$*" = "show hostnames {HOSTS}" ] && echo node3 && sleep 0.2 && echo node4',
     "srun": 'echo "$@" > "$SEEN/srun"; while [ "${1#--}" != "$1" ]; do shift; done; SLURM_NODEID=1 exec "$@"',
 }
 
