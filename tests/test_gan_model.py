@@ -26,7 +26,7 @@ from StackGAN_v2.model import (
     init_weights,
     load_generator,
 )
-from StackGAN_v2.training.condition_init import init_condition
+from StackGAN_v2.networks.condition_init import init_condition
 from StackGAN_v2.training.networks import Networks
 from StackGAN_v2.training.step import Stepper
 

@@ -9,8 +9,8 @@ from common.distributed import ranks
 from common.distributed.sync_bn import synchronize_batch_norm
 from StackGAN_v2.config import Config, TrainSettings
 from StackGAN_v2.model import Discriminator, Generator, init_weights
+from StackGAN_v2.networks.condition_init import init_condition
 from StackGAN_v2.training.adam import Adam
-from StackGAN_v2.training.condition_init import init_condition
 
 
 class Networks:
