@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from StackGAN_v2.model import FullMapConv, JointConv, UpConv, conv3x3
-from StackGAN_v2.networks.condition_init import principal_directions
+from StackGAN_v2.networks.condition_init import init_projection
 from StackGAN_v2.networks.convolution import Conv
 
 SLOPE = 0.2  # of every LeakyReLU
@@ -158,20 +158,10 @@ class AffineGenerator(nn.Module):
     def initialise(self) -> None:
         """The weights are initialised where the layers are made, as torch does it and DF-GAN leaves it."""
 
-    @torch.no_grad()
     def init_condition(self, speech: torch.Tensor) -> None:
-        """Start the projection so that conditions have mean 0 and variance 1 on embeddings `[M, text_dim]`: a random
-        rotation of the whitened embeddings. Without a projection nothing is done.
-        """
-        if isinstance(self.projection, nn.Identity):
-            return
-        mean, directions = principal_directions(speech, min(self.condition_dim, self.text_dim))
-        weight = self.projection.weight
-        rotation = nn.init.orthogonal_(weight.new_empty(self.condition_dim, directions.shape[1])).cpu()
-        rows = rotation @ directions.T
-        rows /= ((speech.float() - mean) @ rows.T).std(0).clamp(min=1e-6)[:, None]
-        weight.copy_(rows)
-        self.projection.bias.copy_(-(rows @ mean))
+        """Start the projection with conditions of mean 0 and variance 1; without a projection nothing is done."""
+        if isinstance(self.projection, nn.Linear):
+            init_projection(self.projection, speech)
 
     def forward(self, z, speech, eps=None):
         """z `[N, z_dim]`, speech `[N, text_dim]` → ([image `[N, 3, s, s]` in [−1, 1]], condition `[N, E]`, None).
