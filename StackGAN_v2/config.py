@@ -184,6 +184,61 @@ class GanSettings(Group):
 
 
 @dataclass(frozen=True)
+class ExemplarSettings(Group):
+    """MODEL: exemplar."""
+
+    PARTS: int = setting(12, "parts, each a mask and a colour", at_least=1, at_most=256, published=False)
+    CONDITION_DIM: int = setting(
+        96, "width of the speech embedding's projection", at_least=1, at_most=65536, published=False
+    )
+    SPATIAL_DIM: int = setting(3, "channels of the spatial code", at_least=1, at_most=256, published=False)
+    GLOBAL_DIM: int = setting(8, "width of the global code", at_least=1, at_most=4096, published=False)
+    CONSTANTS: int = setting(8, "channels of the learnt constant maps", at_least=1, at_most=256, published=False)
+    COARSE_DIM: int = setting(48, "channels of the decoder's 16×16 maps", at_least=1, at_most=4096, published=False)
+    FINE_DIM: int = setting(
+        32,
+        "channels of the decoder's 32×32 maps",
+        at_least=1,
+        at_most=4096,
+        published=False,
+        more="larger maps have half of those before, 16 at least",
+    )
+    COARSE_LOSS: float = setting(1.0, "weight of the L1 distance of 4×4 means", at_least=0, published=False)
+    KL_SPATIAL: float = setting(1e-5, "weight of the spatial code's KL term", at_least=0, published=False)
+    KL_GLOBAL: float = setting(2e-3, "weight of the global code's KL term", at_least=0, published=False)
+    MATCH_FROM: float = setting(
+        0.35,
+        "share of the training from which images with other sentences are matched",
+        at_least=0,
+        at_most=1,
+        published=False,
+        only_with="TRAIN.COEFF.MATCHING",
+    )
+    MATCH_AGAINST: int = setting(
+        256,
+        "further sentences that an image's own is told from",
+        at_least=0,
+        at_most=65536,
+        published=False,
+        only_with="TRAIN.COEFF.MATCHING",
+    )
+    WEIGHT_DECAY: float = setting(1e-3, "AdamW's weight decay", at_least=0, published=False)
+    CLIP: float = setting(1.0, "norm that the decoder's gradient is cut to", above=0, published=False)
+    WARM_UP: int = setting(50, "iterations in which the learning rate rises", at_least=1, published=False)
+    FINAL_LR: float = setting(
+        0.02,
+        "last learning rate, a share of the first",
+        more="it falls as a cosine over the training",
+        at_least=0,
+        at_most=1,
+        published=False,
+    )
+    BANK: int = setting(
+        4096, "training images whose codes are kept, at the most", at_least=1, at_most=1 << 20, published=False
+    )
+
+
+@dataclass(frozen=True)
 class TextSettings(Group):
     """Speech features."""
 
@@ -224,11 +279,13 @@ class Config(Group):
         "generator and discriminators",
         choices=tuple(GENERATORS),
         published=False,
-        more="affine: one image, of the last branch's size, by conditional affine modulation (DF-GAN)",
+        more="affine: one image, of the last branch's size, by conditional affine modulation (DF-GAN); exemplar: one "
+        "image, decoded from the code of a training image, for small budgets",
     )
     TREE: TreeSettings = TreeSettings()
     TRAIN: TrainSettings = TrainSettings()
     GAN: GanSettings = GanSettings()
+    EXEMPLAR: ExemplarSettings = ExemplarSettings()
     TEXT: TextSettings = TextSettings()
     TEST: TestSettings = TestSettings()
 
@@ -248,6 +305,26 @@ class Config(Group):
                 "it must be 0, since the discriminator has no unconditional logit",
                 {"MODEL": self.MODEL},
             )
+        if self.MODEL == "exemplar":
+            self._check_exemplar()
+
+    def _check_exemplar(self) -> None:
+        because = {"MODEL": self.MODEL}
+        if self.TREE.image_size < 32:
+            raise SettingError(
+                "TREE.BASE_SIZE",
+                self.TREE.BASE_SIZE,
+                "images of the last branch must have 32 pixels at least",
+                {**because, "TREE.BRANCH_NUM": self.TREE.BRANCH_NUM},
+            )
+        least = self.EXEMPLAR.GLOBAL_DIM + 3
+        if self.GAN.Z_DIM < least:
+            raise SettingError(
+                "GAN.Z_DIM", self.GAN.Z_DIM, f"it must be {least} at least: EXEMPLAR.GLOBAL_DIM + 3", because
+            )
+        if self.TRAIN.BATCH_SIZE % 2:
+            reason = "it must be even, since half of a batch takes other sentences"
+            raise SettingError("TRAIN.BATCH_SIZE", self.TRAIN.BATCH_SIZE, reason, because)
 
 
 def load_config(

@@ -82,3 +82,14 @@ def matching_aware_penalty(cond_logits, image, condition, power: float = 6.0):
 
     grads = torch.autograd.grad(cond_logits.sum(), (image, condition), create_graph=True)
     return torch.cat([grad.flatten(1) for grad in grads], 1).float().square().sum(1).add(1e-12).sqrt().pow(power).mean()
+
+
+def gaussian_kl(mean, logvar):
+    """KL(N(mean, exp(logvar)) ‖ N(0, 1)), summed over the dimensions of a code `[N, …]`, mean over the N; 0-d."""
+    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1).mean()
+
+
+def reconstruction_loss(images, real, coarse_weight: float):
+    """Mean L1 distance of images `[N, 3, s, s]`, and `coarse_weight` times that of their 4×4 means; 0-d."""
+    coarse = (F.avg_pool2d(images, 4) - F.avg_pool2d(real, 4)).abs().mean()
+    return (images - real).abs().mean() + coarse_weight * coarse

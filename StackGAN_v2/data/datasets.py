@@ -56,12 +56,12 @@ class Order:
     def _permutation(self, epoch: int) -> torch.Tensor:
         known, order = self._last
         if epoch != known:
-            order = torch.randperm(self.images, generator=_generator(self.seed, 1, epoch))
+            order = torch.randperm(self.images, generator=generator_of(self.seed, 1, epoch))
             self._last = epoch, order
         return order
 
 
-def _generator(*key: int) -> torch.Generator:
+def generator_of(*key: int) -> torch.Generator:
     """A CPU generator whose state is a hash of `key`: neighbouring keys give unrelated streams."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
 
@@ -143,7 +143,7 @@ class Batches:
 
     def images(self, iteration: int) -> tuple[torch.Tensor, torch.Tensor, torch.Generator]:
         """Indices of the real and of the wrong images of the global batch, and the generator to go on with."""
-        n, generator = self.plan.batch_size, _generator(self.plan.seed, 2, iteration)
+        n, generator = self.plan.batch_size, generator_of(self.plan.seed, 2, iteration)
         real = self.features.spoken[self.order.indices(iteration * n, n)]
         u = torch.rand(n, generator=generator)  # with or without wrong images: what follows is the same
         return real, self.others.draw(real, u) if self.others else real[:0], generator
@@ -171,7 +171,9 @@ class Batches:
         )
 
     def _augmentation(self, iteration: int) -> dict[str, torch.Tensor]:
-        draws = torch.rand(len(ROLES), self.plan.batch_size, DRAWS, generator=_generator(self.plan.seed, 3, iteration))
+        draws = torch.rand(
+            len(ROLES), self.plan.batch_size, DRAWS, generator=generator_of(self.plan.seed, 3, iteration)
+        )
         return dict(zip(ROLES, send(draws[:, self.mine], self.device)))
 
 

@@ -20,7 +20,6 @@ from torch import nn
 
 from StackGAN_v2.networks.affine import SLOPE, Modulations, modulate
 from StackGAN_v2.networks.condition_init import init_projection
-from StackGAN_v2.networks.convolution import Conv
 
 CODE_SIDE = 16  # of the spatial code, whatever the image's size
 DRAWS = 12  # normal numbers an image that `recolour` takes: a 3×3 map and a shift
@@ -31,6 +30,7 @@ ENCODER_WIDTHS = (24, 48, 64)  # channels of the spatial encoder: before the cod
 GLOBAL_WIDTHS = (16, 32, 48, 48)  # of the global encoder, each of half the side of the one before
 GLOBAL_SIDE = 64  # larger images are scaled to it for the global code
 PALETTE_HIDDEN = 256
+_BANK = ("bank_mean", "bank_logvar", "bank_global_mean", "bank_global_logvar")  # buffers, as the encoder gives them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,7 @@ def perturbed(mean: torch.Tensor, logvar: torch.Tensor, noise: torch.Tensor) -> 
 
 def _conv(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        Conv(channels_in, channels_out, 3, stride, 1, bias=False),
+        nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False),
         nn.BatchNorm2d(channels_out),
         nn.LeakyReLU(SLOPE, inplace=True),
     )
@@ -141,7 +141,7 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int):
         super().__init__()
-        self.conv1, self.conv2 = (Conv(c, channels_out, 3, 1, 1) for c in (channels_in, channels_out))
+        self.conv1, self.conv2 = (nn.Conv2d(c, channels_out, 3, 1, 1) for c in (channels_in, channels_out))
         self.shortcut = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
 
     def forward(self, h, layers):
@@ -169,12 +169,12 @@ class ExemplarGenerator(nn.Module):
         self.constants = nn.ParameterList(
             nn.Parameter(0.5 * torch.randn(1, constants, CODE_SIDE << i, CODE_SIDE << i)) for i in range(len(widths))
         )
-        self.first = Conv(sizes.spatial_dim + constants, widths[0], 3, 1, 1)
+        self.first = nn.Conv2d(sizes.spatial_dim + constants, widths[0], 3, 1, 1)
         ins = [widths[0], *(width + constants for width in widths[:-1])]
         self.blocks = nn.ModuleList(map(DecoderBlock, ins, widths))
         self.modulations = Modulations(joint, [width for i, o in zip(ins, widths) for width in (i, i, o, o)])
         # masks and residual at twice the side, by pixel shuffle
-        self.head = Conv(widths[-1], 4 * (sizes.parts + 3), 3, 1, 1)
+        self.head = nn.Conv2d(widths[-1], 4 * (sizes.parts + 3), 3, 1, 1)
         self.palette = nn.Sequential(
             nn.Linear(joint, PALETTE_HIDDEN), nn.LeakyReLU(SLOPE), nn.Linear(PALETTE_HIDDEN, 3 * sizes.parts)
         )
@@ -302,4 +302,6 @@ class ExemplarGenerator(nn.Module):
         return [torch.where(mirrored[:, None, None, None], image.flip(3), image)], condition, None
 
 
-_BANK = ("bank_mean", "bank_logvar", "bank_global_mean", "bank_global_logvar")  # buffers, as the encoder gives them
+def bank_of(generator) -> dict[str, torch.Tensor]:
+    """The bank's part of a generator's state dict; {} for a generator that has none."""
+    return {name: getattr(generator, name) for name in _BANK if hasattr(generator, name)}

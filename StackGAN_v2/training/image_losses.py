@@ -5,10 +5,12 @@ and gives its weighted value, 0-d; the step adds all up and logs each by name.
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from common.devices import autocast
 from common.distributed import ranks
-from StackGAN_v2.training.matching_network import Matcher, matching_loss
+from StackGAN_v2.data.datasets import SpeechFeatures, generator_of
+from StackGAN_v2.training.matching_network import TEMPERATURE, Matcher, matching_loss
 
 
 @dataclass
@@ -25,3 +27,37 @@ class MatchingLoss:
             seen = self.matcher(images)
         said = self.matcher.said(batch.speech)
         return self.weight * matching_loss(*(ranks.gather_rows(rows) for rows in (seen.float(), said, batch.labels)))
+
+
+class SentenceMatchingLoss:
+    """How well images match a sentence, against those of the other images and `count` further training sentences.
+
+    For the exemplar generator: its batches are small, and what an image shows is another item than its sentence's.
+    features, labels `[images]`: the sentences of the training set and the classes of its images; seed: of the draw.
+    """
+
+    def __init__(self, matcher: Matcher, features: SpeechFeatures, labels, count: int, seed: int):
+        self.matcher, self.count, self.seed = matcher, count, seed
+        device = matcher.mean.device
+        with torch.no_grad():
+            said = [F.normalize(matcher.said(rows.to(device))) for rows in features.flat.split(4096)]
+        self.said = torch.cat(said)
+        self.labels = torch.repeat_interleave(torch.as_tensor(labels), features.count).to(device)
+
+    def __call__(self, images, speech, labels, iteration: int, precision: str) -> torch.Tensor:
+        """images `[N, 3, s, s]`, the sentences that they shall show, speech `[N, d]`, of classes `[N]` → 0-d.
+
+        Cross-entropy of each image's own sentence; others of its class are left out.
+        """
+        with autocast(images.device, precision):
+            seen = self.matcher(images)
+        drawn = torch.randint(len(self.said), (self.count,), generator=generator_of(self.seed, 6, iteration))
+        drawn = drawn.to(self.said.device)
+        of_batch = ranks.gather_rows(F.normalize(self.matcher.said(speech)))
+        said, classes = (
+            torch.cat(pair) for pair in ((of_batch, self.said[drawn]), (ranks.gather_rows(labels), self.labels[drawn]))
+        )
+        own = torch.arange(len(labels), device=labels.device) + ranks.rank() * len(labels)
+        alike = (labels[:, None] == classes).scatter(1, own[:, None], False)
+        scores = F.normalize(seen.float()) @ said.T / TEMPERATURE
+        return F.cross_entropy(scores.masked_fill(alike, -1e4), own)

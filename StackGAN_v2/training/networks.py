@@ -9,6 +9,7 @@ from common.distributed import ranks
 from common.distributed.sync_bn import synchronize_batch_norm
 from StackGAN_v2.config import Config, TrainSettings
 from StackGAN_v2.generators import generator_class
+from StackGAN_v2.networks.exemplar import bank_of
 from StackGAN_v2.training.adam import Adam
 
 
@@ -31,8 +32,22 @@ class Networks:
             if sync_bn:
                 synchronize_batch_norm(network)
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
-        self.optimizer_g = self._adam(self.generator, train.GENERATOR_LR, train)
+        self.optimizer_g = self._optimizer_g(cfg)
         self.optimizers_d = [self._adam(d, train.DISCRIMINATOR_LR, train) for d in self.discriminators]
+
+        self.before_snapshot = lambda: None  # brings what is not learnt, but follows from the weights, up to date
+
+    def _optimizer_g(self, cfg: Config) -> torch.optim.Optimizer:
+        train = cfg.TRAIN
+        if self.discriminators:
+            return self._adam(self.generator, train.GENERATOR_LR, train)
+        return torch.optim.AdamW(
+            self.generator.parameters(),
+            train.GENERATOR_LR,
+            betas=tuple(train.BETAS),
+            weight_decay=cfg.EXEMPLAR.WEIGHT_DECAY,
+            fused=True,
+        )
 
     @staticmethod
     def _adam(network, lr: float, train: TrainSettings) -> Adam:
@@ -73,7 +88,7 @@ def start_from(networks: Networks, net_g: str, net_d: str, speech=None) -> None:
     if net_g:
         state = checkpoint.state_dict_of(checkpoint.load(net_g), net_g)
         for network in (networks.generator, networks.average):
-            checkpoint.load_into(network, state, net_g)
+            checkpoint.load_into(network, {**state, **bank_of(network)}, net_g)
     for i, network in enumerate(networks.discriminators if net_d else ()):
         path = f"{net_d}{i}.pth"
         checkpoint.load_into(network, checkpoint.state_dict_of(checkpoint.load(path), path), path)

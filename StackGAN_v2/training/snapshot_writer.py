@@ -81,6 +81,7 @@ class SnapshotWriter:
         snapshots.thin_out(path, self.keep.keep, self.keep.keep_every)
 
     def _content(self, iteration: int) -> dict:
+        self.networks.before_snapshot()
         return trainer.resume_content(
             self.networks, iteration, self.notes.settings, self.notes.course, self.best, self.files
         )

@@ -70,10 +70,11 @@ class Trainer(TrainingLoop):
 
 def _line(iteration: int, last: int, values: dict[str, float], rate: float) -> str:
     d = " ".join(f"{value:.2f}" for key, value in values.items() if key[0] == "D" and key[1:].isdigit())
+    d = f"D {d}   " if d else ""
     kl = f"KL {values['KL']:.3f}   " if "KL" in values else ""
     left = (last - iteration) / rate
     wait = f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
-    return f"iteration {iteration:,} of {last:,}   D {d}   G {values['G']:.2f}   {kl}{rate:.2f} it/s   {wait} left"
+    return f"iteration {iteration:,} of {last:,}   {d}G {values['G']:.2f}   {kl}{rate:.2f} it/s   {wait} left"
 
 
 def total_iterations(train: TrainSettings, images: int) -> int:
