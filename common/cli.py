@@ -62,6 +62,9 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         text = action.help or ""
         if "%(default)" in text or action.default in (None, argparse.SUPPRESS) or isinstance(action.default, bool):
             return text
+        if isinstance(action.default, (list, tuple)):
+            text += f" (default: {(' ' if action.nargs else ',').join(map(str, action.default))})"
+            return text if action.default else action.help
         return text + " (default: %(default)s)"
 
 
@@ -285,6 +288,11 @@ def existing_dir(text: str) -> Path:
     if not path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is not a folder" if path.exists() else f"{text} does not exist")
     return path
+
+
+def name_list(text: str) -> list[str]:
+    """'train, test' → the names between the commas."""
+    return [name.strip() for name in text.split(",")]
 
 
 MOST_NUMBERS = 100_000  # of a list
