@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from Audio_to_Image import train_audio_encoder
+from Audio_to_Image.command_settings import EmbeddingOptions, EncoderEvaluation, SpeechOptions, TeacherOptions
 from Audio_to_Image.settings import EncoderOptions
 from common import cli, settings
 from common.cli import UserError
@@ -19,6 +20,7 @@ from scripts import finetune_inception
 from StackGAN_v2 import main
 from StackGAN_v2.config import IGNORED, Config, GanSettings, TreeSettings, load_config
 from StackGAN_v2.evaluation.settings import EvaluateOptions
+from StackGAN_v2.interpolation_settings import ImageOptions
 from StackGAN_v2.settings import GeneratorOptions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -118,10 +120,23 @@ def test_options_of_a_group(capsys):
         assert error.value.code == 2 and said in text and text.count("\n") == 1
 
 
-@pytest.mark.parametrize("group", [EncoderOptions, Config, GeneratorOptions, EvaluateOptions])
+@pytest.mark.parametrize(
+    "group",
+    [
+        EncoderOptions,
+        EmbeddingOptions,
+        EncoderEvaluation,
+        TeacherOptions,
+        SpeechOptions,
+        Config,
+        GeneratorOptions,
+        ImageOptions,
+        EvaluateOptions,
+    ],
+)
 def test_every_setting_says_what_it_means_and_every_default_is_within_its_bounds(group):
     described = settings.describe(group)
-    assert len(described) > 15
+    assert len(described) > (10 if group in (EncoderEvaluation, TeacherOptions, ImageOptions) else 15)
     assert all(one.meaning and one.meaning == one.meaning.strip() for one in described.values())
     for inner in settings.groups_of(group).values():
         if not any(field.default is settings.REQUIRED for field in settings.fields_of(inner).values()):
