@@ -217,8 +217,7 @@ def speak(todo, engine, jobs) -> list:
 
 def finish_split(split, items, audio_root: Path, missing: set, wanted: set | None, recorded: bool) -> None:
     """Name the sound in the split file, once all of it is there; one that is `recorded` names it already."""
-    from common.files import read_json, write_json
-    from common.splits import project_path
+    from common.files import project_path, read_json, write_json
 
     clips = [clip for item in items for clip in item]
     if any(clip in missing or wanted is not None and clip not in wanted for clip in clips):

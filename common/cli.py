@@ -271,7 +271,6 @@ def _number(kind, test, meaning):
 positive_int = _number(int, lambda v: v > 0, "a whole number above 0")
 natural = _number(int, lambda v: v >= 0, "a whole number of 0 or more")
 positive_float = _number(float, lambda v: 0 < v < float("inf"), "a number above 0")
-nonnegative_float = _number(float, lambda v: 0 <= v < float("inf"), "a number of 0 or more")
 
 
 def existing_file(text: str) -> Path:
