@@ -3,7 +3,9 @@
 Prints the numbers, with the protocol, and appends them to metric-speech.jsonl in the encoder's folder.
 """
 
+from Audio_to_Image.command_settings import EncoderEvaluation
 from common import cli
+from common.options import add_options, parse_groups
 
 PROTOCOL = {
     "similarity": "dot product, as published; names that end in _cosine: cosine, for encoders trained without JEL, whose "
@@ -18,53 +20,10 @@ PROTOCOL = {
 }
 
 
-def parse(argv=None):
+def parse(argv=None) -> EncoderEvaluation:
     parser = cli.Parser(__doc__)
-    add = parser.add_argument
-    add("--model", type=cli.existing_file, metavar="FILE", help="the encoder: an epoch_<n>.pth, best.pth, …")
-    add(
-        "--speech_features",
-        type=cli.existing_file,
-        metavar="FILE",
-        help="measure embeddings of the split's captions in a pickle, with --image_features, instead of a model's",
-    )
-    add(
-        "--image_features",
-        type=cli.existing_file,
-        metavar="FILE",
-        help="pickle of the split's images that --speech_features are compared with",
-    )
-    add("--dataset", required=True, metavar="NAME", help="the folder under --data_root with the split files")
-    add("--data_root", metavar="DIR", help="folder of the data sets (default: data/ of the project)")
-    add("--split", default="test", metavar="NAME", help="the split to measure on")
-    add("--teacher", metavar="NAME", help="whose image features to compare with (default: the encoder's own teacher)")
-    add(
-        "--image_model",
-        type=cli.existing_file,
-        metavar="FILE",
-        help="image network that belongs to the encoder, as its authors keep it (best_image_model.pth); for encoders "
-        "other than cnn_rnn whose file does not hold it",
-    )
-    add("--batch_size", type=cli.positive_int, default=64, metavar="N", help="clips at a time")
-    add(
-        "--jobs",
-        type=cli.positive_int,
-        metavar="N",
-        help="processes that compute missing log-mels (default: all cores)",
-    )
-    add(
-        "--device",
-        default="auto",
-        metavar="D",
-        help="auto, cpu, cuda or cuda:<number>; auto takes a GPU if there is one",
-    )
-    add(
-        "--precision",
-        choices=("auto", "fp32", "tf32", "bf16"),
-        default="fp32",
-        help="auto: bf16 where the device multiplies it",
-    )
-    options = parser.parse_args(argv)
+    add_options(parser, EncoderEvaluation)
+    options = parse_groups(parser, EncoderEvaluation, argv)[1]
     pair = (options.speech_features, options.image_features)
     if any(pair) and not all(pair):
         parser.error("--speech_features and --image_features belong together; give both")

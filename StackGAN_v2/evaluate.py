@@ -7,125 +7,14 @@ Without --inception_weights nothing is called FID: the same metrics are then mea
 from pathlib import Path
 
 from common import cli
-
-WEIGHTS_NAME = "pt_inception-2015-12-05-6726825d.pth"
-METRICS = ("fid", "is", "kid", "pr", "retrieval", "s2igan", "class", "attributes")
-
-
-def _metric_list(text: str) -> list[str]:
-    import argparse
-
-    names = text.split(",")
-    for name in names:
-        if name not in METRICS:
-            raise argparse.ArgumentTypeError(f"'{name}' is not one of {', '.join(METRICS)}")
-    return names
+from common.options import add_options, parse_groups
+from StackGAN_v2.evaluation.settings import METRICS, WEIGHTS_NAME, EvaluateOptions
 
 
-def parse(argv=None):
+def parse(argv=None) -> EvaluateOptions:
     parser = cli.Parser(__doc__)
-    add = parser.add_argument
-    add(
-        "--images",
-        required=True,
-        type=cli.existing_dir,
-        metavar="FOLDER",
-        help="the generated images, as main.py makes them: …/iteration<n>/single_samples/valid",
-    )
-    add(
-        "--data_dir",
-        required=True,
-        type=cli.existing_dir,
-        metavar="DIR",
-        help="folder of the data set, such as ./data/birds",
-    )
-    add(
-        "--metrics",
-        type=_metric_list,
-        metavar="A,B,…",
-        help=f"which of {','.join(METRICS)} (default: all that the "
-        "set allows; class needs classes, attributes needs attributes.json, s2igan needs torchvision's weights; pr: "
-        "precision and recall; s2igan: retrieval by S2IGAN's protocol)",
-    )
-    add(
-        "--extractor",
-        default="auto",
-        choices=("auto", "inception", "pytorch_fid", "lite0"),
-        help="network of FID, "
-        "KID, precision and recall: inception shows it images as torch-fidelity does, pytorch_fid as pytorch-fid; "
-        "auto: inception if its weights are there, else lite0",
-    )
-    add(
-        "--inception_weights",
-        type=cli.existing_file,
-        metavar="FILE",
-        help=f"the FID Inception, {WEIGHTS_NAME}, "
-        "checked by SHA-256 (default: what scripts/download.py fid_inception puts into the folder pretrained beside "
-        "the set)",
-    )
-    add("--any_weights", action="store_true", help="accept --inception_weights of another hash; the name then says so")
-    add(
-        "--is_weights",
-        type=cli.existing_file,
-        metavar="FILE",
-        help="for the inception score, an Inception-v3 "
-        "fine-tuned on the set's classes: the StackGAN authors' TensorFlow checkpoint (model.ckpt-<n>, or its .index), "
-        "as papers use it, or a state dict of torchvision's network",
-    )
-    add(
-        "--torchvision_weights",
-        type=cli.existing_file,
-        metavar="FILE",
-        help="torchvision's ImageNet Inception-v3, for s2igan (default: the file that torchvision keeps after its own "
-        "download)",
-    )
-    add(
-        "--real_split",
-        default="test",
-        metavar="NAME",
-        help="the split that the images were made for and are compared with; all its images",
-    )
-    add(
-        "--crop",
-        default="box",
-        choices=("box", "whole"),
-        help="real images: cut as for training the generator, "
-        "around the bounding box where there is one, or whole; always the square in the middle",
-    )
-    add(
-        "--image_size",
-        "--picture_size",
-        type=cli.positive_int,
-        metavar="N",
-        help="which of the generated sizes, in pixels, by the name of the files (default: the largest)",
-    )
-    add(
-        "--size",
-        type=cli.positive_int,
-        metavar="N",
-        help="pixels at which both sides are compared; papers: 256 (default: that of the generated images)",
-    )
-    add(
-        "--max_images",
-        "--max_pictures",
-        type=cli.natural,
-        default=0,
-        metavar="N",
-        help="at most N generated images, drawn at random; 0: all",
-    )
-    add(
-        "--lite0_size",
-        type=cli.positive_int,
-        default=224,
-        metavar="N",
-        help="pixels that lite0 sees; fewer are faster and change the metrics' names",
-    )
-    add("--batch_size", type=cli.positive_int, default=64, metavar="N", help="images at a time")
-    add("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="where to compute")
-    add("--jobs", type=cli.natural, default=0, metavar="N", help="threads that decode images; 0: one a core")
-    add("--output", type=Path, metavar="FOLDER", help="where the numbers go (default: the folder of single_samples)")
-    add("--quiet", action="store_true", help="no progress bars")
-    return parser.parse_args(argv)
+    add_options(parser, EvaluateOptions)
+    return parse_groups(parser, EvaluateOptions, argv)[1]
 
 
 def main(argv=None) -> int:
@@ -174,7 +63,7 @@ def _wanted(args, split) -> list[str]:
     if not args.metrics:
         for name, reason in missing.items():
             print(f"without {name}: {reason}")
-    return args.metrics or [name for name in METRICS if name not in missing]
+    return list(args.metrics or ()) or [name for name in METRICS if name not in missing]
 
 
 def _weights(args) -> Path | None:

@@ -1,20 +1,19 @@
 """Generate images of recordings or sentences, or the images on the straight line between two of them."""
 
+import dataclasses
 import functools
 import sys
 from pathlib import Path
 
 from common import ROOT, cli
 from common.files import require_ours, shortened
-from common.options import add_published
-from common.settings import tell_ignored
+from common.options import add_options, add_published, parse_groups
+from StackGAN_v2.interpolation_settings import STEPS, ImageOptions
 
-STEPS = 11  # images on the line, both ends included
 NAME_BYTES = 180  # of an input's name in names of images, which have at most 255
-BASE_BYTES = 40  # of --img_filename_base before it
 
 
-def parse():
+def parse() -> ImageOptions:
     parser = cli.Parser(
         __doc__,
         epilog="examples:\n"
@@ -22,92 +21,12 @@ def parse():
         "  python ./StackGAN_v2/interpolation.py --type interpolation --text 'a small red bird with a "
         "white belly' 'a large blue bird'",
     )
-    add = parser.add_argument
-    add(
-        "--type",
-        default="inference",
-        choices=("inference", "interpolation"),
-        help="inference: images of every input; interpolation: images between two inputs, and a strip of them "
-        "(default: inference)",
-    )
-    add(
-        "--wav",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="recordings, of any rate, channels and format (wav, flac, ogg, mp3, webm, m4a, …)",
-    )
-    add("--text", nargs="+", default=[], metavar="SENTENCE", help="sentences, spoken by --engine")
-    add("--input_text", metavar="SENTENCE", help="published spelling of a --text")
-    add("--input_text_other", metavar="SENTENCE", help="the second sentence of --type interpolation")
-    add("--engine", choices=("hibari", "espeak"), default="hibari", help="speech synthesis for --text")
-    add("--voice", metavar="NAME", help="voice of --engine (default: its first)")
-    add(
-        "--encoder",
-        "--audio_encoder_path",
-        metavar="FILE",
-        help="speech encoder .pth (default: of the latest.pth and best.pth below "
-        "output/Audio_to_Image/log, the newest one that the generator was trained with)",
-    )
-    add(
-        "--generator",
-        "--gan_path",
-        metavar="FILE",
-        help="generator netG_<n>.pth (default: the newest latest.pth below output/StackGAN_v2)",
-    )
-    add(
-        "--seeds",
-        type=cli.number_list,
-        default="0",
-        metavar="LIST",
-        help="seeds of the noise: with 0-7, inference "
-        "generates each input eight times and interpolation makes eight lines",
-    )
-    add(
-        "--interpolation_num",
-        type=cli.positive_int,
-        default=STEPS - 1,
-        metavar="N",
-        help="interpolation: parts that the line is cut into, so N + 1 images; 1000 at the most",
-    )
-    add(
-        "--img_filename_base",
-        metavar="NAME",
-        type=file_name_base,
-        help="begin the images' names with this (default: the recording's name or the words of the sentence)",
-    )
-    add(
-        "--output_dir",
-        type=Path,
-        default=ROOT / "output/interpolation",
-        metavar="DIR",
-        help="folder of the images; files in it that this project did not write are never replaced",
-    )
-    add("--all_sizes", action="store_true", help="also write the images of the earlier, smaller branches")
-    add("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="where to compute")
+    add_options(parser, ImageOptions)
     # published; what they say about the networks is read from the networks' files
     add_published(parser, flags=("--out_rnn_layer", "--out_attn_layer"), valued=("--gan_cfg",))
-    args = parser.parse_args()
-    tell_ignored(parser.prog, args.ignored)
+    args = parse_groups(parser, ImageOptions)[1]
     others = [args.input_text_other] if args.type == "interpolation" else []
-    args.text = [*args.text, *(text for text in (args.input_text, *others) if text)]
-    return args
-
-
-def file_name_base(text: str) -> str:
-    import argparse
-
-    if (
-        not text
-        or "/" in text
-        or text.startswith(".")
-        or not text.isprintable()
-        or len(text.encode(errors="surrogateescape")) > BASE_BYTES
-    ):
-        raise argparse.ArgumentTypeError(
-            f"'{text[:BASE_BYTES]}' is not the beginning of a file's name, of at most {BASE_BYTES} bytes"
-        )
-    return text
+    return dataclasses.replace(args, text=[*args.text, *(text for text in (args.input_text, *others) if text)])
 
 
 def main():
@@ -119,8 +38,6 @@ def main():
             f"--type interpolation goes between two inputs, not {len(args.wav) + len(args.text)}: give "
             "two with --wav, --text or one of each"
         )
-    if args.interpolation_num > 1000:
-        raise cli.UserError(f"--interpolation_num {args.interpolation_num}: 1000 parts of a line are the most")
     generators = _newest(args.generator, "--generator", "StackGAN_v2/*/Model/latest.pth")
     encoders = _newest(args.encoder, "--encoder", "Audio_to_Image/log/*/latest.pth", "Audio_to_Image/log/*/best.pth")
     for path in (encoders[0], generators[0]):

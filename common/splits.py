@@ -14,7 +14,6 @@ from pathlib import Path, PurePosixPath
 
 from common import ROOT
 from common.cli import UserError, first_few
-from common.files import project_path as project_path  # what base paths in split files look like
 from common.files import read_json
 
 _HALF = re.compile("[\ud800-\udfff]")  # halves of characters, which JSON can write and no file can hold

@@ -156,7 +156,7 @@ def test_own_voice(done, tmp_path):
     assert run(*line, "2", "--seeds", "5").returncode == 0 and len(list((tmp_path / "out").glob("a_to_b_seed5_*"))) == 4
     for words, sentence in (
         (["--type", "interpolation", "--wav", tmp_path / "a.ogg"], "between two inputs, not 1"),
-        ([*line, "2000"], "--interpolation_num 2000: 1000 parts"),
+        ([*line, "2000"], "--interpolation_num: 2000 was given; it must be at least 1 and at most 1000"),
         (["--type", "inference"], "nothing to generate"),
         (["--type", "inference", "--wav", tmp_path / "none.wav"], "none.wav"),
     ):

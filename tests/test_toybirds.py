@@ -268,8 +268,18 @@ def test_captions_are_true_varied_and_well_formed():
     assert len(set(FORMS)) >= 25
 
 
+def named_attributes(folder):
+    """Image ("<class>/<file>.jpg") → for each of its captions, the attributes that it names with their values."""
+    content = json.loads((folder / "attributes.json").read_text())
+    names, result = list(content["attributes"]), {}
+    for image, captions in content["captions"].items():
+        values = content["classes"][image.split("/")[0]]
+        result[image] = [{names[i]: values[i] for i in caption} for caption in captions]
+    return result
+
+
 def test_attributes_file_names_what_captions_say(small):
-    named = dataset.named_attributes(small)
+    named = named_attributes(small)
     content = json.loads((small / "attributes.json").read_text())
     assert list(content["attributes"]) == list(ATTRIBUTES)
     for item in load_split(small, "train").items:

@@ -26,7 +26,6 @@ from StackGAN_v2.evaluation.image_sets import (
     survey,
 )
 
-METRICS = ("fid", "is", "kid", "pr", "retrieval", "s2igan", "class", "attributes")
 NEEDS_FEATURES = {"kid", "pr"}  # of the main extractor, kept on disk for comparing pairs
 BY_CLASS = {"retrieval", "class"}  # always through lite0, so that they compare with or without weights
 FEWEST = {"fid": 2, "is": 10, "kid": 2, "pr": 4}  # images, below which the metric does not exist

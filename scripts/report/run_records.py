@@ -15,6 +15,8 @@ from pathlib import Path
 from common.cli import UserError
 from common.files import read_json, read_note
 
+_NO_METRICS = "chance ap50_chance ap50_highest epoch step images captions unusable".split()  # beside the metrics
+
 
 @dataclass
 class RunFolder:
@@ -120,16 +122,7 @@ def encoder_numbers(run: RunFolder | None, labels: list[int]) -> list[Number]:
     unusable = line.get("unusable") if is_number(line.get("unusable")) else 0
     numbers = []
     for name, value in line.items():
-        if name in (
-            "chance",
-            "ap50_chance",
-            "ap50_highest",
-            "epoch",
-            "step",
-            "images",
-            "captions",
-            "unusable",
-        ) or not is_number(value):
+        if name in _NO_METRICS or not is_number(value):
             continue
         both_ways = name.startswith(("speech_to_", "image_to_"))
         protocol = how.get(name.removesuffix("_cosine")) or (both_ways and how.get("retrieval"))

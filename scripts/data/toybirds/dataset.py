@@ -10,8 +10,7 @@ import numpy as np
 from PIL import Image
 
 from common.cli import UserError
-from common.files import MADE_BY, read_json, write_bytes, write_json, write_text
-from common.splits import project_path
+from common.files import MADE_BY, project_path, read_json, write_bytes, write_json, write_text
 from scripts.data.toybirds.captions import Caption, describe
 from scripts.data.toybirds.drawing import draw_image
 from scripts.data.toybirds.species import ATTRIBUTES, Species, invent_species
@@ -81,17 +80,6 @@ def make_set(settings: Settings, folder: Path, jobs: int, progress) -> bool:
     made = list(progress(_run(examples, folder, jobs), total=len(examples)))
     _write_lists(folder, species, examples, made)
     return True
-
-
-def named_attributes(folder) -> dict[str, list[dict[str, str]]]:
-    """Image ("<class>/<file>.jpg") → for each of its captions, the attributes that it names with their values."""
-    content = read_json(Path(folder) / _ATTRIBUTES)
-    names = list(content["attributes"])
-    result = {}
-    for image, captions in content["captions"].items():
-        values = content["classes"][image.split("/")[0]]
-        result[image] = [{names[i]: values[i] for i in caption} for caption in captions]
-    return result
 
 
 def _claim(folder: Path, settings: Settings) -> None:
