@@ -364,7 +364,7 @@ def test_the_metric_of_snapshots(folder, tmp_path):
     split = load_split(folder, "test")
     rows = [np.zeros((1, 9), np.float32)] * len(split.items)
     generator = Networks(load_config(folder.parent / "tiny.yml"), 9, torch.device("cpu")).average
-    kid = snapshot_metric.Kid("kid_lite0at128", folder, split, rows, generator, 0, "cpu")
+    kid = snapshot_metric.Kid("kid_lite0at128", folder / "test", split, rows, generator, 0, "cpu")
     value = kid(generator)
     assert value == kid(generator) and kid.extractor.view == 128
     noises = torch.stack([sampler.noise(generator, 0, i, 0) for i in range(7)])

@@ -15,19 +15,20 @@ _BATCH = 64
 
 
 class Kid:
-    """KID (squared MMD, unbiased) between images of fixed sentences with fixed noise and all real ones of `split`.
+    """KID (squared MMD, unbiased) between images of fixed sentences with fixed noise and all real ones of `split`, whose features are kept
+    in `folder`.
 
     The lower the better; it may be a little below 0. Over all images at once, not 100 random subsets as in
     evaluate.py: it compares the snapshots of one run. rows: one array `[captions, d]` an item of `split`.
     """
 
-    def __init__(self, name: str, data_dir, split, rows, generator, seed: int, device):
+    def __init__(self, name: str, folder, split, rows, generator, seed: int, device):
         self.name, self.extractor = name, Lite0Extractor(device, NAMES[name])
         self.speech, self.noises = sampler.fixed_sentences(generator, rows, SENTENCES, seed)
         real = real_features(
             RealImages(split, generator.sizes[-1]),
             self.extractor,
-            data_dir / split.name,
+            folder,
             _BATCH,
             os.cpu_count() or 1,
             lambda batches, *unused: batches,
