@@ -54,8 +54,8 @@ class TrainingRun(SnapshotSettings, ValidationSettings, SeedSettings, ResumeSett
     best_by: str = setting(
         "none",
         "metric of the best snapshot, linked as best.pth",
-        choices=("none", "kid_lite0", "kid_lite0at128"),
-        more="measured on fixed sentences of the test split, or of what --val_share leaves out: KID through EfficientNet-lite0, which sees 224 pixels, or 128 (faster)",
+        choices=("none", "kid_lite0", "kid_lite0at128", "kid_lite2", "kid_lite2at128"),
+        more="measured on fixed sentences of the test split, or of what --val_share leaves out: KID through EfficientNet-lite0 or lite2, which see 224 and 260 pixels, or 128 (faster)",
     )
     sync_bn: bool = setting(False, "batch norm over all processes", more="N of them then equal one")
 

@@ -8,6 +8,7 @@ from common.settings import REQUIRED, Group, setting, with_default
 from common.training_settings import ComputeSettings
 
 WEIGHTS_NAME = "pt_inception-2015-12-05-6726825d.pth"
+LITE = ("lite0", "lite2")  # extractors whose weights come in packages
 METRICS = ("fid", "is", "kid", "pr", "retrieval", "s2igan", "class", "attributes")
 
 
@@ -72,9 +73,15 @@ class ExtractorSettings(Group):
     extractor: str = setting(
         "auto",
         "network of FID, KID, precision and recall",
-        choices=("auto", "inception", "pytorch_fid", "lite0"),
+        choices=("auto", "inception", "pytorch_fid", "lite0", "lite2"),
         more="inception shows it images as torch-fidelity does, pytorch_fid as pytorch-fid; auto: inception if its "
-        "weights are there, else lite0",
+        "weights are there, else lite0; lite2: EfficientNet-lite2, where the generator's training knows lite0",
+    )
+    class_extractor: str = setting(
+        "auto",
+        "network of class accuracy and retrieval",
+        choices=("auto", "lite0", "lite2"),
+        more="auto: lite2 with --extractor lite2, else lite0",
     )
     inception_weights: Path | None = setting(
         None,
@@ -99,6 +106,7 @@ class ExtractorSettings(Group):
     lite0_size: int = setting(
         224, "pixels that lite0 sees", at_least=1, more="fewer are faster and change the metrics' names"
     )
+    lite2_size: int = setting(260, "pixels that lite2 sees", at_least=1, more="as --lite0_size")
 
 
 @dataclass(frozen=True)

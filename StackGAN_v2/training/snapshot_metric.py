@@ -6,10 +6,16 @@ import torch
 
 from StackGAN_v2 import sampler
 from StackGAN_v2.evaluation import metrics
-from StackGAN_v2.evaluation.feature_extractors import Lite0Extractor
+from StackGAN_v2.evaluation.feature_extractors import Lite0Extractor, Lite2Extractor
 from StackGAN_v2.evaluation.image_sets import RealImages, real_features
 
-NAMES = {"kid_lite0": 224, "kid_lite0at128": 128}  # and the pixels that lite0 sees
+# the network and the pixels that it sees
+NAMES = {
+    "kid_lite0": (Lite0Extractor, 224),
+    "kid_lite0at128": (Lite0Extractor, 128),
+    "kid_lite2": (Lite2Extractor, 260),
+    "kid_lite2at128": (Lite2Extractor, 128),
+}
 SENTENCES = 512  # at the most: one an image of the split, evenly spread
 _BATCH = 64
 
@@ -23,7 +29,8 @@ class Kid:
     """
 
     def __init__(self, name: str, folder, split, rows, generator, seed: int, device):
-        self.name, self.extractor = name, Lite0Extractor(device, NAMES[name])
+        kind, view = NAMES[name]
+        self.name, self.extractor = name, kind(device, view)
         self.speech, self.noises = sampler.fixed_sentences(generator, rows, SENTENCES, seed)
         real = real_features(
             RealImages(split, generator.sizes[-1]),
