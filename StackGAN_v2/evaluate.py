@@ -2,8 +2,10 @@
 
 Prints a table, appends each number to metric-<name>.jsonl and keeps the latest of all in metrics.json (--output).
 Without --inception_weights nothing is called FID: the same metrics are then measured through EfficientNet-lite0.
+With --run all snapshots of a training are measured, one after the other.
 """
 
+import dataclasses
 from pathlib import Path
 
 from common import cli
@@ -19,6 +21,8 @@ def parse(argv=None) -> EvaluateOptions:
 
 def main(argv=None) -> int:
     args = parse(argv)
+    if args.run and not args.data_dir:
+        args = dataclasses.replace(args, data_dir=_trained_on(args.run))
     import torch
 
     from common import devices, splits
@@ -28,6 +32,8 @@ def main(argv=None) -> int:
     split = splits.load_split(args.data_dir, args.real_split)
     wanted = _wanted(args, split)
     weights = _weights(args)
+    if args.run:
+        return _curve(args, split, wanted, weights, devices.pick_device(args.device))
     output = args.output or _default_output(args.images)
     _make_folder(output)
     job = _job(args, split, wanted, weights, output, devices.pick_device(args.device))
@@ -47,6 +53,35 @@ def main(argv=None) -> int:
             + ": these numbers compare with each other, not with published ones"
         )
     print(f"kept in {output}/metrics.json and metric-<name>.jsonl")
+    return 0
+
+
+def _trained_on(run: Path) -> Path:
+    from common import ROOT
+    from StackGAN_v2.evaluation.curve import options_of
+
+    folder = options_of(run).get("data_dir")
+    if not isinstance(folder, str) or not (ROOT / folder).is_dir():
+        raise cli.UserError(f"--run {run}: the set that it was trained on is not at {folder}; name it by --data_dir")
+    return ROOT / folder
+
+
+def _curve(args, split, wanted, weights, device) -> int:
+    from StackGAN_v2.evaluation import curve
+    from StackGAN_v2.evaluation.evaluator import measure
+
+    left_out: dict[str, None] = {}
+
+    def measure_images(images: Path, scratch: Path) -> list[dict]:
+        job = _job(dataclasses.replace(args, run=None, images=images), split, list(wanted), weights, scratch, device)
+        records = measure(job)
+        left_out.update(dict.fromkeys(job.left_out))
+        return records
+
+    count = curve.measure_run(args, split, device, measure_images)
+    for reason in left_out:
+        print(f"without {reason}")
+    print(f"{count} snapshots, kept in {args.run / curve.FILE}; scripts/report.py draws the curves")
     return 0
 
 

@@ -41,7 +41,8 @@ _STYLE = {
     "axes.spines.left": False,
     "lines.scale_dashes": False,
 }
-_FOLLOWED = ("fid_", "class_accuracy_", "retrieval_map_", "attribute_agreement_")  # drawn over the iterations
+# drawn over the iterations
+_FOLLOWED = ("fid_", "kid_", "precision_", "recall_", "class_accuracy_", "retrieval_map_", "attribute_agreement_")
 
 
 @dataclass
@@ -231,10 +232,9 @@ def _measured(columns) -> list[Chart]:
     """Measured numbers over the iterations, where more than one snapshot of a run was measured."""
     values = {}  # name of a number → column's place → [(iteration, number)]
     for place, column in enumerate(columns):
-        for iteration, folder in run_records.measured_iterations(column.generator).items():
-            for number in run_records.generator_numbers(folder):
-                if number.name.startswith(_FOLLOWED):
-                    values.setdefault(number.name, {}).setdefault(place, []).append((iteration, number))
+        for iteration, number in run_records.numbers_by_iteration(column.generator):
+            if number.name.startswith(_FOLLOWED):
+                values.setdefault(number.name, {}).setdefault(place, []).append((iteration, number))
     charts = []
     for name, by_column in values.items():
         longest = max(by_column.values(), key=len)
