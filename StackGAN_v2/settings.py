@@ -55,7 +55,14 @@ class TrainingRun(SnapshotSettings, ValidationSettings, SeedSettings, ResumeSett
         "none",
         "metric of the best snapshot, linked as best.pth",
         choices=("none", "kid_lite0", "kid_lite0at128", "kid_lite2", "kid_lite2at128"),
-        more="measured on fixed sentences of the test split, or of what --val_share leaves out: KID through EfficientNet-lite0 or lite2, which see 224 and 260 pixels, or 128 (faster)",
+        more="measured on fixed sentences of the test split, or of what --val_share leaves out: KID through "
+        "EfficientNet-lite0 or lite2, which see 224 and 260 pixels, or 128 (faster)",
+    )
+    metrics_every: int = setting(
+        0,
+        "iterations between two measurements of the Fréchet distance and KID",
+        at_least=0,
+        more="as --best_by measures (kid_lite0 where it is none), into stats.jsonl and TensorBoard; 0: none",
     )
     sync_bn: bool = setting(False, "batch norm over all processes", more="N of them then equal one")
 

@@ -116,12 +116,14 @@ def train(options: GeneratorOptions, cfg: Config, name: str) -> int:
         return [str(split.items[i].image) for i in batches.images(iteration)[0]]
 
     sheet = make_sample_sheet(data, cfg.TRAIN.VIS_COUNT, seed, networks.average, run)
-    writer = SnapshotWriter(run, networks, notes, sheet, files, metric, options.training)
+    chosen_by = metric if options.training.best_by != "none" else None
+    writer = SnapshotWriter(run, networks, notes, sheet, files, chosen_by, options.training)
     if first:
         writer.go_on(first, found[0].get("best", {}))
     else:
         writer.begin()
-    job = trainer.Trainer(stepper, batches, cfg.TRAIN, run, files, writer)
+    watch = snapshot_metric.Watch(metric, options.training.metrics_every, networks.average, run)
+    job = trainer.Trainer(stepper, batches, cfg.TRAIN, run, files, writer, watch)
     status = job.fit(first, last)
     end = "stopped" if job.step < last else "finished"
     run.log(f"{end} at iteration {job.step:,}: {folder / 'Model' / 'latest.pth'}")
@@ -190,23 +192,23 @@ def _going_on(content, path, course: dict) -> str:
 
 
 def make_metric(options: GeneratorOptions, held, generator, device):
-    """What says which snapshot is the best, on the rank that keeps them; None if it was not asked for.
+    """What --best_by and --metrics_every measure with, on the rank that keeps snapshots; None if neither is asked for.
 
     held: None, or the validation split and its speech, which then take the place of the test split.
     """
     best_by, data = options.training.best_by, options.data
-    if best_by == "none":
+    if best_by == "none" and not options.training.metrics_every:
         return None
+    name = best_by if best_by != "none" else snapshot_metric.DEFAULT
     split = held[0] if held else load_test(data)
     if len(split.items) < 2:  # an unbiased distance of one image is not a number
-        raise UserError(
-            f"--best_by {best_by} needs 2 test images at least, but {split.path} has {len(split.items)}; leave it out"
-        )
+        option = f"--best_by {best_by}" if best_by == name else "--metrics_every"
+        raise UserError(f"{option} needs 2 test images at least, but {split.path} has {len(split.items)}; leave it out")
     if not ranks.is_main():
         return None
     folder = Path(data.data_dir) / (f"train/validation_{split.digest()}" if held else split.name)
     speech = held[1] if held else speech_of(data, split)
-    return snapshot_metric.Kid(best_by, folder, split, speech, generator, options.training.seed, device)
+    return snapshot_metric.Kid(name, folder, split, speech, generator, options.training.seed, device)
 
 
 def make_matcher(cfg: Config, path: Path, split, batches):

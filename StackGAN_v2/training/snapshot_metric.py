@@ -4,6 +4,8 @@ import os
 
 import torch
 
+from common.distributed import ranks
+from common.runs import Run
 from StackGAN_v2 import sampler
 from StackGAN_v2.evaluation import metrics
 from StackGAN_v2.evaluation.feature_extractors import Lite0Extractor, Lite2Extractor
@@ -16,6 +18,7 @@ NAMES = {
     "kid_lite2": (Lite2Extractor, 260),
     "kid_lite2at128": (Lite2Extractor, 128),
 }
+DEFAULT = "kid_lite0"
 SENTENCES = 512  # at the most: one an image of the split, evenly spread
 _BATCH = 64
 
@@ -45,8 +48,45 @@ class Kid:
 
     def __call__(self, generator) -> float:
         """generator: in evaluation mode."""
+        return metrics.squared_mmd(self._features(generator), self.real)
+
+    def distances(self, generator) -> dict[str, float]:
+        """KID, and the Fréchet distance of the same images, by names that end in that of the extractor."""
+        generated = self._features(generator)
+        moments = []
+        for rows in (generated, self.real):
+            moments.append(metrics.Moments(self.extractor.width, self.extractor.device))
+            moments[-1].update(rows)
+        one, other = moments
+        fid = metrics.frechet_distance(one.mean, one.covariance, other.mean, other.covariance)
+        return {
+            f"fid_{self.extractor.name}": fid,
+            f"kid_{self.extractor.name}": metrics.squared_mmd(generated, self.real),
+        }
+
+    def _features(self, generator) -> torch.Tensor:
         features = []
         for speech, noises in zip(self.speech.split(_BATCH), self.noises.split(_BATCH)):
             images = torch.from_numpy(sampler.generate(generator, speech, noises)[-1]).permute(0, 3, 1, 2)
             features.append(self.extractor(images)[0])
-        return metrics.squared_mmd(torch.cat(features), self.real)
+        return torch.cat(features)
+
+
+class Watch:
+    """Distances of `generator` over the training: every `every` iterations into the statistics of `run`.
+
+    metric: a `Kid`, on the rank that measures; every rank calls it with the number of iterations done.
+    """
+
+    def __init__(self, metric: Kid | None, every: int, generator, run: Run):
+        self.metric, self.every, self.generator, self.run = metric, every, generator, run
+
+    def __call__(self, iteration: int) -> None:
+        if not self.every or iteration % self.every:
+            return
+        if ranks.is_main():
+            values = self.metric.distances(self.generator)
+            self.run.stats(iteration, **{f"eval_{name}": value for name, value in values.items()})
+            told = "   ".join(f"{name} {value:.5f}" for name, value in values.items())
+            self.run.log(f"iteration {iteration:,}   {told}")
+        ranks.barrier()

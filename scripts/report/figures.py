@@ -225,7 +225,22 @@ def generator_charts(columns) -> list[Chart]:
         kl = run.series("KL", "step")
         if any(value for _, value in kl):  # 0 throughout where the term is off
             charts.append(line_chart("Generator, KL term", [Line("KL", kl)], "iteration", "weighted KL", zero=True))
-    return charts + _measured(columns)
+    return charts + _watched(columns) + _measured(columns)
+
+
+def _watched(columns) -> list[Chart]:
+    """What main.py's --metrics_every and --best_by measured in training."""
+    stats = [line for column in columns for line in column.generator.stats]
+    names = sorted({key for line in stats for key in line if key.startswith(("eval_fid_", "eval_kid_"))})
+    return [
+        line_chart(
+            f"{capital(label(name.removeprefix('eval_')))}, in training",
+            [Line(column.label, column.generator.series(name, "step")) for column in columns],
+            "iteration",
+            "value",
+        )
+        for name in names
+    ]
 
 
 def _measured(columns) -> list[Chart]:
