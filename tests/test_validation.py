@@ -1,4 +1,4 @@
-"""What --val_share holds out of the training split: by class or by image, the same for equal seeds, never trained on."""
+"""What --val_share holds out: by class or by image, the same for equal seeds, never trained on."""
 
 import json
 

@@ -34,8 +34,8 @@ FEWEST = {"fid": 2, "is": 10, "kid": 2, "pr": 4}  # images, below which the metr
 @dataclass
 class Job:
     """What is compared with what. main: extractor of FID, KID, precision and recall; class_extractor: of the class
-    metrics (None if not needed); classifier: of the inception score. size: pixels at which both sides are compared; scratch: a folder
-    on a disk with room for the features of all images."""
+    metrics (None if not needed); classifier: of the inception score. size: pixels at which both sides are compared;
+    scratch: a folder on a disk with room for the features of all images."""
 
     wanted: list[str]
     data_dir: Path

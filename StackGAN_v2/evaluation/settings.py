@@ -122,8 +122,8 @@ class CurveSettings(Group):
         None,
         "folder of a run of main.py, instead of --images",
         exists="dir",
-        more="images of each of its snapshots are generated, measured and deleted; the numbers go to curve.jsonl in it, "
-        "what is measured already stays, and the report draws them",
+        more="images of each of its snapshots are generated, measured and deleted; the numbers go to curve.jsonl in "
+        "it, what is measured already stays, and the report draws them",
     )
     sentences: int = setting(1, "sentences of an image, with --run", at_least=0, more="0: all")
     every: int = setting(1, "only snapshots whose number is a multiple of N, with --run", at_least=1)

@@ -24,8 +24,9 @@ _BATCH = 64
 
 
 class Kid:
-    """KID (squared MMD, unbiased) between images of fixed sentences with fixed noise and all real ones of `split`, whose features are kept
-    in `folder`.
+    """KID (squared MMD, unbiased) between images of fixed sentences with fixed noise and all real ones of `split`.
+
+    folder: where the features of the real images are kept.
 
     The lower the better; it may be a little below 0. Over all images at once, not 100 random subsets as in
     evaluate.py: it compares the snapshots of one run. rows: one array `[captions, d]` an item of `split`.
