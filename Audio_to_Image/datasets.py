@@ -1,5 +1,6 @@
 """What the encoder is trained on: spoken captions and teacher features of one split, and the order they come in."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -87,6 +88,22 @@ class SpeechClips:
         if not len(self.usable):
             raise UserError(no_recording(split, cache))
         self.where = self._hold(where or "auto")
+
+    def subset(self, split: Split, items: np.ndarray) -> "SpeechClips":
+        """The clips of `split`, which holds the items of these ascending numbers; what holds the values is shared.
+
+        UserError if none of them can be used.
+        """
+        place = np.full(len(self.split.items), -1)
+        place[items] = np.arange(len(items))
+        clips = np.flatnonzero(place[self.items] >= 0)
+        part = copy.copy(self)
+        part.split, part.cache, part.items = split, self.cache.subset(clips), place[self.items[clips]]
+        part.n_frames = self.n_frames[clips]
+        part.usable = np.flatnonzero(np.isin(clips, self.usable))
+        if not len(part.usable):
+            raise UserError(no_recording(split, part.cache))
+        return part
 
     def _silent(self) -> np.ndarray:
         clips = getattr(self.cache, "clips", None)  # a benchmark's stand-in has none

@@ -10,6 +10,7 @@ A build appends to a partial file with a journal, so that a killed one goes on w
 have not changed are copied from the cache before.
 """
 
+import copy
 import fcntl
 import json
 import os
@@ -69,6 +70,16 @@ class MelCache:
         """The cache of a common.splits.Split, in `<data_dir>/<split>/`: every caption of item 0, then of item 1, …"""
         paths = [path for item in split.items for path in item.audio]
         return cls(split.path.parent / split.name, paths, root=split.audio_root, **options)
+
+    def subset(self, numbers) -> "MelCache":
+        """The clips of these numbers alone, counted from 0 again; the values are shared."""
+        part = copy.copy(self)
+        part.paths, part._names, part.clips = (
+            [rows[n] for n in numbers] for rows in (self.paths, self._names, self.clips)
+        )
+        part.offsets, part.n_frames = self.offsets[numbers], self.n_frames[numbers]
+        part.errors = {new: self.errors[old] for new, old in enumerate(numbers) if old in self.errors}
+        return part
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from Audio_to_Image.encoders import ENCODERS
 from common.settings import REQUIRED, Group, SettingError, setting, with_default
-from common.training_settings import ComputeSettings, ResumeSettings, SeedSettings, SnapshotSettings
+from common.training_settings import ComputeSettings, ResumeSettings, SeedSettings, SnapshotSettings, ValidationSettings
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class OptimizationSettings(Group):
 class EvaluationSettings(Group):
     """Evaluation and snapshots."""
 
-    eval_every: int = setting(10, "epochs between two evaluations on the test split", at_least=1, compared=False)
+    eval_every: int = setting(10, "epochs between two evaluations", at_least=1, compared=False)
     save_every: int = setting(
         10, "epochs between two snapshots", more="a best one is kept too", at_least=1, compared=False
     )
@@ -216,7 +216,13 @@ class ExecutionSettings(Group):
 
 @dataclass(frozen=True)
 class Settings(
-    ExecutionSettings, EvaluationSettings, SeedSettings, OptimizationSettings, MatchmapSettings, LossSettings
+    ExecutionSettings,
+    EvaluationSettings,
+    ValidationSettings,
+    SeedSettings,
+    OptimizationSettings,
+    MatchmapSettings,
+    LossSettings,
 ):
     """What decides the course of a training, beside the data and the network. Defaults as published."""
 
@@ -254,6 +260,12 @@ class EncoderOptions(Group):
     compute: ComputeSettings = ComputeSettings()
 
     def check(self) -> None:
+        if self.training.val_share and self.data.val_json:
+            raise SettingError(
+                "--val_share",
+                self.training.val_share,
+                "leave it out: --val_json names what the best snapshot is chosen on",
+            )
         losses = self.training.jel or self.training.l1 or self.training.distill
         if self.network.encoder == "cnn_rnn" and not losses:
             raise SettingError(

@@ -45,7 +45,7 @@ def defaults_of_encoder(argv) -> dict:
 def main() -> int:
     options = parse()
     from Audio_to_Image import datasets
-    from common import devices, runs
+    from common import devices, runs, validation
     from common.distributed import ranks
 
     device, precision = devices.set_up(options.compute.device, options.compute.precision)
@@ -54,7 +54,9 @@ def main() -> int:
     training = dataclasses.replace(options.training, precision=precision)
     options = dataclasses.replace(options, data=data, training=training)
     resolved = {**by_option(options), "device": str(device), "precision": precision, "processes": ranks.world_size()}
-    split = load_splits(data)
+    split, chosen = load_splits(data), None
+    if training.val_share:
+        chosen = validation.hold_out(split["train"], split.pop("test"), training.val_share, training.seed)
     if options.start.dry_run:
         if ranks.is_main():
             print(*(f"{name}: {value}" for name, value in resolved.items()), sep="\n")
@@ -66,6 +68,8 @@ def main() -> int:
             role: datasets.open_clips(one, data.max_frames, device, data.cache, data.jobs, short_clips=data.short_clips)
             for role, one in split.items()
         }
+        if chosen:
+            clips, image = hold_out(clips["train"], image["train"], chosen)
         run = runs.Run(data.output_dir, resolved, ranks.is_main())
         return train(options, clips, image, device, run)
     finally:
@@ -83,8 +87,22 @@ def load_splits(data) -> dict:
     }
 
 
+def hold_out(clips, image: list, chosen) -> tuple[dict, dict]:
+    """Clips and teacher's features of the training split → those of its two parts, "train" and "validation".
+
+    chosen: the numbers of the items of either.
+    """
+    from common import validation
+
+    roles = dict(zip(("train", "validation"), chosen))
+    return (
+        {role: clips.subset(validation.subset(clips.split, part, role), part) for role, part in roles.items()},
+        {role: [image[number] for number in part] for role, part in roles.items()},
+    )
+
+
 def load_teacher_features(options, split: dict) -> dict:
-    """The teacher's features of both splits, as lists of arrays `[views, d]`. UserError if their widths do not fit.
+    """The teacher's features of all splits, as lists of arrays `[views, d]`. UserError if their widths do not fit.
 
     An encoder that needs no teacher gets a view of a single 0 for each image.
     """
@@ -100,7 +118,7 @@ def load_teacher_features(options, split: dict) -> dict:
     path = {role: features.find_features(one, "image", teacher) for role, one in split.items()}
     image = {role: features.load_features(path[role], one, made_by) for role, one in split.items()}
     widths = {role: rows[0].shape[1] for role, rows in image.items()}
-    if widths["train"] != widths["test"]:
+    if widths["train"] != widths.get("test", widths["train"]):
         raise cli.UserError(
             f"the features of teacher {teacher} are {widths['train']} wide for train and "
             f"{widths['test']} for test; run prepare_image_feature.py again for both"
@@ -117,9 +135,10 @@ def train(options: EncoderOptions, clips: dict, image: dict, device, run) -> int
     """Build the network, go on from a resume file if there is one, train. → exit status."""
     from Audio_to_Image import datasets, trainer
     from Audio_to_Image.objectives import objective_class
-    from common import devices
+    from common import devices, validation
 
     data, training = options.data, options.training
+    tested = "validation" if training.val_share else "test"
     tell_unusable(clips, run)
     devices.seed_everything(training.seed)
     network = encoder_class(options.network.encoder).from_settings(options.network, image["train"][0].shape[1])
@@ -134,8 +153,8 @@ def train(options: EncoderOptions, clips: dict, image: dict, device, run) -> int
     job = trainer.Trainer(
         network,
         train_set,
-        clips["test"],
-        trainer.mean_views(image["test"]),
+        clips[tested],
+        trainer.mean_views(image[tested]),
         meta,
         training,
         run,
@@ -144,9 +163,10 @@ def train(options: EncoderOptions, clips: dict, image: dict, device, run) -> int
     start(job, options.start)
     run.log(
         f"{len(train_set)} training images with {len(clips['train'].usable)} captions, "
-        f"{len(clips['test'].split.items)} test images with {len(clips['test'].usable)}; {job.steps_per_epoch} "
+        f"{len(clips[tested].split.items)} {tested} images with {len(clips[tested].usable)}; {job.steps_per_epoch} "
         f"steps of {job.batch} an epoch; {device}, {training.precision}, log-mels on {clips['train'].where}"
     )
+    run.log(validation.choice_note(training.val_share, train_set.clips.split, clips[tested].split))
     status = job.fit()
     left_out = clips["train"].without_speech()
     if left_out:

@@ -56,7 +56,8 @@ def mean_views(features: list[np.ndarray]) -> torch.Tensor:
 class Trainer(TrainingLoop):
     """Trains `network` on `train`, tests it on `test` and its features `test_image` `[images, d]`, writes into `run`.
 
-    meta: what a checkpoint says about itself, beside what is read from its tensors: dataset, teacher, max_frames.
+    test: clips of the test split, or of what settings.val_share holds out of the training split. meta: what
+    a checkpoint says about itself, beside what is read from its tensors: dataset, teacher, max_frames.
     objective: what is learned from; None: the paper's losses.
     """
 
@@ -276,7 +277,7 @@ class Trainer(TrainingLoop):
             self.save_resume()
 
     def _evaluate(self) -> bool:
-        """Measure on the test split. → whether this is the best so far."""
+        """Measure on the test or validation split. → whether this is the best so far."""
         ranks.broadcast_module(self.network)  # batch norm's statistics are each rank's own
         size, precision = self.settings.batch_size, self.settings.precision
         self.objective.eval()
@@ -287,7 +288,8 @@ class Trainer(TrainingLoop):
         self.evaluated = self.step
         epoch = round(self.epoch + self.position / self.steps_per_epoch, 4)
         self.run.stats(self.step, epoch=epoch, **{f"eval_{name}": value for name, value in self.metrics.items()})
-        self.run.log(f"epoch {epoch:8.2f}  test: " + "  ".join(f"{k} {v:.2f}" for k, v in self.metrics.items()))
+        on = "validation" if self.settings.val_share else "test"
+        self.run.log(f"epoch {epoch:8.2f}  {on}: " + "  ".join(f"{k} {v:.2f}" for k, v in self.metrics.items()))
         score = self.metrics.get("accuracy", self.metrics.get("speech_to_image_r10"))
         improved = is_better(score, self.best["score"])
         if improved:
@@ -368,6 +370,7 @@ class Trainer(TrainingLoop):
             "training items": len(self.train),
             "batch of all processes": self.batch,
             "seed": self.settings.seed,
+            "val_share": self.settings.val_share,
             "teacher features of width": self.test_image.shape[1],
         }
 

@@ -2,13 +2,15 @@
 
 Prints a table, appends each number to metric-<name>.jsonl and keeps the latest of all in metrics.json (--output).
 Without --inception_weights nothing is called FID: the same metrics are then measured through EfficientNet-lite0.
+With --run all snapshots of a training are measured, one after the other.
 """
 
+import dataclasses
 from pathlib import Path
 
 from common import cli
 from common.options import add_options, parse_groups
-from StackGAN_v2.evaluation.settings import METRICS, WEIGHTS_NAME, EvaluateOptions
+from StackGAN_v2.evaluation.settings import LITE, METRICS, WEIGHTS_NAME, EvaluateOptions
 
 
 def parse(argv=None) -> EvaluateOptions:
@@ -19,6 +21,8 @@ def parse(argv=None) -> EvaluateOptions:
 
 def main(argv=None) -> int:
     args = parse(argv)
+    if args.run and not args.data_dir:
+        args = dataclasses.replace(args, data_dir=_trained_on(args.run))
     import torch
 
     from common import devices, splits
@@ -28,6 +32,8 @@ def main(argv=None) -> int:
     split = splits.load_split(args.data_dir, args.real_split)
     wanted = _wanted(args, split)
     weights = _weights(args)
+    if args.run:
+        return _curve(args, split, wanted, weights, devices.pick_device(args.device))
     output = args.output or _default_output(args.images)
     _make_folder(output)
     job = _job(args, split, wanted, weights, output, devices.pick_device(args.device))
@@ -38,15 +44,44 @@ def main(argv=None) -> int:
         print(f"without {reason}")
     if not weights and {"fid", "is", "kid", "pr"} & set(wanted):
         print(
-            "lite0 stands in for the FID Inception, whose weights "
+            f"{'lite2' if args.extractor == 'lite2' else 'lite0'} stands in for the FID Inception, whose weights "
             + (
                 "were not asked for"
-                if args.extractor == "lite0"
+                if args.extractor in LITE
                 else "are not there (--inception_weights, or scripts/download.py fid_inception)"
             )
             + ": these numbers compare with each other, not with published ones"
         )
     print(f"kept in {output}/metrics.json and metric-<name>.jsonl")
+    return 0
+
+
+def _trained_on(run: Path) -> Path:
+    from common import ROOT
+    from StackGAN_v2.evaluation.curve import options_of
+
+    folder = options_of(run).get("data_dir")
+    if not isinstance(folder, str) or not (ROOT / folder).is_dir():
+        raise cli.UserError(f"--run {run}: the set that it was trained on is not at {folder}; name it by --data_dir")
+    return ROOT / folder
+
+
+def _curve(args, split, wanted, weights, device) -> int:
+    from StackGAN_v2.evaluation import curve
+    from StackGAN_v2.evaluation.evaluator import measure
+
+    left_out: dict[str, None] = {}
+
+    def measure_images(images: Path, scratch: Path) -> list[dict]:
+        job = _job(dataclasses.replace(args, run=None, images=images), split, list(wanted), weights, scratch, device)
+        records = measure(job)
+        left_out.update(dict.fromkeys(job.left_out))
+        return records
+
+    count = curve.measure_run(args, split, device, measure_images)
+    for reason in left_out:
+        print(f"without {reason}")
+    print(f"{count} snapshots, kept in {args.run / curve.FILE}; scripts/report.py draws the curves")
     return 0
 
 
@@ -67,12 +102,14 @@ def _wanted(args, split) -> list[str]:
 
 
 def _weights(args) -> Path | None:
-    """The file of the FID Inception: as given, or where the download registry puts it; None for lite0."""
+    """The file of the FID Inception: as given, or where the download registry puts it; None for lite0 and lite2."""
     from common import ROOT
 
-    if args.extractor == "lite0":
+    if args.extractor in LITE:
         if args.inception_weights:
-            raise cli.UserError("--extractor lite0 has no use for --inception_weights; leave one of them out")
+            raise cli.UserError(
+                f"--extractor {args.extractor} has no use for --inception_weights; leave one of them out"
+            )
         return None
     places = (args.data_dir.parent / "pretrained" / WEIGHTS_NAME, ROOT / "data" / "pretrained" / WEIGHTS_NAME)
     weights = args.inception_weights or next((path for path in places if path.is_file()), None)
@@ -106,7 +143,7 @@ def _job(args, split, wanted, weights, output, device):
     if not wanted:
         raise cli.UserError(f"--metrics {left_out[0]}")
     by_class = bool(BY_CLASS & set(wanted))
-    main_extractor, lite0, classifier, torchvision = _extractors(args, wanted, weights, by_class, device)
+    main_extractor, class_extractor, classifier, torchvision = _extractors(args, wanted, weights, by_class, device)
     return Job(
         wanted,
         args.data_dir,
@@ -116,7 +153,7 @@ def _job(args, split, wanted, weights, output, device):
         size,
         real,
         main_extractor,
-        lite0,
+        class_extractor,
         classifier,
         torchvision,
         device,
@@ -129,12 +166,11 @@ def _job(args, split, wanted, weights, output, device):
 
 
 def _extractors(args, wanted, weights, by_class: bool, device):
-    """(main, lite0, classifier, torchvision): only those that some metric needs are loaded."""
+    """(main, that of the classes, classifier, torchvision): only those that some metric needs are loaded."""
     from common.untrusted.tf_checkpoint import is_checkpoint
     from StackGAN_v2.evaluation.feature_extractors import (
         FinetunedInception,
         InceptionExtractor,
-        Lite0Extractor,
         PytorchFidExtractor,
         TorchvisionInception,
     )
@@ -143,14 +179,24 @@ def _extractors(args, wanted, weights, by_class: bool, device):
     distances = bool({"fid", "kid", "pr"} & set(wanted)) or "is" in wanted and not args.is_weights
     kind = PytorchFidExtractor if args.extractor == "pytorch_fid" else InceptionExtractor
     main = kind(weights, device, args.any_weights) if distances and weights else None
-    lite0 = Lite0Extractor(device, args.lite0_size) if by_class or distances and not main else None
-    main = main or lite0
+    lite = args.extractor if args.extractor in LITE else "lite0"
+    by_name = {lite: _lite(args, lite, device)} if distances and not main else {}
+    main = main or by_name.get(lite)
+    of_classes = lite if args.class_extractor == "auto" else args.class_extractor
+    class_extractor = by_name.get(of_classes) or _lite(args, of_classes, device) if by_class else None
     classifier = main
     if args.is_weights and "is" in wanted:
         network = StackGANInception if is_checkpoint(args.is_weights) else FinetunedInception
         classifier = network(args.is_weights, device)
     torchvision = TorchvisionInception(_torchvision_weights(args), device) if "s2igan" in wanted else None
-    return main, lite0, classifier, torchvision
+    return main, class_extractor, classifier, torchvision
+
+
+def _lite(args, name: str, device):
+    from StackGAN_v2.evaluation import feature_extractors
+
+    kind = feature_extractors.Lite2Extractor if name == "lite2" else feature_extractors.Lite0Extractor
+    return kind(device, args.lite2_size if name == "lite2" else args.lite0_size)
 
 
 def _made_with(images: Path) -> dict:
@@ -215,7 +261,7 @@ def _print_remarks(mark: str, remarks: list[tuple[str, str]]) -> None:
     import re
 
     about: dict[str, list[str]] = {}
-    protocol = r"_(?:lite0|inception|pytorchfid|finetuned|stackgan|torchvision|\d+px)"
+    protocol = r"_(?:lite[02]|inception|pytorchfid|finetuned|stackgan|torchvision|\d+px)"
     for metric, said in remarks:
         about.setdefault(said, []).append(re.split(protocol, metric)[0])
     for said, names in about.items():

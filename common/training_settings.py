@@ -46,6 +46,21 @@ class SeedSettings(Group):
 
 
 @dataclass(frozen=True)
+class ValidationSettings(Group):
+    """Validation."""
+
+    val_share: float = setting(
+        0.0,
+        "share of the training split that is left out and chooses the best snapshot",
+        at_least=0,
+        below=1,
+        published=False,
+        more="of its classes where the test split has others (zero-shot sets), else of its images, drawn by the seed; "
+        "0: all is trained on, and the test split chooses, as published",
+    )
+
+
+@dataclass(frozen=True)
 class ResumeSettings(Group):
     """Start and end."""
 

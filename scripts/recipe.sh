@@ -40,12 +40,13 @@ gan_options=
 sample_options=
 evaluate_options=
 download=                    # names for scripts/download.py, fetched before the set is made; "": what is there is used
+download_extra=              # further names, which the recipe can do without: where they cannot be had it says so and goes on
 download_options=            # such as "--keep_archive" or "--registry FILE"
 prepare=                     # a Python command that makes the set in data/, if there is one
 choices="dataset stage stop_stage data_root output_root tag nproc nnodes node_rank master_addr master_port
   wait_for_machines max_restarts seed device speech speech_archive engine speech_options teacher teacher_options encoder_options
   extract_options gan_cfg gan_options sample_options
-  evaluate_options download download_options prepare ${own_choices-}"
+  evaluate_options download download_extra download_options prepare ${own_choices-}"
 
 # ---- options: first the data set, then its file of choices, then everything else -------------------------------------
 help=
@@ -174,7 +175,8 @@ fingerprint() { # number: of split files by content; of large files by size, fir
     local files=() file
     case $1 in
         3) files=("$data"/{train,test}/image_features_"$teacher".pickle) ;;
-        4 | 7) files=("$encoder/latest.pth") ;;
+        4) files=("$encoder/latest.pth") ;;
+        7) files=("$encoder/latest.pth" "$data_root"/pretrained/pt_inception-2015-12-05-6726825d.pth) ;;  # if it is there
         5) files=("$data"/{train,test}/audio_features_"$teacher".pickle) ;;
         6) files=("$generator/Model/latest.pth") ;;
     esac
@@ -199,8 +201,12 @@ launch() {      # script … : through torchrun when there are several processes
 
 end_of_training() { [ "$node_rank" -eq 0 ] || exit 0; }       # what follows is machine 0's
 
-fetched() {     # command … : fetch what of $download is not there yet, then run the command
-    "$python" ./scripts/download.py $download --data_root "$data_root" $download_options && "$@"
+fetched() {     # command … : fetch what of $download and $download_extra is not there yet, then run the command
+    "$python" ./scripts/download.py $download --data_root "$data_root" $download_options &&
+        { [ -z "$download_extra" ] ||
+          "$python" ./scripts/download.py $download_extra --data_root "$data_root" $download_options ||
+          echo "$program: going on without $download_extra; the numbers are then named after the network that measures" >&2
+        } && "$@"
 }
 
 with_published_speech() {       # command … : get the authors' recordings, then run the command: it speaks what is missing

@@ -448,6 +448,21 @@ def test_extractors_are_chosen_and_found(data, images, stub, tmp_path, monkeypat
         run(data, images, "--extractor", "lite0", "--inception_weights", str(weights))
 
 
+def test_lite2_takes_the_place_of_lite0_in_every_metric(data, images, stub, monkeypatch, capsys):
+    class Lite2(StubExtractor):
+        name, identity = "lite2", "lite2"
+
+    monkeypatch.setattr(feature_extractors, "Lite2Extractor", Lite2)
+    monkeypatch.setattr(feature_extractors, "Lite0Extractor", None)  # it is not even loaded
+    names = run(data, images, "--metrics", "fid,is,kid,pr,retrieval,class", "--extractor", "lite2")
+    assert names and all("_lite2_" in name for name in names)
+    assert "lite2 stands in for the FID Inception" in capsys.readouterr().out
+    monkeypatch.setattr(feature_extractors, "Lite0Extractor", stub)
+    (images.parent.parent / "metrics.json").unlink()
+    names = run(data, images, "--metrics", "kid,class", "--extractor", "lite0", "--class_extractor", "lite2")
+    assert sorted(name.split("_16px")[0] for name in names) == ["class_accuracy_lite2", "kid_lite0"]
+
+
 def test_the_registry_and_the_command_mean_the_same_file():
     from scripts.data.download import registry
 

@@ -5,6 +5,7 @@ the largest training size, and stored as it is: rows of pixels, one image after 
 smaller sizes are then index arithmetic and one resize for a whole batch.
 """
 
+import copy
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -63,6 +64,13 @@ class ImageCache:
 
     def __len__(self) -> int:
         return len(self.start)
+
+    def subset(self, numbers) -> "ImageCache":
+        """The images of these numbers alone; the pixels are shared."""
+        part, chosen = copy.copy(self), torch.as_tensor(numbers, device=self.start.device)
+        for name in ("height", "width", "start"):
+            setattr(part, name, getattr(self, name)[chosen])
+        return part
 
     def to(self, device) -> "ImageCache":
         for name in ("pixels", "height", "width", "start"):

@@ -27,15 +27,15 @@ from StackGAN_v2.evaluation.image_sets import (
 )
 
 NEEDS_FEATURES = {"kid", "pr"}  # of the main extractor, kept on disk for comparing pairs
-BY_CLASS = {"retrieval", "class"}  # always through lite0, so that they compare with or without weights
+BY_CLASS = {"retrieval", "class"}  # never through an Inception, so that they compare with or without weights
 FEWEST = {"fid": 2, "is": 10, "kid": 2, "pr": 4}  # images, below which the metric does not exist
 
 
 @dataclass
 class Job:
-    """What is compared with what. main: extractor of FID, KID, precision and recall; lite0: of the class metrics (None
-    if not needed); classifier: of the inception score. size: pixels at which both sides are compared; scratch: a folder
-    on a disk with room for the features of all images."""
+    """What is compared with what. main: extractor of FID, KID, precision and recall; class_extractor: of the class
+    metrics (None if not needed); classifier: of the inception score. size: pixels at which both sides are compared;
+    scratch: a folder on a disk with room for the features of all images."""
 
     wanted: list[str]
     data_dir: Path
@@ -45,7 +45,7 @@ class Job:
     size: int
     real: RealImages
     main: Extractor | None
-    lite0: Extractor | None
+    class_extractor: Extractor | None
     classifier: Extractor | None
     torchvision: Extractor | None  # of S2IGAN's retrieval protocol
     device: torch.device
@@ -118,8 +118,8 @@ def measure(job: Job) -> list[dict]:
 
 def _real_sides(job: Job) -> list[Extractor]:
     sides = [job.main] if {"fid", "kid", "pr"} & set(job.wanted) else []
-    if BY_CLASS & set(job.wanted) and job.lite0 not in sides:
-        sides.append(job.lite0)
+    if BY_CLASS & set(job.wanted) and job.class_extractor not in sides:
+        sides.append(job.class_extractor)
     return sides + [job.torchvision] * ("s2igan" in job.wanted)
 
 
@@ -139,8 +139,8 @@ class _Pass:
             else None
         )
         self.kept = [job.main] if NEEDS_FEATURES & wanted else []
-        if BY_CLASS & wanted and job.lite0 not in self.kept:
-            self.kept.append(job.lite0)
+        if BY_CLASS & wanted and job.class_extractor not in self.kept:
+            self.kept.append(job.class_extractor)
         if "s2igan" in wanted:
             self.kept.append(job.torchvision)
         self.files: dict[str, FeatureFile] = {}

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.cli import name_list
-from common.settings import REQUIRED, Group, setting, with_default
+from common.settings import Group, SettingError, setting, with_default
 from common.training_settings import ComputeSettings
 
 WEIGHTS_NAME = "pt_inception-2015-12-05-6726825d.pth"
+LITE = ("lite0", "lite2")  # extractors whose weights come in packages
 METRICS = ("fid", "is", "kid", "pr", "retrieval", "s2igan", "class", "attributes")
 
 
@@ -15,13 +16,18 @@ METRICS = ("fid", "is", "kid", "pr", "retrieval", "s2igan", "class", "attributes
 class ImageSettings(Group):
     """Images."""
 
-    images: Path = setting(
-        REQUIRED,
+    images: Path | None = setting(
+        None,
         "the generated images, as main.py makes them: …/iteration<n>/single_samples/valid",
         exists="dir",
         metavar="FOLDER",
     )
-    data_dir: Path = setting(REQUIRED, "folder of the data set, such as ./data/birds", exists="dir")
+    data_dir: Path | None = setting(
+        None,
+        "folder of the data set, such as ./data/birds",
+        none="with --run the one that the run was trained on",
+        exists="dir",
+    )
     metrics: tuple[str, ...] | None = setting(
         None,
         f"which of {','.join(METRICS)}",
@@ -72,9 +78,15 @@ class ExtractorSettings(Group):
     extractor: str = setting(
         "auto",
         "network of FID, KID, precision and recall",
-        choices=("auto", "inception", "pytorch_fid", "lite0"),
+        choices=("auto", "inception", "pytorch_fid", "lite0", "lite2"),
         more="inception shows it images as torch-fidelity does, pytorch_fid as pytorch-fid; auto: inception if its "
-        "weights are there, else lite0",
+        "weights are there, else lite0; lite2: EfficientNet-lite2, where the generator's training knows lite0",
+    )
+    class_extractor: str = setting(
+        "auto",
+        "network of class accuracy and retrieval",
+        choices=("auto", "lite0", "lite2"),
+        more="auto: lite2 with --extractor lite2, else lite0",
     )
     inception_weights: Path | None = setting(
         None,
@@ -99,6 +111,22 @@ class ExtractorSettings(Group):
     lite0_size: int = setting(
         224, "pixels that lite0 sees", at_least=1, more="fewer are faster and change the metrics' names"
     )
+    lite2_size: int = setting(260, "pixels that lite2 sees", at_least=1, more="as --lite0_size")
+
+
+@dataclass(frozen=True)
+class CurveSettings(Group):
+    """All snapshots of a run."""
+
+    run: Path | None = setting(
+        None,
+        "folder of a run of main.py, instead of --images",
+        exists="dir",
+        more="images of each of its snapshots are generated, measured and deleted; the numbers go to curve.jsonl in "
+        "it, what is measured already stays, and the report draws them",
+    )
+    sentences: int = setting(1, "sentences of an image, with --run", at_least=0, more="0: all")
+    every: int = setting(1, "only snapshots whose number is a multiple of N, with --run", at_least=1)
 
 
 @dataclass(frozen=True)
@@ -112,5 +140,13 @@ class MachineSettings(Group):
 
 
 @dataclass(frozen=True)
-class EvaluateOptions(MachineSettings, ExtractorSettings, ImageSettings):
+class EvaluateOptions(MachineSettings, CurveSettings, ExtractorSettings, ImageSettings):
     """All options of evaluate.py."""
+
+    def check(self) -> None:
+        if (self.images is None) == (self.run is None):
+            raise SettingError("--images", self.images, "give either --images FOLDER, or --run DIR for all snapshots")
+        if self.images and not self.data_dir:
+            raise SettingError("--data_dir", None, "name the folder of the data set that the images are of")
+        if self.run and self.output:
+            raise SettingError("--output", self.output, "leave it out: the numbers of --run go into the run's folder")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import ROOT, checkpoint, resume, settings
+from common import ROOT, checkpoint, resume, settings, validation
 from common.cli import UserError
 from common.devices import seed_everything, set_up
 from common.distributed import ranks
@@ -45,16 +45,19 @@ def train(options: GeneratorOptions, cfg: Config, name: str) -> int:
     seed_everything(seed)
     torch.backends.cudnn.benchmark = True  # all batches have the same shape
 
-    split = load_split(data.data_dir, "train")
-    speech = SpeechFeatures(speech_of(data, split))
+    whole = load_split(data.data_dir, "train")
+    rows = speech_of(data, whole)
+    kept, held = held_out(options, whole, rows)
+    split = validation.subset(whole, kept, whole.name)
+    speech = SpeechFeatures([rows[i] for i in kept])
     networks = Networks(cfg, speech.width, device, options.training.sync_bn, memory_format(compute.memory_format))
-    batches, where = make_batches(cfg, data, split, speech, networks.generator.sizes, seed, device)
+    batches, where = make_batches(cfg, data, whole, kept, speech, networks.generator.sizes, seed, device)
     folder = named_folder(name, ROOT / "output" / "StackGAN_v2")
-    metric = make_metric(options, networks.average, device)
+    metric = make_metric(options, held, networks.average, device)
     last = trainer.total_iterations(cfg.TRAIN, len(split.items))
     last = min(last, options.training.max_steps) if options.training.max_steps else last
 
-    encoder = encoder_of(find_features(split, "audio", data.audio_switch))
+    encoder = encoder_of(find_features(whole, "audio", data.audio_switch))
     facts = {"precision": precision, "processes": ranks.world_size()}
     run = Run(
         folder,
@@ -72,6 +75,7 @@ def train(options: GeneratorOptions, cfg: Config, name: str) -> int:
     notes = ResumeNotes(
         {
             "seed": seed,
+            **({"val_share": options.training.val_share} if held else {}),
             "batch size": cfg.TRAIN.BATCH_SIZE,
             "data set": split.digest(),
             "text_dim": speech.width,
@@ -101,6 +105,8 @@ def train(options: GeneratorOptions, cfg: Config, name: str) -> int:
         f"{', '.join(map(str, networks.generator.sizes))} pixels, {count / 1e6:.1f} M parameters in the generator, "
         f"{device} {precision}, images in {where}" + (_going_on(*found, notes.course) if found else "")
     )
+    if held or options.training.best_by != "none":
+        run.log(validation.choice_note(options.training.val_share, split, held[0] if held else load_test(data)))
 
     matcher = make_matcher(cfg, folder / "Model" / "matcher.pth", split, batches) if cfg.TRAIN.COEFF.MATCHING else None
     compiled = device.type == "cuda" if compute.compile is None else compute.compile
@@ -110,12 +116,14 @@ def train(options: GeneratorOptions, cfg: Config, name: str) -> int:
         return [str(split.items[i].image) for i in batches.images(iteration)[0]]
 
     sheet = make_sample_sheet(data, cfg.TRAIN.VIS_COUNT, seed, networks.average, run)
-    writer = SnapshotWriter(run, networks, notes, sheet, files, metric, options.training)
+    chosen_by = metric if options.training.best_by != "none" else None
+    writer = SnapshotWriter(run, networks, notes, sheet, files, chosen_by, options.training)
     if first:
         writer.go_on(first, found[0].get("best", {}))
     else:
         writer.begin()
-    job = trainer.Trainer(stepper, batches, cfg.TRAIN, run, files, writer)
+    watch = snapshot_metric.Watch(metric, options.training.metrics_every, networks.average, run)
+    job = trainer.Trainer(stepper, batches, cfg.TRAIN, run, files, writer, watch)
     status = job.fit(first, last)
     end = "stopped" if job.step < last else "finished"
     run.log(f"{end} at iteration {job.step:,}: {folder / 'Model' / 'latest.pth'}")
@@ -123,14 +131,35 @@ def train(options: GeneratorOptions, cfg: Config, name: str) -> int:
     return status
 
 
-def make_batches(cfg: Config, data: DataSettings, split, speech: SpeechFeatures, sizes, seed: int, device):
-    """→ the batches of this rank, and where the prepared images are."""
+def held_out(options: GeneratorOptions, split, rows: list):
+    """→ (the numbers of the items to train on, None or the validation split and its speech), as --val_share says."""
+    share, numbers = options.training.val_share, np.arange(len(split.items))
+    if not share:
+        return numbers, None
+    try:
+        test = load_test(options.data)
+    except UserError:  # no test side: there are no classes that training may not see
+        test = None
+    kept, chosen = validation.hold_out(split, test, share, options.training.seed)
+    if not (any(len(rows[i]) for i in kept) and any(len(rows[i]) for i in chosen)):
+        raise UserError(
+            f"--val_share {share:g}: one of the two parts of {split.path} has no speech; give another share"
+        )
+    return kept, (validation.subset(split, chosen, "validation"), [rows[i] for i in chosen])
+
+
+def load_test(data: DataSettings):
+    return load_split(data.data_dir, "test")
+
+
+def make_batches(cfg: Config, data: DataSettings, split, kept, speech: SpeechFeatures, sizes, seed: int, device):
+    """→ the batches of this rank, of the items `kept` of `split`, and where the prepared images are."""
     cache = _open_cache(split, data.data_dir, sizes[-1])
     where = image_cache.place_cache(cache, data.cache, device)
     batches = Batches(
-        cache,
+        cache.subset(kept),
         speech,
-        split.labels,
+        [split.labels[i] for i in kept],
         sizes,
         cfg.TRAIN.BATCH_SIZE,
         cfg.GAN.Z_DIM,
@@ -162,21 +191,24 @@ def _going_on(content, path, course: dict) -> str:
     )
 
 
-def make_metric(options: GeneratorOptions, generator, device):
-    """What says which snapshot is the best, on the rank that keeps them; None if it was not asked for."""
+def make_metric(options: GeneratorOptions, held, generator, device):
+    """What --best_by and --metrics_every measure with, on the rank that keeps snapshots; None if neither is asked for.
+
+    held: None, or the validation split and its speech, which then take the place of the test split.
+    """
     best_by, data = options.training.best_by, options.data
-    if best_by == "none":
+    if best_by == "none" and not options.training.metrics_every:
         return None
-    split = load_split(data.data_dir, "test")
+    name = best_by if best_by != "none" else snapshot_metric.DEFAULT
+    split = held[0] if held else load_test(data)
     if len(split.items) < 2:  # an unbiased distance of one image is not a number
-        raise UserError(
-            f"--best_by {best_by} needs 2 test images at least, but {split.path} has {len(split.items)}; leave it out"
-        )
+        option = f"--best_by {best_by}" if best_by == name else "--metrics_every"
+        raise UserError(f"{option} needs 2 test images at least, but {split.path} has {len(split.items)}; leave it out")
     if not ranks.is_main():
         return None
-    return snapshot_metric.Kid(
-        best_by, Path(data.data_dir), split, speech_of(data, split), generator, options.training.seed, device
-    )
+    folder = Path(data.data_dir) / (f"train/validation_{split.digest()}" if held else split.name)
+    speech = held[1] if held else speech_of(data, split)
+    return snapshot_metric.Kid(name, folder, split, speech, generator, options.training.seed, device)
 
 
 def make_matcher(cfg: Config, path: Path, split, batches):

@@ -19,13 +19,14 @@ _OLD_NAMES = {"stages": "branches"}
 class Trainer(TrainingLoop):
     """Does iterations of `stepper` on `batches` and writes into `run`; a snapshot every TRAIN.SNAPSHOT_INTERVAL.
 
-    writer: a `snapshot_writer.SnapshotWriter`. files(iteration): the names of the batch's images.
+    writer: a `snapshot_writer.SnapshotWriter`. files(iteration): the names of the batch's images. watch(iteration):
+    called after every iteration and snapshot.
     """
 
-    def __init__(self, stepper: Stepper, batches, train: TrainSettings, run: Run, files, writer):
+    def __init__(self, stepper: Stepper, batches, train: TrainSettings, run: Run, files, writer, watch):
         super().__init__(stepper.device, train.LOG_INTERVAL, of_rank=True)
         self.stepper, self.batches, self.train, self.run, self.writer = stepper, batches, train, run, writer
-        self.files, self.last = files, 0
+        self.files, self.watch, self.last = files, watch, 0
         self.monitor = DiscriminatorMonitor(train.ADVERSARIAL, train.COEFF.UNCOND_LOSS)
 
     def fit(self, first: int, last: int) -> int:
@@ -34,6 +35,7 @@ class Trainer(TrainingLoop):
         self.run_steps(last)
         if self.step > first or not first:
             self.writer(self.step)
+            self.watch(self.step)
         self.writer.finish()
         return self.exit_status()
 
@@ -43,6 +45,7 @@ class Trainer(TrainingLoop):
     def between(self) -> None:
         if self.step % self.train.SNAPSHOT_INTERVAL == 0:
             self.writer(self.step)
+        self.watch(self.step)
 
     def log_is_due(self, last: int) -> bool:
         """Also before a snapshot and at the end: every loss has been looked at before anything is kept."""

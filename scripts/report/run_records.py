@@ -201,6 +201,19 @@ def measured_iterations(run: RunFolder | None) -> dict[int, Path]:
     )
 
 
+def numbers_by_iteration(run: RunFolder | None) -> list[tuple[int, Number]]:
+    """What was measured of the images of each snapshot, in order: `curve.jsonl` of the run, and its `iteration<n>`
+    folders, which count where both have a number of one name."""
+    found: dict[tuple[int, str], Number] = {}
+    for line in json_lines(run.path / "curve.jsonl") if run else []:
+        iteration, name = line.get("iteration"), line.get("metric")
+        if is_number(iteration) and isinstance(name, str) and is_number(line.get("value")):
+            found[int(iteration), name] = _measured(name, line)
+    for iteration, folder in measured_iterations(run).items():
+        found |= {(iteration, number.name): number for number in generator_numbers(folder)}
+    return [(iteration, found[iteration, name]) for iteration, name in sorted(found)]
+
+
 # ---- the recipe and the machine ----
 
 
