@@ -14,6 +14,7 @@ from Audio_to_Image.datasets import Batch, SpeechClips, TrainingSet, embed_clips
 from Audio_to_Image.encoders import SpeechEncoder
 from Audio_to_Image.metrics import speech_metrics
 from Audio_to_Image.objectives import Objective, TeacherLosses
+from Audio_to_Image.optimization import learning_rate, make_optimizer
 from Audio_to_Image.settings import Settings
 from Audio_to_Image.speech_encoder import CNNRNN
 from common import checkpoint, devices, resume, snapshots
@@ -114,19 +115,7 @@ class Trainer(TrainingLoop):
             network.whole_maps = settings.whole_maps or (True if settings.compile else None)
             if settings.compile:
                 network.convolve = torch.compile(network.convolve)
-        parameters = self.trained.parameters()
-        if settings.optimizer == "sgd":
-            self.optimizer: torch.optim.Optimizer = torch.optim.SGD(
-                parameters, settings.learning_rate, settings.beta1, weight_decay=settings.weight_decay
-            )
-        else:
-            self.optimizer = torch.optim.Adam(
-                parameters,
-                settings.learning_rate,
-                (settings.beta1, 0.999),
-                weight_decay=settings.weight_decay,
-                fused=True,
-            )
+        self.optimizer = make_optimizer(self.trained.parameters(), settings)
 
     def fit(self) -> int:
         """Train to the end. → exit status: 0, or 128 + the signal that ended it, after writing resume.pth."""
@@ -171,11 +160,7 @@ class Trainer(TrainingLoop):
 
     def learning_rate(self) -> float:
         """Of the next step: a pure function of where the training is."""
-        settings = self.settings
-        if settings.lr_schedule == "cosine":
-            done = (self.epoch + self.position / self.steps_per_epoch) / settings.epochs
-            return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-        return settings.learning_rate * settings.lr_gamma ** (self.epoch // settings.lr_step)
+        return learning_rate(self.settings, self.epoch, self.position / self.steps_per_epoch)
 
     # ---- a step ----
 

@@ -11,6 +11,7 @@ from common.cli import UserError
 from common.files import read_text
 from common.settings import Group, SettingError, build, fields_of, groups_of, setting, shown, tell_ignored
 from common.untrusted.yaml_files import parse_yaml
+from StackGAN_v2.generators import DEFAULT, GENERATORS
 
 # Keys of published cfg files that mean nothing here; * stands for anything.
 IGNORED = (
@@ -26,6 +27,7 @@ IGNORED = (
     "TRAIN.PRETRAINED_EPOCH",
     "GAN.NETWORK_TYPE",
 )
+AUGMENTATIONS = ("color", "translation", "cutout")  # that TRAIN.DIFFAUGMENT may name
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class TreeSettings(Group):
         more="images of TREE.BASE_SIZE, of twice and of four times that",
     )
     BASE_SIZE: int = setting(64, "images of the first branch", unit="pixels", choices=(16, 32, 64))
+
+    @property
+    def image_size(self) -> int:
+        """Side of the last branch's images, in pixels."""
+        return self.BASE_SIZE << (self.BRANCH_NUM - 1)
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,19 @@ class TrainSettings(Group):
     GENERATOR_LR: float = setting(2e-4, "learning rate of the generator", above=0)
     BETAS: tuple[float, float] = setting((0.5, 0.999), "Adam β₁, β₂", at_least=0, below=1)
     EMA: float = setting(0.999, "decay of the generator's average, per iteration", at_least=0, below=1)
+    EMA_RAMP: float = setting(
+        0.0,
+        "the average's half-life is at most this share of the training so far",
+        more="Projected GAN: 0.05; 0: no limit",
+        at_least=0,
+        published=False,
+    )
+    DIFFAUGMENT: str = setting(
+        "",
+        "augmentation of what discriminators see",
+        more="some of translation, cutout, color, with commas between",
+        published=False,
+    )
     ADVERSARIAL: str = setting("bce", "adversarial loss", choices=("bce", "hinge"), published=False)
     WRONG: str = setting(
         "image",
@@ -104,7 +124,7 @@ class TrainSettings(Group):
         False,
         "data-dependent start of the conditioning",
         published=False,
-        more="ca_net's conditions have unit spread on this set's embeddings",
+        more="conditions have unit spread on this set's embeddings; affine: with GAN.CONDITION_DIM",
     )
     MA_PENALTY_EVERY: int = setting(
         4,
@@ -118,6 +138,15 @@ class TrainSettings(Group):
         600, "steps that train the matching network", at_least=1, published=False, only_with="TRAIN.COEFF.MATCHING"
     )
 
+    def check(self) -> None:
+        if not set(self.augmentations) <= set(AUGMENTATIONS):
+            raise SettingError("DIFFAUGMENT", self.DIFFAUGMENT, f"known are {', '.join(AUGMENTATIONS)}")
+
+    @property
+    def augmentations(self) -> list[str]:
+        """The kinds that DIFFAUGMENT names."""
+        return [kind.strip() for kind in self.DIFFAUGMENT.split(",")] if self.DIFFAUGMENT else []
+
 
 @dataclass(frozen=True)
 class GanSettings(Group):
@@ -128,6 +157,25 @@ class GanSettings(Group):
     GF_DIM: int = setting(64, "width of the generator", at_least=1, at_most=4096)
     Z_DIM: int = setting(100, "width of the noise", at_least=1, at_most=65536)
     R_NUM: int = setting(2, "residual blocks a branch", at_least=0, at_most=64)
+    MAX_FACTOR: int = setting(
+        8, "affine: channels of the smallest maps at most, in widths", at_least=1, at_most=64, published=False
+    )
+    CONDITION_DIM: int = setting(
+        0,
+        "affine: width of the condition, a linear layer of the speech embedding",
+        more="0: the embedding itself",
+        at_least=0,
+        at_most=65536,
+        published=False,
+    )
+    MASK: int = setting(
+        0,
+        "affine: channels of the networks that predict where the condition acts (SSA-GAN: 100)",
+        more="0: everywhere",
+        at_least=0,
+        at_most=4096,
+        published=False,
+    )
     B_CONDITION: bool = setting(True, "conditional")
 
     def check(self) -> None:
@@ -171,6 +219,13 @@ class Config(Group):
     WORKERS: int = setting(
         4, "threads that write images, if the cores are fewer", at_least=0, at_most=4096, compared=False
     )
+    MODEL: str = setting(
+        DEFAULT,
+        "generator and discriminators",
+        choices=tuple(GENERATORS),
+        published=False,
+        more="affine: one image, of the last branch's size, by conditional affine modulation (DF-GAN)",
+    )
     TREE: TreeSettings = TreeSettings()
     TRAIN: TrainSettings = TrainSettings()
     GAN: GanSettings = GanSettings()
@@ -179,12 +234,19 @@ class Config(Group):
 
     def check(self) -> None:
         halvings = 2 ** (self.TREE.BRANCH_NUM - 1)  # every branch after the first has half the channels
-        if self.GAN.GF_DIM % halvings:
+        if self.MODEL == "stackgan_v2" and self.GAN.GF_DIM % halvings:
             raise SettingError(
                 "GAN.GF_DIM",
                 self.GAN.GF_DIM,
                 f"it must be a multiple of {halvings}",
                 {"TREE.BRANCH_NUM": self.TREE.BRANCH_NUM},
+            )
+        if self.MODEL == "affine" and self.TRAIN.COEFF.UNCOND_LOSS:
+            raise SettingError(
+                "TRAIN.COEFF.UNCOND_LOSS",
+                self.TRAIN.COEFF.UNCOND_LOSS,
+                "it must be 0, since the discriminator has no unconditional logit",
+                {"MODEL": self.MODEL},
             )
 
 
@@ -259,6 +321,8 @@ def _converted(kind: type, value):
             return float(value)
         except ValueError:
             return value
+    if kind is str and isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return ",".join(value)
     if kind is tuple and isinstance(value, list):
         return [_converted(float, one) for one in value]
     if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):

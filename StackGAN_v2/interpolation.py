@@ -47,7 +47,7 @@ def main():
     from Audio_to_Image.speech_encoder import load_encoder
     from common.devices import pick_device
     from common.features import trained_on
-    from StackGAN_v2.model import load_generator
+    from StackGAN_v2.generators import load_generator
 
     device = pick_device(args.device)
     generator_path, generator = generators[0], load_generator(generators[0], device)

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import checkpoint
-from common.cli import UserError
+from StackGAN_v2.networks.condition_init import init_condition
 from StackGAN_v2.networks.convolution import SMALL, Conv, conv2d, conv_up, rewrites_apply, rewriting
 
 
@@ -182,6 +181,8 @@ class Generator(nn.Module):
     ValueError for sizes that do not go together.
     """
 
+    name = "stackgan_v2"
+
     def __init__(self, branch_num=3, base_size=64, gf_dim=64, z_dim=100, embedding_dim=128, text_dim=1024, r_num=2):
         super().__init__()
         if branch_num not in (1, 2, 3):
@@ -206,6 +207,33 @@ class Generator(nn.Module):
             width = gf_dim >> (branch - 2)
             setattr(self, f"h_net{branch}", NextBranch(embedding_dim, width, r_num))
             setattr(self, f"img_net{branch}", ToImage(width // 2))
+
+    @classmethod
+    def from_settings(cls, cfg, text_dim: int):
+        tree, gan = cfg.TREE, cfg.GAN
+        return cls(tree.BRANCH_NUM, tree.BASE_SIZE, gan.GF_DIM, gan.Z_DIM, gan.EMBEDDING_DIM, text_dim, gan.R_NUM)
+
+    @staticmethod
+    def recognises(state: dict) -> bool:
+        return "ca_net.fc.weight" in state
+
+    @classmethod
+    def from_state(cls, state: dict):
+        return cls(**generator_settings(state))
+
+    @property
+    def widest_map(self) -> int:
+        """Channels of the last and largest map."""
+        return 2 * (self.gf_dim >> (self.branch_num - 1))
+
+    def discriminators(self, cfg) -> list[nn.Module]:
+        return [Discriminator(size, cfg.GAN.DF_DIM, self.embedding_dim) for size in self.sizes]
+
+    def initialise(self) -> None:
+        self.apply(init_weights)
+
+    def init_condition(self, speech) -> None:
+        init_condition(self.ca_net, speech)
 
     @property
     def sizes(self) -> list[int]:
@@ -292,6 +320,9 @@ class Discriminator(nn.Module):
         setattr(self, name, nn.Sequential(*layers))
         self.tail.append(name)
 
+    def initialise(self) -> None:
+        self.apply(init_weights)
+
     def forward(self, image, c):
         """image `[N, 3, s, s]`, c `[N, embedding_dim]` → (cond_logits `[N]`, uncond_logits `[N]`, code `[N, 16·C]`).
 
@@ -362,22 +393,3 @@ def _residual_blocks(state: dict) -> int:
     if not any(key.startswith("h_net2.") for key in state):
         return 2  # one branch has none, and the default does no harm
     return sum(bool(re.fullmatch(r"h_net2\.residual\.\d+\.block\.0\.weight", key)) for key in state)
-
-
-_OTHERS = {"Conv.1.0.weight": "a speech encoder", "uncond_logits.0.weight": "a discriminator"}
-
-
-def load_generator(path, device="cpu") -> Generator:
-    """The generator in a checkpoint `netG_<n>.pth`, this project's or a published one, in evaluation mode.
-
-    Its sizes are read from the tensors' shapes. UserError: the file is missing, damaged or holds another network.
-    """
-    state = checkpoint.state_dict_of(checkpoint.load(path), path)
-    try:
-        generator = Generator(**generator_settings(state))
-    except (KeyError, IndexError, ValueError, RuntimeError) as error:  # missing tensors, shapes without sense
-        reason = f" ({' '.join(str(error).split())})"
-        held = next((f" but {what}" for key, what in _OTHERS.items() if key in state), reason)
-        raise UserError(f"{path} holds no generator of StackGAN-v2{held}; give a netG_<iteration>.pth") from None
-    checkpoint.load_into(generator, state, path)
-    return generator.to(device).eval()

@@ -133,8 +133,7 @@ def samples_folder(net_g, split: str = "test") -> Path:
 def fitting_batch(generator) -> int:
     """Images to generate at a time: what a quarter of the device's free memory holds, at most 64, on a GPU 256."""
     device = next(generator.parameters()).device
-    channels = 2 * (generator.gf_dim >> (generator.branch_num - 1))  # of the last and largest map
-    image = 4 * channels * generator.sizes[-1] ** 2 * 6  # bytes; six such maps are more than ever live
+    image = 4 * generator.widest_map * generator.sizes[-1] ** 2 * 6  # bytes; six such maps are more than ever live
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
     return max(1, min(free // 4 // image, 256 if device.type == "cuda" else 64))
 

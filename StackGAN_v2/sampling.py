@@ -9,7 +9,7 @@ from common.parallel import default_jobs
 from common.splits import load_split
 from StackGAN_v2 import sampler
 from StackGAN_v2.config import Config
-from StackGAN_v2.model import load_generator
+from StackGAN_v2.generators import load_generator
 from StackGAN_v2.networks import convolution
 from StackGAN_v2.settings import GeneratorOptions
 from StackGAN_v2.sheets import write_sheets

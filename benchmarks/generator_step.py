@@ -27,7 +27,7 @@ def made_batches(folder, cfg, images, device):
 
     from benchmarks import synthetic_data
     from StackGAN_v2.data import image_cache
-    from StackGAN_v2.data.datasets import Batches, SpeechFeatures
+    from StackGAN_v2.data.datasets import Batches, BatchPlan, SpeechFeatures
 
     size = cfg.TREE.BASE_SIZE << (cfg.TREE.BRANCH_NUM - 1)
     split = synthetic_data.draw_images(folder, images, 2 * size)
@@ -35,17 +35,8 @@ def made_batches(folder, cfg, images, device):
     rows = [random.standard_normal((10, synthetic_data.TEACHER_WIDTH)).astype(np.float32) for _ in split.items]
     cache = image_cache.build(split, folder, size, progress=False).to(device)
     sizes = [cfg.TREE.BASE_SIZE << i for i in range(cfg.TREE.BRANCH_NUM)]
-    return Batches(
-        cache,
-        SpeechFeatures(rows),
-        split.labels,
-        sizes,
-        cfg.TRAIN.BATCH_SIZE,
-        cfg.GAN.Z_DIM,
-        cfg.GAN.EMBEDDING_DIM,
-        0,
-        device,
-    ), split
+    plan = BatchPlan(sizes, cfg.TRAIN.BATCH_SIZE, cfg.GAN.Z_DIM, cfg.GAN.EMBEDDING_DIM, 0)
+    return Batches(cache, SpeechFeatures(rows), split.labels, plan, device), split
 
 
 def counted(step, data) -> float:
@@ -99,7 +90,7 @@ def plain_feed(split, batches):
 
     def load(indices):
         items = [split.items[i] for i in indices]
-        images = [plain_images(item.image, boxes.get(item.key), batches.sizes) for item in items]
+        images = [plain_images(item.image, boxes.get(item.key), batches.plan.sizes) for item in items]
         return [torch.stack(one_size).to(batches.device) for one_size in zip(*images)]
 
     def take():

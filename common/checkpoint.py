@@ -221,6 +221,11 @@ def load_into(module: torch.nn.Module, state: dict, path) -> None:
     Batch norms of before torch 0.4.1, and of torchvision's Inception, count no batches (`num_batches_tracked`): as in
     torch, the module's own counts stay.
     """
+    module.load_state_dict(require_same(module, state, path))
+
+
+def require_same(module: torch.nn.Module, state: dict, path) -> dict:
+    """UserError, as in `load_into`, unless `state` has the names and shapes of `module`; → `state` with all counts."""
     own = module.state_dict()
     state = {**{key: value for key, value in own.items() if key.endswith("num_batches_tracked")}, **state}
     for key in dict.fromkeys((*own, *state)):  # in the network's order: equal files, equal sentences
@@ -231,7 +236,7 @@ def load_into(module: torch.nn.Module, state: dict, path) -> None:
                 f"{path} is of another architecture: '{key}' is {tuple(state[key].shape)} there "
                 f"and {tuple(own[key].shape)} here"
             )
-    module.load_state_dict(state)
+    return state
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, path) -> None:

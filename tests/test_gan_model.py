@@ -16,17 +16,9 @@ from common.cli import UserError
 from StackGAN_v2 import losses
 from StackGAN_v2.config import load_config
 from StackGAN_v2.data.datasets import Batch
-from StackGAN_v2.model import (
-    Discriminator,
-    FullMapConv,
-    Generator,
-    JointConv,
-    UpConv,
-    generator_settings,
-    init_weights,
-    load_generator,
-)
-from StackGAN_v2.training.condition_init import init_condition
+from StackGAN_v2.generators import load_generator
+from StackGAN_v2.model import Discriminator, FullMapConv, Generator, JointConv, UpConv, generator_settings, init_weights
+from StackGAN_v2.networks.condition_init import init_condition
 from StackGAN_v2.training.networks import Networks
 from StackGAN_v2.training.step import Stepper
 

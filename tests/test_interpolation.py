@@ -13,6 +13,7 @@ from common.cli import UserError
 from common.splits import load_split
 from StackGAN_v2 import interpolation, sampler
 from StackGAN_v2.model import Generator, init_weights
+from StackGAN_v2.networks.affine import AffineGenerator
 
 
 @pytest.fixture
@@ -43,6 +44,14 @@ def test_many_seeds_are_generated_a_few_at_a_time(generator, tmp_path, monkeypat
     (alone,) = interpolation._infer(options(tmp_path / "alone", [13]), generator, inputs("a", "b")[1:])
     assert np.abs(pixels(alone) - pixels(tmp_path / "b_seed13.png")).max() <= 1
     assert len({path.read_bytes() for path in paths}) == 40
+
+
+def test_a_generator_of_one_image_does_the_same(tmp_path):
+    generator = AffineGenerator([8, 8, 4, 4], 4, 6, 5, 3).eval()
+    (image,) = interpolation._infer(options(tmp_path, all_sizes=True), generator, inputs("a"))
+    *images, strip = interpolation._interpolate(options(tmp_path), generator, inputs("a", "b"), 3)
+    assert pixels(image).shape == (32, 32, 3) and len(images) == 3 and pixels(strip).shape == (32, 100, 3)
+    assert np.abs(pixels(image) - pixels(images[0])).max() <= 1
 
 
 @pytest.mark.parametrize("steps", [2, 11, 25])

@@ -9,7 +9,7 @@ from common.devices import seed_everything
 from common.distributed import ranks
 from common.distributed.sync_bn import require_two
 from StackGAN_v2.config import load_config
-from StackGAN_v2.data.datasets import Ahead, Batches, SpeechFeatures
+from StackGAN_v2.data.datasets import Ahead, Batches, BatchPlan, SpeechFeatures
 from StackGAN_v2.settings import GeneratorOptions
 from StackGAN_v2.training import setup
 from StackGAN_v2.training.networks import Networks
@@ -54,9 +54,10 @@ class Keeping(torch.optim.SGD):
         return super().step(closure)
 
 
-def make_batches():
+def make_batches(sizes=SIZES):
     rows = [row.numpy() for row in torch.randn(len(LABELS), 2, WIDTH, generator=torch.Generator().manual_seed(2))]
-    return Batches(Images(), SpeechFeatures(rows), LABELS, SIZES, BATCH, 5, 6, 3, CPU, ranks.rank(), ranks.world_size())
+    plan = BatchPlan(sizes, BATCH, 5, 6 * (sizes == SIZES), 3, augmentation=True)
+    return Batches(Images(), SpeechFeatures(rows), LABELS, plan, CPU, ranks.rank(), ranks.world_size())
 
 
 def rank_main(output: str, wrong: str, sync_bn: bool) -> None:

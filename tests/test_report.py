@@ -350,7 +350,7 @@ def test_what_files_say_stays_text(page):
 
 def test_images_are_those_that_main_generates(whole):
     from StackGAN_v2 import sampler
-    from StackGAN_v2.model import load_generator
+    from StackGAN_v2.generators import load_generator
 
     generator = load_generator(whole / "out" / PARTS[1] / "Model" / "latest.pth")
     split = load_split(whole / "data" / "tiny", "test")

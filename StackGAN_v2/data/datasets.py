@@ -5,13 +5,14 @@ drawn, and any number of ranks shares one global batch.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from common.cli import UserError
 from common.devices import send
+from StackGAN_v2.data.augmentation import DRAWS
 
 
 class SpeechFeatures:
@@ -86,10 +87,18 @@ class OtherClass:
         return self.order[torch.where(place < first, place, place + last - first)]
 
 
+ROLES = (
+    "real",
+    "wrong",
+    "fake",
+    "generated",
+)  # of images that a discriminator sees; generated: in the generator's step
+
+
 @dataclass
 class Batch:
     """real, wrong: one `[B, 3, s, s]` a size (wrong empty if not asked for); speech `[B, d]`; labels `[B]`;
-    z `[B, Z]`; eps `[B, E]`.
+    z `[B, Z]`; eps `[B, E]`; augmentation: uniform numbers `[B, 7]` for each of ROLES, empty if not asked for.
     """
 
     real: list[torch.Tensor]
@@ -98,67 +107,72 @@ class Batch:
     labels: torch.Tensor
     z: torch.Tensor
     eps: torch.Tensor
+    augmentation: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """What batches hold. batch_size: of all ranks together; sizes: of the images, in pixels; z_dim, embedding_dim:
+    widths of the two kinds of noise; seed: of everything random; augmentation: draw numbers for it."""
+
+    sizes: list[int]
+    batch_size: int
+    z_dim: int
+    embedding_dim: int
+    seed: int
+    wrong_images: bool = True
+    augmentation: bool = False
 
 
 class Batches:
-    """The batches of one rank. batch_size is that of all ranks together."""
+    """The batches of one rank. cache: the prepared images; features, labels: one an image."""
 
-    def __init__(
-        self,
-        cache,
-        features: SpeechFeatures,
-        labels,
-        sizes,
-        batch_size,
-        z_dim,
-        embedding_dim,
-        seed,
-        device,
-        rank=0,
-        ranks=1,
-        wrong_images=True,
-    ):
+    def __init__(self, cache, features: SpeechFeatures, labels, plan: BatchPlan, device, rank=0, ranks=1):
         if len(cache) != len(features) or len(labels) != len(features):
             raise ValueError(f"{len(cache)} images, {len(features)} embeddings, {len(labels)} labels")
-        if batch_size % ranks:
-            raise UserError(f"TRAIN.BATCH_SIZE is {batch_size}; it must divide by the {ranks} processes")
-        self.cache, self.features, self.sizes, self.device, self.seed = cache, features, sizes, device, seed
-        self.batch_size, self.z_dim, self.embedding_dim = batch_size, z_dim, embedding_dim
-        self.labels, self.order = torch.tensor(labels), Order(len(features.spoken), seed)
-        self.wrong_images, self.others = wrong_images, OtherClass(labels) if wrong_images else None
-        share = batch_size // ranks
+        if plan.batch_size % ranks:
+            raise UserError(f"TRAIN.BATCH_SIZE is {plan.batch_size}; it must divide by the {ranks} processes")
+        self.cache, self.features, self.plan, self.device = cache, features, plan, device
+        self.labels, self.order = torch.tensor(labels), Order(len(features.spoken), plan.seed)
+        self.others = OtherClass(labels) if plan.wrong_images else None
+        share = plan.batch_size // ranks
         self.mine = slice(rank * share, (rank + 1) * share)
 
     def epoch(self, iteration: int) -> float:
-        return iteration * self.batch_size / self.order.images
+        return iteration * self.plan.batch_size / self.order.images
 
     def images(self, iteration: int) -> tuple[torch.Tensor, torch.Tensor, torch.Generator]:
         """Indices of the real and of the wrong images of the global batch, and the generator to go on with."""
-        generator = _generator(self.seed, 2, iteration)
-        real = self.features.spoken[self.order.indices(iteration * self.batch_size, self.batch_size)]
-        u = torch.rand(self.batch_size, generator=generator)  # with or without wrong images: what follows is the same
+        n, generator = self.plan.batch_size, _generator(self.plan.seed, 2, iteration)
+        real = self.features.spoken[self.order.indices(iteration * n, n)]
+        u = torch.rand(n, generator=generator)  # with or without wrong images: what follows is the same
         return real, self.others.draw(real, u) if self.others else real[:0], generator
 
     def __call__(self, iteration: int) -> Batch:
         real, wrong, generator = self.images(iteration)
-        n = self.batch_size
+        plan, n = self.plan, self.plan.batch_size
         offsets, flips = torch.rand(2, n, 2, generator=generator), torch.rand(2, n, generator=generator) < 0.5
         caption = torch.rand(n, generator=generator)
-        noise = torch.randn(n, self.z_dim + self.embedding_dim, generator=generator)[self.mine]
+        noise = torch.randn(n, plan.z_dim + plan.embedding_dim, generator=generator)[self.mine]
         cut = [
-            self.cache.batch(index[self.mine], offsets[i, self.mine], flips[i, self.mine], self.sizes, self.device)
-            for i, index in enumerate((real, wrong)[: 1 + self.wrong_images])
+            self.cache.batch(index[self.mine], offsets[i, self.mine], flips[i, self.mine], plan.sizes, self.device)
+            for i, index in enumerate((real, wrong)[: 1 + plan.wrong_images])
         ]
-        z, eps = send(noise, self.device).split((self.z_dim, self.embedding_dim), 1)
+        z, eps = send(noise, self.device).split((plan.z_dim, plan.embedding_dim), 1)
         real = real[self.mine]
         return Batch(
             real=cut[0],
-            wrong=cut[1] if self.wrong_images else [],
+            wrong=cut[1] if plan.wrong_images else [],
             speech=send(self.features.pick(real, caption[self.mine]), self.device),
             labels=send(self.labels[real], self.device),
             z=z,
             eps=eps,
+            augmentation=self._augmentation(iteration) if plan.augmentation else {},
         )
+
+    def _augmentation(self, iteration: int) -> dict[str, torch.Tensor]:
+        draws = torch.rand(len(ROLES), self.plan.batch_size, DRAWS, generator=_generator(self.plan.seed, 3, iteration))
+        return dict(zip(ROLES, send(draws[:, self.mine], self.device)))
 
 
 class Ahead:

@@ -84,7 +84,7 @@ def _generate(args, path: Path, split, rows: list, folder: Path, options: dict, 
     import torch
 
     from StackGAN_v2 import sampler
-    from StackGAN_v2.model import load_generator
+    from StackGAN_v2.generators import load_generator
 
     generator = load_generator(path, device).to(memory_format=torch.channels_last)
     if rows[0].shape[1] != generator.text_dim:

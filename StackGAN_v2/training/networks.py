@@ -8,9 +8,8 @@ from common import checkpoint
 from common.distributed import ranks
 from common.distributed.sync_bn import synchronize_batch_norm
 from StackGAN_v2.config import Config, TrainSettings
-from StackGAN_v2.model import Discriminator, Generator, init_weights
+from StackGAN_v2.generators import generator_class
 from StackGAN_v2.training.adam import Adam
-from StackGAN_v2.training.condition_init import init_condition
 
 
 class Networks:
@@ -20,15 +19,14 @@ class Networks:
     """
 
     def __init__(self, cfg: Config, text_dim: int, device, sync_bn: bool = False, memory_format=torch.channels_last):
-        gan, train = cfg.GAN, cfg.TRAIN
-        self.generator = Generator(
-            cfg.TREE.BRANCH_NUM, cfg.TREE.BASE_SIZE, gan.GF_DIM, gan.Z_DIM, gan.EMBEDDING_DIM, text_dim, gan.R_NUM
-        )
-        self.discriminators = [Discriminator(size, gan.DF_DIM, gan.EMBEDDING_DIM) for size in self.generator.sizes]
+        train = cfg.TRAIN
+        self.generator = generator_class(cfg.MODEL).from_settings(cfg, text_dim)
+        self.discriminators = self.generator.discriminators(cfg)
         # channels_last: 2 × the speed on GPUs with bf16, a little on CPUs; the mathematics is the same
         self.memory_format = memory_format
         for network in self.all():
-            network.apply(init_weights).to(device, memory_format=memory_format)
+            network.initialise()
+            network.to(device, memory_format=memory_format)
             ranks.broadcast_module(network)
             if sync_bn:
                 synchronize_batch_norm(network)
@@ -53,7 +51,15 @@ class Networks:
     @torch.no_grad()
     def update_average(self, decay: float) -> None:
         torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - decay)
-        torch._foreach_copy_(list(self.average.buffers()), list(self.generator.buffers()))
+        if own := list(self.average.buffers()):
+            torch._foreach_copy_(own, list(self.generator.buffers()))
+
+
+def average_decay(train: TrainSettings, iteration: int) -> float:
+    """The decay of the average after `iteration`, counted from 0: TRAIN.EMA, or less with a ramp (Karras et al. 2020)."""
+    if not train.EMA_RAMP or not train.EMA:
+        return train.EMA
+    return min(train.EMA, 0.5 ** (1 / (train.EMA_RAMP * iteration))) if iteration else 0.0
 
 
 def start_from(networks: Networks, net_g: str, net_d: str, speech=None) -> None:
@@ -63,7 +69,7 @@ def start_from(networks: Networks, net_g: str, net_d: str, speech=None) -> None:
     """
     if speech is not None and not net_g:
         for network in (networks.generator, networks.average):
-            init_condition(network.ca_net, speech)
+            network.init_condition(speech)
     if net_g:
         state = checkpoint.state_dict_of(checkpoint.load(net_g), net_g)
         for network in (networks.generator, networks.average):

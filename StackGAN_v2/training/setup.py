@@ -1,5 +1,6 @@
 """Set-up of a generator's training, step by step: data, networks, run folder, resume, what is kept; then it runs."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,12 @@ from common.splits import load_split
 from StackGAN_v2 import sampler, sheets
 from StackGAN_v2.config import Config
 from StackGAN_v2.data import image_cache
-from StackGAN_v2.data.datasets import Ahead, Batches, SpeechFeatures
+from StackGAN_v2.data.datasets import Ahead, Batches, BatchPlan, SpeechFeatures
 from StackGAN_v2.networks import convolution
 from StackGAN_v2.sampling import memory_format, speech_of
 from StackGAN_v2.settings import DataSettings, GeneratorOptions
 from StackGAN_v2.training import matching_network, snapshot_metric, trainer
+from StackGAN_v2.training.image_losses import MatchingLoss
 from StackGAN_v2.training.networks import Networks, start_from
 from StackGAN_v2.training.snapshot_writer import ResumeNotes, SnapshotWriter
 from StackGAN_v2.training.step import Stepper
@@ -34,24 +36,14 @@ SHEET_BATCH = 8  # images of a sample sheet that are generated at a time
 def train(options: GeneratorOptions, cfg: Config, name: str) -> int:
     """Train as `cfg` says, into output/StackGAN_v2/<name>. → exit status, 128 + signal after a clean stop."""
     compute, data, seed = options.compute, options.data, options.training.seed
-    require_two(
-        cfg.TRAIN.BATCH_SIZE // ranks.world_size(),
-        options.training.sync_bn,
-        f"make TRAIN.BATCH_SIZE {2 * ranks.world_size()} or more, it is {cfg.TRAIN.BATCH_SIZE}",
-    )
-    device, precision = set_up(compute.device, compute.precision)
-    convolution.rewrite(compute.rewrites)
-    ranks.start(device)
-    seed_everything(seed)
-    torch.backends.cudnn.benchmark = True  # all batches have the same shape
-
+    device, precision = start_process(options, cfg)
     whole = load_split(data.data_dir, "train")
     rows = speech_of(data, whole)
     kept, held = held_out(options, whole, rows)
     split = validation.subset(whole, kept, whole.name)
     speech = SpeechFeatures([rows[i] for i in kept])
     networks = Networks(cfg, speech.width, device, options.training.sync_bn, memory_format(compute.memory_format))
-    batches, where = make_batches(cfg, data, whole, kept, speech, networks.generator.sizes, seed, device)
+    batches, where = make_batches(cfg, data, whole, kept, speech, networks.generator, seed, device)
     folder = named_folder(name, ROOT / "output" / "StackGAN_v2")
     metric = make_metric(options, held, networks.average, device)
     last = trainer.total_iterations(cfg.TRAIN, len(split.items))
@@ -59,36 +51,15 @@ def train(options: GeneratorOptions, cfg: Config, name: str) -> int:
 
     encoder = encoder_of(find_features(whole, "audio", data.audio_switch))
     facts = {"precision": precision, "processes": ranks.world_size()}
-    run = Run(
-        folder,
-        {
-            "output_dir": name,
-            **by_option(options),
-            **facts,
-            "cfg": settings.to_plain(cfg),
-            "device": str(device),
-            "iterations": last,
-            "speech_encoder": encoder,
-        },
-        ranks.is_main(),
-    )
-    notes = ResumeNotes(
-        {
-            "seed": seed,
-            **({"val_share": options.training.val_share} if held else {}),
-            "batch size": cfg.TRAIN.BATCH_SIZE,
-            "data set": split.digest(),
-            "text_dim": speech.width,
-            "base size": cfg.TREE.BASE_SIZE,
-            "branches": cfg.TREE.BRANCH_NUM,
-        },
-        {
-            **facts,
-            "sync_bn": options.training.sync_bn,
-            "speech encoder": encoder,
-            **settings.flatten(cfg.TRAIN, "TRAIN."),
-        },
-    )
+    told = {
+        **facts,
+        "cfg": settings.to_plain(cfg),
+        "device": str(device),
+        "iterations": last,
+        "speech_encoder": encoder,
+    }
+    run = Run(folder, {"output_dir": name, **by_option(options), **told}, ranks.is_main())
+    notes = make_notes(options, cfg, split, speech.width, bool(held), {**facts, "speech encoder": encoder})
     found = resume.find(options.training.resume, folder)
     first = trainer.restore(*found, networks, notes.settings) if found else 0
     if not found:
@@ -108,9 +79,9 @@ def train(options: GeneratorOptions, cfg: Config, name: str) -> int:
     if held or options.training.best_by != "none":
         run.log(validation.choice_note(options.training.val_share, split, held[0] if held else load_test(data)))
 
-    matcher = make_matcher(cfg, folder / "Model" / "matcher.pth", split, batches) if cfg.TRAIN.COEFF.MATCHING else None
+    further = make_image_losses(cfg, folder, split, batches, precision)
     compiled = device.type == "cuda" if compute.compile is None else compute.compile
-    stepper = Stepper(networks, cfg.TRAIN, device, precision, compiled, matcher)
+    stepper = Stepper(networks, cfg.TRAIN, device, precision, compiled, further)
 
     def files(iteration: int) -> list[str]:
         return [str(split.items[i].image) for i in batches.images(iteration)[0]]
@@ -152,24 +123,65 @@ def load_test(data: DataSettings):
     return load_split(data.data_dir, "test")
 
 
-def make_batches(cfg: Config, data: DataSettings, split, kept, speech: SpeechFeatures, sizes, seed: int, device):
-    """→ the batches of this rank, of the items `kept` of `split`, and where the prepared images are."""
-    cache = _open_cache(split, data.data_dir, sizes[-1])
-    where = image_cache.place_cache(cache, data.cache, device)
-    batches = Batches(
-        cache.subset(kept),
-        speech,
-        [split.labels[i] for i in kept],
-        sizes,
-        cfg.TRAIN.BATCH_SIZE,
-        cfg.GAN.Z_DIM,
-        cfg.GAN.EMBEDDING_DIM,
-        seed,
-        device,
-        ranks.rank(),
-        ranks.world_size(),
-        wrong_images=cfg.TRAIN.WRONG == "image",
+def start_process(options: GeneratorOptions, cfg: Config):
+    """Set up this process, and its group where there are several; → (device, precision)."""
+    require_two(
+        cfg.TRAIN.BATCH_SIZE // ranks.world_size(),
+        options.training.sync_bn,
+        f"make TRAIN.BATCH_SIZE {2 * ranks.world_size()} or more, it is {cfg.TRAIN.BATCH_SIZE}",
     )
+    device, precision = set_up(options.compute.device, options.compute.precision)
+    convolution.rewrite(options.compute.rewrites)
+    ranks.start(device)
+    seed_everything(options.training.seed)
+    torch.backends.cudnn.benchmark = True  # all batches have the same shape
+    return device, precision
+
+
+def make_notes(options: GeneratorOptions, cfg: Config, split, text_dim: int, held: bool, facts: dict) -> ResumeNotes:
+    """What a resume file says: settings that may not change, and `facts` and settings that may.
+
+    held: whether a validation split is held out of `split`.
+    """
+    return ResumeNotes(
+        {
+            "seed": options.training.seed,
+            **({"val_share": options.training.val_share} if held else {}),
+            "batch size": cfg.TRAIN.BATCH_SIZE,
+            "data set": split.digest(),
+            "text_dim": text_dim,
+            "model": cfg.MODEL,
+            "base size": cfg.TREE.BASE_SIZE,
+            "branches": cfg.TREE.BRANCH_NUM,
+        },
+        {**facts, "sync_bn": options.training.sync_bn, **settings.flatten(cfg.TRAIN, "TRAIN.")},
+    )
+
+
+def make_image_losses(cfg: Config, folder: Path, split, batches, precision: str) -> dict:
+    """The generator's further losses by name, those whose weight is above 0."""
+    coeff, found = cfg.TRAIN.COEFF, {}
+    if coeff.MATCHING:
+        matcher = make_matcher(cfg, folder / "Model" / "matcher.pth", split, batches)
+        found["match"] = MatchingLoss(matcher, coeff.MATCHING, batches.device, precision)
+    return found
+
+
+def make_batches(cfg: Config, data: DataSettings, split, kept, speech: SpeechFeatures, generator, seed: int, device):
+    """→ the batches of this rank, of the items `kept` of `split`, and where the prepared images are."""
+    cache = _open_cache(split, data.data_dir, generator.sizes[-1])
+    where = image_cache.place_cache(cache, data.cache, device)
+    plan = BatchPlan(
+        generator.sizes,
+        cfg.TRAIN.BATCH_SIZE,
+        generator.z_dim,
+        generator.embedding_dim,
+        seed,
+        cfg.TRAIN.WRONG == "image",
+        bool(cfg.TRAIN.augmentations),
+    )
+    labels = [split.labels[i] for i in kept]
+    batches = Batches(cache.subset(kept), speech, labels, plan, device, ranks.rank(), ranks.world_size())
     ahead = device.type == "cuda" and cache.pixels.device.type == "cpu"
     return Ahead(batches) if ahead else batches, where
 
@@ -213,27 +225,19 @@ def make_metric(options: GeneratorOptions, held, generator, device):
 
 def make_matcher(cfg: Config, path: Path, split, batches):
     """The matching network of this set, trained at the first call; it sees the batches of another seed."""
-    speech, seed, steps = batches.features.flat, batches.seed, cfg.TRAIN.MATCHER_STEPS
+    speech, plan, steps = batches.features.flat, batches.plan, cfg.TRAIN.MATCHER_STEPS
     key = {
-        "seed": seed,
+        "seed": plan.seed,
         "steps": steps,
         "data set": split.digest(),
-        "sizes": batches.sizes,
+        "sizes": plan.sizes,
         "speech": checkpoint.digest({"speech": speech}),
     }
-    mine = Batches(
-        batches.cache,
-        batches.features,
-        split.labels,
-        batches.sizes,
-        matching_network.BATCH,
-        batches.z_dim,
-        batches.embedding_dim,
-        seed + 1,
-        batches.device,
-        wrong_images=False,
+    own = dataclasses.replace(
+        plan, batch_size=matching_network.BATCH, seed=plan.seed + 1, wrong_images=False, augmentation=False
     )
-    return matching_network.load_or_train(path, key, mine, speech, steps, seed)
+    mine = Batches(batches.cache, batches.features, split.labels, own, batches.device)
+    return matching_network.load_or_train(path, key, mine, speech, steps, plan.seed)
 
 
 def make_sample_sheet(data: DataSettings, count: int, seed: int, generator, run: Run):

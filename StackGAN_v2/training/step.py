@@ -6,14 +6,14 @@ from common.devices import autocast
 from common.distributed import ranks
 from StackGAN_v2 import losses
 from StackGAN_v2.config import TrainSettings
-from StackGAN_v2.training.matching_network import matching_loss
-from StackGAN_v2.training.networks import Networks
+from StackGAN_v2.data.augmentation import augmented
+from StackGAN_v2.training.networks import Networks, average_decay
 
 
 class Stepper:
     """One training iteration. Losses come back as tensors, so that nothing waits for the device.
 
-    matcher: a `matching_network.Matcher`, needed if TRAIN.COEFF.MATCHING is above 0.
+    image_losses: further losses of the generator by name, such as those in `image_losses`.
     """
 
     def __init__(
@@ -23,10 +23,10 @@ class Stepper:
         device,
         precision: str,
         compile_networks: bool = False,
-        matcher=None,
+        image_losses=None,
     ):
         self.networks, self.train, self.device, self.precision = networks, train, device, precision
-        self.matcher = matcher
+        self.image_losses = image_losses or {}
         compiled = _compiled if compile_networks else lambda part: part
         self.generator = compiled(networks.generator)
         self.encode, self.condition_logits = (
@@ -41,7 +41,7 @@ class Stepper:
         for i in range(len(images)):
             terms |= self._step_discriminator(i, batch, images[i].detach(), mu.detach(), iteration)
         terms |= self._step_generator(images, mu, logvar, batch)
-        self.networks.update_average(self.train.EMA)
+        self.networks.update_average(average_decay(self.train, iteration))
         return terms
 
     def _discriminate(self, i, images, pairs, eager: bool = False):
@@ -58,7 +58,8 @@ class Stepper:
         with autocast(self.device, self.precision):
             images, n = torch.cat(images), len(images)
             code = encode(images.contiguous(memory_format=self.networks.memory_format), n)
-            uncond = network.uncond_logits(code).flatten().float()
+            # 0 where there is no unconditional logit, whose loss then has the weight 0
+            uncond = network.uncond_logits(code).flatten().float() if network.uncond_logits else code.new_zeros(n)
             numbers, conditions = zip(*pairs)
             codes = code if numbers == tuple(range(n)) else torch.cat([code.chunk(n)[number] for number in numbers])
             cond = condition_logits(codes, torch.cat(conditions), len(pairs))
@@ -92,9 +93,10 @@ class Stepper:
     def _step_discriminator(self, i, batch, fake, mu, iteration):
         coeff, every = self.train.COEFF, self.train.MA_PENALTY_EVERY
         penalise = coeff.MA_PENALTY > 0 and iteration % every == 0
-        image = batch.real[i].requires_grad_(penalise)
+        image = self._augmented(batch.real[i], batch, "real").requires_grad_(penalise)
         condition = mu.clone().requires_grad_(penalise)
-        wrong = batch.wrong[i] if self.train.WRONG == "image" else None
+        wrong = self._augmented(batch.wrong[i], batch, "wrong") if self.train.WRONG == "image" else None
+        fake = self._augmented(fake, batch, "fake")
         real, wrong, fake = self._discriminate_all(i, image, wrong, fake, condition, mu, penalise)
         loss = losses.d_loss(real, wrong, fake, self.train.ADVERSARIAL, coeff.UNCOND_LOSS)
         terms = {f"D{i}": loss.detach()}
@@ -109,28 +111,29 @@ class Stepper:
         coeff, networks = self.train.COEFF, self.networks
         for network in networks.discriminators:  # their weights' gradients would be thrown away
             network.requires_grad_(False)
-        terms = {"KL": coeff.KL * losses.kl_loss(mu, logvar)}
+        terms = {} if logvar is None else {"KL": coeff.KL * losses.kl_loss(mu, logvar)}
         mu = mu.detach() if self.train.DETACH_CONDITION else mu
         for i, image in enumerate(images):
-            (cond,), (uncond,), code = self._discriminate(i, [image], [(0, mu)])
+            seen = self._augmented(image, batch, "generated")
+            (cond,), (uncond,), code = self._discriminate(i, [seen], [(0, mu)])
             terms[f"G{i}"] = losses.g_loss((cond, uncond), self.train.ADVERSARIAL, coeff.UNCOND_LOSS)
             if coeff.CAL_LOSS > 0:
                 terms[f"CAL{i}"] = losses.class_aware_loss(ranks.gather_rows(code), ranks.gather_rows(batch.labels))
             if coeff.COLOR_LOSS > 0 and i:
                 terms[f"color{i}"] = coeff.COLOR_LOSS * losses.color_loss(image, images[i - 1])
-        if coeff.MATCHING > 0:
-            terms["match"] = coeff.MATCHING * self._matching(images[-1], batch)
+        for name, loss in self.image_losses.items():
+            terms[name] = loss(images[-1], batch)
         total = sum(terms.values())
         self._update(networks.optimizer_g, networks.generator, total)
         for network in networks.discriminators:
             network.requires_grad_(True)
         return {name: term.detach() for name, term in terms.items()} | {"G": total.detach()}
 
-    def _matching(self, images, batch):
-        with autocast(self.device, self.precision):
-            seen = self.matcher(images)
-        said = self.matcher.said(batch.speech)
-        return matching_loss(*(ranks.gather_rows(rows) for rows in (seen.float(), said, batch.labels)))
+    def _augmented(self, images, batch, role: str):
+        """The images as discriminators see them; role: see `datasets.ROLES`."""
+        if not self.train.augmentations:
+            return images
+        return augmented(images, batch.augmentation[role], self.train.augmentations)
 
     @staticmethod
     def _update(optimizer, network, loss):

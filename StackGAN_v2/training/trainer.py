@@ -7,6 +7,7 @@ from common.cli import UserError
 from common.runs import Run
 from common.training_loop import TrainingLoop
 from StackGAN_v2.config import TrainSettings
+from StackGAN_v2.generators import DEFAULT
 from StackGAN_v2.training.discriminator_monitor import DiscriminatorMonitor
 from StackGAN_v2.training.networks import Networks
 from StackGAN_v2.training.step import Stepper
@@ -72,12 +73,10 @@ class Trainer(TrainingLoop):
 
 def _line(iteration: int, last: int, values: dict[str, float], rate: float) -> str:
     d = " ".join(f"{value:.2f}" for key, value in values.items() if key[0] == "D" and key[1:].isdigit())
+    kl = f"KL {values['KL']:.3f}   " if "KL" in values else ""
     left = (last - iteration) / rate
     wait = f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
-    return (
-        f"iteration {iteration:,} of {last:,}   D {d}   G {values['G']:.2f}   KL {values['KL']:.3f}   "
-        f"{rate:.2f} it/s   {wait} left"
-    )
+    return f"iteration {iteration:,} of {last:,}   D {d}   G {values['G']:.2f}   {kl}{rate:.2f} it/s   {wait} left"
 
 
 def total_iterations(train: TrainSettings, images: int) -> int:
@@ -110,7 +109,7 @@ def restore(content, path, networks: Networks, settings: dict) -> int:
     if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
         raise unknown
     content = {name.replace("optimiser", "optimizer"): value for name, value in content.items()}  # of older files
-    was = {_OLD_NAMES.get(name, name): value for name, value in content["settings"].items()}
+    was = {"model": DEFAULT} | {_OLD_NAMES.get(name, name): value for name, value in content["settings"].items()}
     for name, value in settings.items():
         if was.get(name) != value:
             raise UserError(

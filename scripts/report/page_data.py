@@ -138,7 +138,7 @@ def _load(args, folder, split, column, device):
     they cannot be used."""
     if column.generator is None:
         return None, None
-    from StackGAN_v2.model import load_generator
+    from StackGAN_v2.generators import load_generator
 
     path, options = column.generator.path / "Model" / "latest.pth", column.generator.options
     generator = load_generator(path, device)

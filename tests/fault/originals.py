@@ -110,11 +110,14 @@ def checkpoints(folder):
 def _networks(folder):
     from Audio_to_Image.speech_encoder import CNNRNN
     from StackGAN_v2.model import Generator
+    from StackGAN_v2.networks.affine import AffineGenerator
 
     encoder = CNNRNN(n_filters=2, embedding_dim=2, nhidden=4, bidirectional=True).half().state_dict()
     yield Original("encoder.pth", ("encoder",), _saved({"meta": {"max_frames": 64}, "state_dict": encoder}), 8)
     generator = Generator(branch_num=2, base_size=16, gf_dim=2, z_dim=2, embedding_dim=2, text_dim=4, r_num=1)
     yield Original("netG_2.pth", ("generator",), _saved(generator.state_dict()), 24)
+    affine = AffineGenerator([2, 2, 2], z_dim=2, text_dim=4, condition_dim=2, mask=2)
+    yield Original("netG_3.pth", ("generator",), _saved(affine.state_dict()), 12)
 
 
 def _saved(value, **options) -> bytes:

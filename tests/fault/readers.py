@@ -27,7 +27,7 @@ def readers() -> dict:
     from common.untrusted import images, pickles
     from scripts.data.download import registry, unpack
     from scripts.data.prepare import flowers, places
-    from StackGAN_v2 import config, model
+    from StackGAN_v2 import config, generators
     from StackGAN_v2.data import image_cache
 
     items = tuple(splits.Item(str(n), Path(f"{n}.jpg"), n, "", ("a", "b"), ()) for n in range(3))
@@ -78,7 +78,7 @@ def readers() -> dict:
         "features": lambda path: features.load_features(path, split, "the stage"),
         "checkpoint": checkpoint.load,
         "encoder": lambda path: speech_encoder.load_encoder(path)[1],
-        "generator": network(model.load_generator),
+        "generator": network(generators.load_generator),
         "googlenet": network(googlenet.load_googlenet),
         "caffemodel": lambda path: googlenet.read_caffemodel(googlenet._read(path), path),
         "split": lambda path: splits.load_split(path.parent, path.stem).digest(),

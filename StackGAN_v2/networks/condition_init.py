@@ -38,3 +38,17 @@ def init_condition(ca_net, speech: torch.Tensor) -> None:
     fc.bias.copy_(-(weight @ mean))
     fc.weight[n : 2 * n] *= 0.1  # log-variance: a · sigmoid(b) with a near −6, b near 0
     fc.bias[n : 2 * n] = 0.1 * fc.bias[n : 2 * n] - 6
+
+
+@torch.no_grad()
+def init_projection(layer: torch.nn.Linear, speech: torch.Tensor) -> None:
+    """Initialise a linear layer so that its outputs have mean 0 and variance 1 on embeddings `[M, in_features]`.
+
+    It becomes a random rotation, that of its weights before, of the whitened embeddings.
+    """
+    mean, directions = principal_directions(speech, min(layer.out_features, layer.in_features))
+    rotation = torch.linalg.qr(layer.weight[:, : directions.shape[1]].cpu()).Q
+    weight = rotation @ directions.T
+    weight /= ((speech.float() - mean) @ weight.T).std(0).clamp(min=1e-6)[:, None]
+    layer.weight.copy_(weight)
+    layer.bias.copy_(-(weight @ mean))
