@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from common.cli import UserError
 from common.files import read_json
-from StackGAN_v2.networks.part_attention import SIZE, PartsReader
+from common.part_attention import SIZE, PartsReader
 
 MARGIN = 76  # and trained on crops of this one, as the generator's are
 VERSION = 2  # raise when equal images would give another probe

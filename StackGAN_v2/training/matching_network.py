@@ -13,7 +13,7 @@ from tqdm import tqdm
 from common import checkpoint
 from common.cli import UserError
 from common.distributed import ranks
-from StackGAN_v2.networks.part_attention import SIZE, PartsReader
+from common.part_attention import SIZE, PartsReader
 from StackGAN_v2.training.condition_init import principal_directions
 
 PARTS, DIRECTIONS, TEMPERATURE = 12, 128, 0.1  # parts of an image, width of the common space, of the softmax
