@@ -46,12 +46,7 @@ def parse(argv=None):
         "other than cnn_rnn whose file does not hold it",
     )
     add("--batch_size", type=cli.positive_int, default=64, metavar="N", help="clips at a time")
-    add(
-        "--jobs",
-        type=cli.positive_int,
-        metavar="N",
-        help="processes that compute missing log-mels (default: all cores)",
-    )
+    add("--jobs", type=cli.positive_int, metavar="N", help="threads that compute missing features (default: all cores)")
     add(
         "--device",
         default="auto",
@@ -96,7 +91,9 @@ def measure_model(options) -> int:
     teacher, image = (
         teacher_features(options, encoder, meta, objective, folder, split) if objective.needs_teacher else (None, None)
     )
-    clips = datasets.open_clips(split, meta["max_frames"], device, jobs=options.jobs, short_clips=meta["short_clips"])
+    clips = datasets.open_clips(
+        split, meta["max_frames"], device, jobs=options.jobs, short_clips=meta["short_clips"], front=meta["front_end"]
+    )
     values = trainer.evaluate(
         encoder,
         meta,

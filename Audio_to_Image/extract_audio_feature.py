@@ -5,7 +5,7 @@ Writes <split>/audio_features_<switch>.pickle, the embeddings [images, captions,
 the images have different numbers of captions. A caption that cannot be used (no sound, or under 0.64 s if
 the encoder was trained without such) is reported and gets the mean of its image's others. An image without any caption
 that can be used is reported and gets no embedding, [0, width]: the generator leaves it out; with --strict it is an
-error. The encoder's kind, width, map length and what it does with short clips are read from its file.
+error. The encoder's kind, front end, width, map length and what it does with short clips are read from its file.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def parse(argv=None):
     )
     add("--strict", action="store_true", help="end with an error if an image has no recording that can be used")
     add("--batch_size", type=cli.positive_int, default=64, metavar="N", help="clips at a time")
-    add("--jobs", type=cli.positive_int, metavar="N", help="threads that compute missing log-mels (default: all cores)")
+    add("--jobs", type=cli.positive_int, metavar="N", help="threads that compute missing features (default: all cores)")
     add(
         "--device",
         default="auto",
@@ -166,7 +166,14 @@ def main() -> int:
     check_claims(options, meta)
     meta["short_clips"] = options.short_clips or meta["short_clips"]
     opened = [
-        open_clips(split, meta["max_frames"], device, jobs=options.jobs, short_clips=meta["short_clips"])
+        open_clips(
+            split,
+            meta["max_frames"],
+            device,
+            jobs=options.jobs,
+            short_clips=meta["short_clips"],
+            front=meta["front_end"],
+        )
         for split in loaded
     ]
     for split, clips in zip(loaded, opened):
@@ -183,6 +190,7 @@ def main() -> int:
             encoder=meta["digest"],
             model=str(options.model),
             teacher=meta["teacher"],
+            front_end=meta["front_end"],
             max_frames=meta["max_frames"],
             short_clips=meta["short_clips"],
             precision=precision,

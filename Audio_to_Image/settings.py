@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from Audio_to_Image.encoders import ENCODERS
+from Audio_to_Image.front_ends import FRONT_ENDS
 from common.settings import REQUIRED, Group, SettingError, setting, with_default
 from common.training_settings import ComputeSettings, ResumeSettings, SeedSettings, SnapshotSettings
 
@@ -55,14 +56,21 @@ class DataSettings(Group):
     )
     cache: str | None = setting(
         None,
-        "where log-mels are held",
+        "where the clips' features are held",
         choices=("gpu", "ram", "disk"),
         compared=False,
         none="the first with room",
         more="what does not fit goes to the next",
     )
+    augment_voice: bool = setting(
+        False,
+        "train on variants of each recording in pace, pitch, room, noise and microphone",
+        published=False,
+        more="beside the recording itself; they are made once, before training",
+    )
+    voice_variants: int = setting(4, "variants of --augment_voice", at_least=1, at_most=100)
     jobs: int | None = setting(
-        None, "threads that compute missing log-mels", none="all cores", at_least=1, at_most=4096, compared=False
+        None, "threads that compute missing features", none="all cores", at_least=1, at_most=4096, compared=False
     )
 
 
@@ -76,6 +84,13 @@ class NetworkSettings(Group):
         metavar="|".join(ENCODERS),
         more="cnn_rnn: the paper's, which the options below and the losses shape; others have "
         "losses and defaults of their own",
+    )
+    front_end: str = setting(
+        "log_mel",
+        "what the encoder is given of a clip",
+        choices=tuple(FRONT_ENDS),
+        published=False,
+        more="log_mel: published; speech_embedding: frame features of a network trained on speech, from a package",
     )
     bidirectional: bool = setting(True, "LSTM in both directions", more="each of half the width")
     rnn_layers: int = setting(1, "LSTM layers", at_least=1, at_most=16)
@@ -216,7 +231,12 @@ class ExecutionSettings(Group):
 
 @dataclass(frozen=True)
 class Settings(
-    ExecutionSettings, EvaluationSettings, SeedSettings, OptimizationSettings, MatchmapSettings, LossSettings
+    ExecutionSettings,
+    EvaluationSettings,
+    SeedSettings,
+    OptimizationSettings,
+    MatchmapSettings,
+    LossSettings,
 ):
     """What decides the course of a training, beside the data and the network. Defaults as published."""
 
