@@ -303,23 +303,31 @@ def spec_augment(mels: torch.Tensor, n_frames: np.ndarray, drawn: np.ndarray) ->
 
 
 def embed_clips(
-    encoder, meta: dict, clips: SpeechClips, batch_size: int, precision: str = "fp32", progress: bool = False
+    encoder,
+    meta: dict,
+    clips: SpeechClips,
+    batch_size: int,
+    precision: str = "fp32",
+    progress: bool = False,
+    chosen: np.ndarray | None = None,
 ) -> torch.Tensor:
-    """Embeddings `[usable clips, d]`, float32 on the device, in the order of `clips.usable`; ranks share the work."""
+    """Embeddings `[clips, d]`, float32 on the device, of the `chosen` clips in their order (default: `clips.usable`);
+    ranks share the work."""
     from tqdm import tqdm
 
-    mine = np.array_split(clips.usable, ranks.world_size())
+    wanted = clips.usable if chosen is None else chosen
+    mine = np.array_split(wanted, ranks.world_size())
     longest = max(map(len, mine))
     mine = mine[ranks.rank()]
     parts = [torch.zeros(0, encoder.nhidden, device=clips.device)]
     for start in tqdm(range(0, len(mine), batch_size), "embedding speech", unit="batch", disable=not progress):
-        chosen = mine[start : start + batch_size]
+        some = mine[start : start + batch_size]
         with autocast(clips.device, precision):
-            parts.append(embed(encoder, meta, clips.mels(chosen), clips.n_frames[chosen]))
+            parts.append(embed(encoder, meta, clips.mels(some), clips.n_frames[some]))
     rows = torch.cat(parts)
     if ranks.world_size() == 1:
         return rows
     padded = torch.nn.functional.pad(rows, (0, 0, 0, longest - len(rows)))
     shares = ranks.gather_rows(padded).split(longest)
-    sizes = [len(share) for share in np.array_split(clips.usable, ranks.world_size())]
+    sizes = [len(share) for share in np.array_split(wanted, ranks.world_size())]
     return torch.cat([share[:size] for share, size in zip(shares, sizes)])

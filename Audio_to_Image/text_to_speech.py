@@ -37,7 +37,14 @@ def parse_options():
         help=f"folder for audio/<person>/<class>/<image>_<k>.wav (default: {BIRDS_AUDIO} "
         f"in the set's folder for birds and toybirds, <dataset>_audio there for others)",
     )
-    add("--engine", choices=("baidu", "hibari", "espeak"), default="baidu", help="speech synthesis to use")
+    add(
+        "--engine",
+        default="baidu",
+        metavar="{baidu,hibari,espeak}",
+        type=engine_name,
+        help="speech synthesis to use; several (hibari,espeak) share the captions, and their voices are then named as "
+        "hibari.heart or espeak.en-us+f2",
+    )
     add(
         "--voices",
         "--person",
@@ -77,6 +84,17 @@ def parse_options():
         parser.error("the following arguments are required: --dataset")
     tell_ignored(parser.prog, options.ignored)
     return options
+
+
+def engine_name(text: str) -> str:
+    import argparse
+
+    names = [name.strip() for name in text.split(",")]
+    known = ("baidu", "hibari", "espeak")
+    if not set(names) <= set(known):
+        listed = ", ".join(map(repr, known))
+        raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {listed})")
+    return ",".join(names)
 
 
 def speed_range(text: str) -> tuple[float, float]:
@@ -189,7 +207,7 @@ def chosen_voices(text: str | None, engine) -> list[str]:
     engine: one that can be asked whether it has them, or the class Baidu, which cannot be yet.
     """
     if text is None:
-        voices = [engine.default_voice]
+        voices = [engine.default_voice] if isinstance(engine, type) else engine.default_voices
     elif text == "all":
         voices = engine.voices()
     elif text.isdecimal() and engine.name != "baidu":
