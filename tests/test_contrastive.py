@@ -1,21 +1,24 @@
 """The contrastive encoder: padding and batches change nothing, the loss, exact continuation, the commands, the probe."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import rank_processes
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from test_encoder_table import make_trainer, require_exact_resume
-from test_encoder_training import FRAMES, call, make_set
+from test_encoder_training import FRAMES, call, make_set, parts
 
-from Audio_to_Image import attribute_reading, evaluate, extract_audio_feature, objectives, train_audio_encoder
+from Audio_to_Image import attribute_reading, evaluate, extract_audio_feature, objectives, train_audio_encoder, trainer
 from Audio_to_Image.encoders import contrastive_objective
 from Audio_to_Image.encoders.contrastive import ContrastiveEncoder
 from Audio_to_Image.encoders.contrastive_objective import ContrastiveObjective, contrastive_loss
 from Audio_to_Image.speech_encoder import load_encoder
 from common import splits
+from common.distributed import ranks
 from common.features import feature_path, load_features
 
 
@@ -102,11 +105,41 @@ def _of(train, objective):
     return objective
 
 
+def rank_main(folder: str, output: str) -> None:
+    """A step without dropout as this process's rank; rank 0 keeps the gradients of both sides."""
+    ranks.start(torch.device("cpu"))
+    objective = lambda options, network, train: _of(train, ContrastiveObjective(network.nhidden))
+    settings = dict(batch_size=6 // ranks.world_size(), sync_bn=True, max_steps=1)
+    job = make_trainer(Path(folder), Path(output), small, objective, **settings)
+    for module in job.trained.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    trainer.evaluate = lambda *a, **k: {"accuracy": 0.0}
+    job.fit()
+    if ranks.is_main():
+        torch.save({name: value.grad for name, value in job.trained.named_parameters()}, Path(output) / "result.pt")
+    ranks.finish()
+
+
+def test_two_processes_equal_one(folder, tmp_path, monkeypatch):
+    """With batch norm over both, also that of columns, of which each process has another number."""
+    parts(folder)  # makes the log-mels, which only one may do
+    processes = rank_processes.start(rank_main, 2, str(folder), str(tmp_path / "2"))
+    monkeypatch.setattr(trainer, "evaluate", None)  # rank_main replaces it
+    rank_main(folder, tmp_path / "1")
+    rank_processes.wait(processes, 120)
+    one, two = (torch.load(tmp_path / world / "result.pt", weights_only=True) for world in "12")
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5, msg=lambda text, at=name: f"{at}: {text}")
+
+
 def test_it_learns_pairs(tmp_path, folder):
     """The same few pairs again and again: each sentence finds its image."""
     objective = lambda options, network, train: _of(train, ContrastiveObjective(network.nhidden))
     network = lambda: ContrastiveEncoder(40, 32, 32)
-    job = make_trainer(folder, tmp_path, network, objective, epochs=40, batch_size=12, learning_rate=4e-3)
+    job = make_trainer(
+        folder, tmp_path, network, objective, epochs=40, batch_size=12, learning_rate=4e-3, eval_every=99, save_every=99
+    )
     first = job.train_on(job.objective.prepare(job.train.batch(job.train.plan(0, 0, 12), 0, slice(0, 12)), (0,)))
     job.fit()
     last = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines() if "loss" in line][-1]

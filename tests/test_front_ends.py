@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -10,10 +11,13 @@ import torch
 from test_encoder_training import make_set
 
 from Audio_to_Image import audio, datasets, front_ends
+from Audio_to_Image.encoders.contrastive import ContrastiveEncoder
 from Audio_to_Image.front_ends import front_end, width_of
 from Audio_to_Image.mel_cache import MelCache
-from common import splits
+from Audio_to_Image.speech_encoder import load_encoder
+from common import checkpoint, splits
 from common.cli import UserError
+from StackGAN_v2 import interpolation
 
 
 def speech_embedding():
@@ -132,3 +136,32 @@ def test_other_weights_make_another_cache(tmp_path, halves, monkeypatch):
     monkeypatch.setattr(Halves, "settings", {"version": 2})
     with pytest.raises(UserError, match="halves.npy lacks 1 of 1 clips"):
         make(build=False)
+
+
+def encoder_file(path, front: str, bands: int):
+    torch.manual_seed(0)
+    network = ContrastiveEncoder(bands, 6, 8, halvings=0)
+    meta = {"encoder": "contrastive", "front_end": front, "max_frames": 128, "short_clips": "pad"}
+    checkpoint.save(path, {"meta": meta, "state_dict": network.state_dict()})
+    return path
+
+
+def test_a_file_names_its_front_end(tmp_path, halves):
+    for front, bands, told in (("mfcc", 40, "its front end 'mfcc' is not one of"), ("halves", 40, "gives 3")):
+        with pytest.raises(UserError, match=told):
+            load_encoder(encoder_file(tmp_path / "x.pth", front, bands))
+    _, meta = load_encoder(encoder_file(tmp_path / "x.pth", "log_mel", 40))
+    assert meta["front_end"] == "log_mel"
+
+
+def test_inference_hears_as_extraction_does(tmp_path, halves):
+    folder = make_set(tmp_path)
+    encoder, meta = load_encoder(encoder_file(tmp_path / "x.pth", "halves", 3))
+    split = splits.load_split(folder, "test")
+    clips = datasets.open_clips(split, 128, torch.device("cpu"), "ram", 1, False, "pad", meta["front_end"])
+    rows = datasets.embed_clips(encoder, meta, clips, 4)
+    wavs = [clips.cache.paths[clip] for clip in clips.usable[:3]]
+    inputs, faults = interpolation._embed_inputs(types.SimpleNamespace(wav=wavs, text=[]), encoder, meta)
+    assert not faults
+    for (_, one), row in zip(inputs, rows):
+        torch.testing.assert_close(one, row, atol=0.02, rtol=0.01)  # the cache holds int16

@@ -34,10 +34,11 @@ class ImageNetwork(nn.Module):
     def __init__(self, nhidden: int):
         super().__init__()
         self.parts = PartsReader(PARTS)
+        self.dropout = nn.Dropout(0.1)
         self.what = nn.Linear(PARTS * self.parts.out_features, nhidden)
 
     def forward(self, images):
-        seen = F.dropout(self.parts(images).flatten(1), 0.1, self.training)
+        seen = self.dropout(self.parts(images).flatten(1))
         return F.normalize(self.what(seen).float(), dim=1)
 
 
