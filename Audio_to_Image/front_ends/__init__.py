@@ -9,8 +9,6 @@ import functools
 import importlib
 from typing import Protocol
 
-import numpy as np
-
 from common.cli import UserError
 
 FRONT_ENDS = {
@@ -40,8 +38,8 @@ class FrontEnd(Protocol):
     def columns(n_frames):
         """Columns of a clip of `n_frames` frames of 10 ms; of an int, an array or a tensor of them."""
 
-    def compute(self, clips: list[np.ndarray]) -> list[np.ndarray]:
-        """Mono float32 samples at 16 kHz of each clip, at most audio.MAX_FRAMES of which count → float32
+    def compute(self, clips: list) -> list:
+        """Mono float32 samples at 16 kHz of each clip, of which audio.MAX_FRAMES frames count at most → float32
         `[bands, columns(frames)]` of each. A clip's numbers do not depend on the others."""
 
 
