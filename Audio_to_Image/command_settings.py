@@ -183,6 +183,14 @@ class TeacherOptions(CaffeSettings, TeacherMachine, TeacherSettings, TaughtData)
 # ---- text_to_speech.py ----
 
 
+def engine_names(text: str) -> str:
+    """'hibari' or 'hibari,espeak' → the same without spaces."""
+    names, known = [name.strip() for name in text.split(",")], ("baidu", "hibari", "espeak")
+    if not set(names) <= set(known):
+        raise ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join(map(repr, known))})")
+    return ",".join(names)
+
+
 def speed_range(text: str) -> tuple[float, float]:
     """'0.9-1.15' or '1' → the lowest and the highest speaking rate."""
     low, dash, high = text.partition("-")
@@ -220,7 +228,14 @@ class CaptionSettings(Group):
 class SpeechSettings(Group):
     """Speech."""
 
-    engine: str = setting("baidu", "speech synthesis to use", choices=("baidu", "hibari", "espeak"))
+    engine: str = setting(
+        "baidu",
+        "speech synthesis to use",
+        parse=engine_names,
+        metavar="{baidu,hibari,espeak}",
+        more="several (hibari,espeak) share the captions, and their voices are then named as hibari.heart or "
+        "espeak.en-us+f2",
+    )
     voices: str | None = setting(
         None,
         "voices by name separated by commas, a number N for the first N of --engine, or 'all'",

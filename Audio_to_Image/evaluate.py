@@ -15,6 +15,8 @@ PROTOCOL = {
     "accuracy": "images whose best class centre (mean speech embedding of the class) is their own class, %",
     "ap50": "own images among the 50 of highest score for a class centre, mean over classes, %",
     "ap50_highest": "AP@50 of a perfect ranking: a class may have fewer than 50 images, %",
+    "probe": "of the attributes that sentences name, those that a linear probe reads in the embedding, %; it is trained on "
+    "training sentences (8,000 at most); sets with attributes.json",
     "matchmap": "davenet alone: the first usable caption of each of at most 1,000 images, compared by matchmap; R@k, %",
     "retrieval": "an image and its own captions are right, others wrong; R@k: a right one among the best k, %; mAP, %",
 }
@@ -55,7 +57,9 @@ def measure_model(options) -> int:
     teacher, image = (
         teacher_features(options, encoder, meta, objective, folder, split) if objective.needs_teacher else (None, None)
     )
-    clips = datasets.open_clips(split, meta["max_frames"], device, jobs=options.jobs, short_clips=meta["short_clips"])
+    clips = datasets.open_clips(
+        split, meta["max_frames"], device, jobs=options.jobs, short_clips=meta["short_clips"], front=meta["front_end"]
+    )
     values = trainer.evaluate(
         encoder,
         meta,
@@ -66,6 +70,7 @@ def measure_model(options) -> int:
         progress=True,
     )
     values |= objective.more_metrics(encoder, meta, clips, options.batch_size, precision)
+    values |= read_attributes(options, folder, encoder, meta, clips, precision)
     show(values)
     if clips.unusable():
         print(f"{len(clips.unusable())} captions could not be used and are left out: {first(clips.unusable())}")
@@ -88,6 +93,36 @@ def measure_model(options) -> int:
         },
     )
     return 0
+
+
+def read_attributes(options, folder, encoder, meta: dict, clips, precision: str) -> dict[str, float]:
+    """The linear probe (attribute_reading.py) of a split other than train, in sets that have attributes.json."""
+    import numpy as np
+
+    from Audio_to_Image import attribute_reading, datasets
+    from common import attributes, splits
+
+    path = folder / "attributes.json"
+    if not path.is_file() or clips.split.name == "train" or "train" not in splits.splits_in(folder):
+        return {}
+    known = attributes.load_attributes(path)
+    train = datasets.open_clips(
+        splits.load_split(folder, "train"),
+        meta["max_frames"],
+        clips.device,
+        jobs=options.jobs,
+        short_clips=meta["short_clips"],
+        front=meta["front_end"],
+    )
+    embedded, named, chosen = [], [], {}
+    for role, one in (("train", train), ("test", clips)):
+        chosen[role] = attribute_reading.chosen_sentences(one)
+        named.append(attribute_reading.named_values(known, one, chosen[role]))
+        embedded.append(
+            datasets.embed_clips(encoder, meta, one, options.batch_size, precision, progress=True, chosen=chosen[role])
+        )
+    classes = np.array(train.split.labels)[train.items[chosen["train"]]]
+    return attribute_reading.probe_scores(embedded[0], named[0], classes, embedded[1], named[1], known.names)
 
 
 def show(values: dict[str, float]) -> None:

@@ -5,7 +5,7 @@ Writes <split>/audio_features_<switch>.pickle, the embeddings [images, captions,
 the images have different numbers of captions. A caption that cannot be used (no sound, or under 0.64 s if
 the encoder was trained without such) is reported and gets the mean of its image's others. An image without any caption
 that can be used is reported and gets no embedding, [0, width]: the generator leaves it out; with --strict it is an
-error. The encoder's kind, width, map length and what it does with short clips are read from its file.
+error. The encoder's kind, front end, width, map length and what it does with short clips are read from its file.
 """
 
 import argparse
@@ -105,7 +105,14 @@ def main() -> int:
     check_claims(options, meta)
     meta["short_clips"] = options.short_clips or meta["short_clips"]
     opened = [
-        open_clips(split, meta["max_frames"], device, jobs=options.jobs, short_clips=meta["short_clips"])
+        open_clips(
+            split,
+            meta["max_frames"],
+            device,
+            jobs=options.jobs,
+            short_clips=meta["short_clips"],
+            front=meta["front_end"],
+        )
         for split in loaded
     ]
     for split, clips in zip(loaded, opened):
@@ -122,6 +129,7 @@ def main() -> int:
             encoder=meta["digest"],
             model=str(options.model),
             teacher=meta["teacher"],
+            front_end=meta["front_end"],
             max_frames=meta["max_frames"],
             short_clips=meta["short_clips"],
             precision=precision,

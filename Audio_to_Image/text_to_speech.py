@@ -132,7 +132,7 @@ def chosen_voices(text: str | None, engine) -> list[str]:
     engine: one that can be asked whether it has them, or the class Baidu, which cannot be yet.
     """
     if text is None:
-        voices = [engine.default_voice]
+        voices = [engine.default_voice] if isinstance(engine, type) else engine.default_voices
     elif text == "all":
         voices = engine.voices()
     elif text.isdecimal() and engine.name != "baidu":

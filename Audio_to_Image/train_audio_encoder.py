@@ -7,6 +7,7 @@ and TensorBoard events.
 
 import argparse
 import dataclasses
+import functools
 
 from Audio_to_Image.encoders import ENCODERS, class_of_state, encoder_class
 from Audio_to_Image.settings import EncoderOptions
@@ -45,6 +46,7 @@ def defaults_of_encoder(argv) -> dict:
 def main() -> int:
     options = parse()
     from Audio_to_Image import datasets
+    from Audio_to_Image.voice_augmentation import VoiceVariant
     from common import devices, runs, validation
     from common.distributed import ranks
 
@@ -64,14 +66,23 @@ def main() -> int:
     image = load_teacher_features(options, split)
     ranks.start(device)
     try:
-        clips = {
-            role: datasets.open_clips(one, data.max_frames, device, data.cache, data.jobs, short_clips=data.short_clips)
-            for role, one in split.items()
-        }
+        opened = functools.partial(
+            datasets.open_clips,
+            max_frames=data.max_frames,
+            device=device,
+            where=data.cache,
+            jobs=data.jobs,
+            short_clips=data.short_clips,
+            front=options.network.front_end,
+        )
+        clips = {role: opened(one) for role, one in split.items()}
+        numbers = range(1, data.voice_variants + 1 if data.augment_voice else 1)
+        voices = tuple(opened(split["train"], variant=VoiceVariant(number, training.seed)) for number in numbers)
         if chosen:
+            voices = tuple(hold_out(voice, image["train"], chosen)[0]["train"] for voice in voices)
             clips, image = hold_out(clips["train"], image["train"], chosen)
         run = runs.Run(data.output_dir, resolved, ranks.is_main())
-        return train(options, clips, image, device, run)
+        return train(options, clips, voices, image, device, run)
     finally:
         ranks.finish()
 
@@ -131,8 +142,11 @@ def load_teacher_features(options, split: dict) -> dict:
     return image
 
 
-def train(options: EncoderOptions, clips: dict, image: dict, device, run) -> int:
-    """Build the network, go on from a resume file if there is one, train. → exit status."""
+def train(options: EncoderOptions, clips: dict, voices: tuple, image: dict, device, run) -> int:
+    """Build the network, go on from a resume file if there is one, train. → exit status.
+
+    voices: variants of the training clips (--augment_voice).
+    """
     from Audio_to_Image import datasets, trainer
     from Audio_to_Image.objectives import objective_class
     from common import devices, validation
@@ -146,10 +160,11 @@ def train(options: EncoderOptions, clips: dict, image: dict, device, run) -> int
     meta = {
         "dataset": data.dataset,
         "teacher": data.teacher if kind.needs_teacher else None,
+        "front_end": options.network.front_end,
         "max_frames": data.max_frames,
         "short_clips": data.short_clips,
     }
-    train_set = datasets.TrainingSet(clips["train"], image["train"])
+    train_set = datasets.TrainingSet(clips["train"], image["train"], voices)
     job = trainer.Trainer(
         network,
         train_set,
@@ -164,7 +179,8 @@ def train(options: EncoderOptions, clips: dict, image: dict, device, run) -> int
     run.log(
         f"{len(train_set)} training images with {len(clips['train'].usable)} captions, "
         f"{len(clips[tested].split.items)} {tested} images with {len(clips[tested].usable)}; {job.steps_per_epoch} "
-        f"steps of {job.batch} an epoch; {device}, {training.precision}, log-mels on {clips['train'].where}"
+        f"steps of {job.batch} an epoch; {device}, {training.precision}, {options.network.front_end} on "
+        f"{clips['train'].where}" + (f", {len(voices)} variants of each recording" if voices else "")
     )
     run.log(validation.choice_note(training.val_share, train_set.clips.split, clips[tested].split))
     status = job.fit()

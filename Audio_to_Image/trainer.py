@@ -110,7 +110,7 @@ class Trainer(TrainingLoop):
         self.trained = torch.nn.ModuleList([network, self.objective.to(self.device)])
         ranks.broadcast_module(self.trained)
         if settings.sync_bn:
-            synchronize_batch_norm(network)
+            synchronize_batch_norm(self.trained)
         if isinstance(network, CNNRNN):  # the encoder with rewritten convolutions
             network.whole_maps = settings.whole_maps or (True if settings.compile else None)
             if settings.compile:
@@ -263,7 +263,7 @@ class Trainer(TrainingLoop):
 
     def _evaluate(self) -> bool:
         """Measure on the test or validation split. → whether this is the best so far."""
-        ranks.broadcast_module(self.network)  # batch norm's statistics are each rank's own
+        ranks.broadcast_module(self.trained)  # batch norm's statistics are each rank's own
         size, precision = self.settings.batch_size, self.settings.precision
         self.objective.eval()
         image = self.objective.embed_images(self.test_image, self.test.split, precision)

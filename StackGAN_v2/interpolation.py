@@ -118,15 +118,17 @@ def _embed_inputs(args, encoder, meta):
     import torch
 
     from Audio_to_Image.audio import is_heard, load_clip
+    from Audio_to_Image.front_ends import front_end
     from Audio_to_Image.recording_remarks import remarks
     from Audio_to_Image.sound_files import SILENT
     from Audio_to_Image.speech_encoder import embed
 
-    given = [(Path(wav).stem, wav, load_clip(wav)) for wav in args.wav]
-    given += [(_file_name(text), text, _spoken(text, args)) for text in args.text]
+    compute = front_end(meta["front_end"]).compute
+    given = [(Path(wav).stem, wav, load_clip(wav, compute=compute)) for wav in args.wav]
+    given += [(_file_name(text), text, _spoken(text, args, compute)) for text in args.text]
     inputs, faults, taken = [], [], set()
     for name, source, clip in given:
-        n_frames = 0 if clip.error else clip.mel.shape[1]
+        n_frames = clip.n_frames
         if clip.error or not is_heard(n_frames, SILENT in clip.remarks, meta["short_clips"]):
             faults.append(
                 clip.error
@@ -147,13 +149,13 @@ def _embed_inputs(args, encoder, meta):
     return inputs, faults
 
 
-def _spoken(text: str, args):
+def _spoken(text: str, args, compute):
     from Audio_to_Image.audio import RATE, Clip, clip_of
     from Audio_to_Image.sound_files import Sound
     from Audio_to_Image.tts import speak
 
     try:
-        return clip_of(Sound(speak(text, args.engine, args.voice), RATE))
+        return clip_of(Sound(speak(text, args.engine, args.voice), RATE), compute=compute)
     except cli.UserError as error:
         return Clip(error=str(error))
 

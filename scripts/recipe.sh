@@ -219,6 +219,9 @@ data_stages() {
     [ -z "$prepare" ] || run_stage 0 data ${download:+fetched} "$python" $prepare --output_dir "$data"
     [ "$engine" = none ] || run_stage 1 speech $([ "$speech" = synthesised ] || echo with_published_speech) "$python" ./Audio_to_Image/text_to_speech.py --dataset "$dataset" \
         --data_root "$data_root" --engine "$engine" $speech_options
+    case " $(echo $encoder_options) " in *" --encoder contrastive "* | *" --encoder davenet "*)
+        [ 2 -lt "$stage" ] || [ 2 -gt "$stop_stage" ] || echo "stage 2 (image features): the encoder learns from the images"
+        return 0 ;; esac
     run_stage 2 "image features" "$python" ./Audio_to_Image/prepare_image_feature.py --dataset "$dataset" \
         --data_root "$data_root" --teacher "$teacher" --device "$device" $teacher_options
 }

@@ -123,7 +123,7 @@ def test_every_cache_gives_the_same_and_places_are_scaled(folder):
     near, far = (datasets.open_clips(split, FRAMES, CPU, where, progress=False) for where in ("gpu", "disk"))
     assert (near.where, far.where) == ("ram", "disk")  # there is no GPU to hold them
     near._values = torch.from_numpy(near.cache.values)
-    assert torch.equal(near._gather(far.usable) * datasets.DB_PER_STEP, far.mels(far.usable))
+    assert torch.equal(near._gather(far.usable) * near.front.step, far.mels(far.usable))
     assert torch.equal(near.mels(near.usable), far.mels(far.usable))
     train, *_ = parts(folder)
     train.scale_by_peak = True

@@ -600,3 +600,20 @@ def test_help_is_quick():
     status, out, _ = command("--help")
     assert status == 0 and "--qps" in out and time.monotonic() - start < 1
     assert Path(COMMAND).is_file()
+
+
+def test_engines_can_be_mixed(tmp_path):
+    folder = data_set(tmp_path / "set", 6, 2)
+    options = ("--dataset", "set", "--data_root", tmp_path, "--jobs", "1")
+    status, out, errors = command(*options, "--engine", "espeak,hibari")
+    assert status == 0, errors
+    voices = {path.parts[-3] for path in folder.rglob("*.wav")}
+    assert voices == {"espeak.en-us", "hibari.heart"}
+    assert "; 0 to speak" in command(*options, "--engine", "espeak,hibari")[1]
+    for wrong, told in (
+        (("--engine", "hibari,baidu"), "engines that need no network"),
+        (("--engine", "hibari,festival"), "invalid choice: 'hibari,festival'"),
+        (("--engine", "espeak,hibari", "--voices", "heart"), "has no voice 'heart'"),
+    ):
+        status, out, errors = command(*options, *wrong)
+        assert status == 2 and told in errors and "Traceback" not in errors

@@ -128,7 +128,7 @@ class MatchmapObjective(Objective):
         items, chosen = items[:MOST_IMAGES], clips.usable[first[:MOST_IMAGES]]
         training = encoder.training
         encoder.eval()
-        n_frames = torch.from_numpy(np.minimum(clips.n_frames[chosen], meta["max_frames"]))
+        n_frames = torch.from_numpy(clips.columns(chosen))
         lens = encoder.positions(n_frames).to(clips.device)
         words = []
         for start in range(0, len(chosen), batch_size):

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from common import checkpoint, splits
+from common import attributes, checkpoint, splits
 from common.cli import UserError
 from StackGAN_v2.evaluation import attribute_probe, metrics, records
 from StackGAN_v2.evaluation.feature_extractors import Extractor
@@ -185,7 +185,7 @@ class _AttributeReader:
     """The probe of a data set, trained once and kept in its folder, and what it reads from the real images."""
 
     def __init__(self, job: Job):
-        self.attributes = attribute_probe.load_attributes(job.data_dir / "attributes.json")
+        self.attributes = attributes.load_attributes(job.data_dir / "attributes.json")
         # with the margin kept: the probe makes random crops, as the generator's training does
         train = RealImages(splits.load_split(job.data_dir, "train"), attribute_probe.MARGIN, margin=1)
         self.probe = self._load_or_train(job, train)
