@@ -56,6 +56,13 @@ def parse_options():
         type=positive_int,
         help=f"processes (default: the cores); baidu: requests under way at the same time (default: {BAIDU_THREADS})",
     )
+    add(
+        "--captions_per_image",
+        type=caption_counts,
+        metavar="N[,N]",
+        help="speak only the first N captions of each image, or as many as are given for each of --splits; the split "
+        "files then name these recordings alone, and every later stage uses these captions (default: all)",
+    )
     add("--limit", type=positive_int, help="speak the first LIMIT captions only, for trials (default: all)")
     add("--text", metavar="SENTENCE", help="speak this sentence alone, into --save_path")
     add("--save_path", type=Path, metavar="FILE", help="the .wav for --text")
@@ -92,6 +99,10 @@ def speed_range(text: str) -> tuple[float, float]:
     return speeds
 
 
+def caption_counts(text: str) -> list[int]:
+    return [positive_int(number) for number in text.split(",")]
+
+
 def main() -> int:
     options = parse_options()
     if options.text is not None:
@@ -106,7 +117,11 @@ def main() -> int:
     engine = None if options.engine == "baidu" else make_engine(options)  # its keys are asked for where needed
     voices = chosen_voices(options.voices, engine or tts.kind("baidu"))
     recorded = {split for split in splits if clips.has_recordings(split)}
-    plans = {split: clips.plan(split, output / "audio", voices, options.speed, options.seed) for split in splits}
+    most = most_captions(options.captions_per_image, splits)
+    plans = {
+        split: clips.plan(split, output / "audio", voices, options.speed, options.seed, number)
+        for split, number in zip(splits, most)
+    }
     check_shared_names(plans)
     wanted = [clip for items in plans.values() for item in items for clip in item][: options.limit]
     state = {clip: clips.state_of(clip.path, clip.comment(options.engine)) for clip in wanted}
@@ -158,6 +173,16 @@ def split_names(text: str) -> list[str]:
     if not names or any("/" in name for name in names):
         raise UserError(f"--splits '{text}' is not a list of split files such as train,test")
     return list(dict.fromkeys(names))
+
+
+def most_captions(counts: list[int] | None, splits: list) -> list:
+    """How many captions of an image are spoken in each split, None: all."""
+    counts = counts or [None]
+    if len(counts) not in (1, len(splits)):
+        raise UserError(
+            f"--captions_per_image has {len(counts)} numbers for the {len(splits)} of --splits; give one, or one for each"
+        )
+    return counts if len(counts) == len(splits) else counts * len(splits)
 
 
 def default_output(dataset: str) -> str:
