@@ -70,7 +70,9 @@ def test_time_is_counted_over_all_processes_of_a_run(tmp_path, monkeypatch):
     run.limit(2, before=resume.seconds(({"seconds": 50}, tmp_path)))
     now[0] += 30
     assert run.seconds_left() == 40 and run.time_taken() == {"seconds": 80}
-    assert [resume.seconds(found) for found in (None, ({}, ""), ({"seconds": "x"}, ""), ({"seconds": NAN}, ""))] == [0] * 4
+    assert [resume.seconds(found) for found in (None, ({}, ""), ({"seconds": "x"}, ""), ({"seconds": NAN}, ""))] == [
+        0
+    ] * 4
 
 
 def test_the_first_step_that_is_not_finite_is_named_at_the_tick():
