@@ -56,14 +56,18 @@ fi
 
 folder="$output_root/${tag}_comparison"
 case "$folder" in /*) ;; *) folder="$PWD/$folder" ;; esac
-made=()
+made=() row_at_work=
+trap '[ -z "$row_at_work" ] || kill "$row_at_work" 2> /dev/null; exit 143' TERM HUP INT  # its stages follow it
 for seed in $seeds; do
     for ((i = 0; i < ${#names[@]}; i++)); do
         run="${names[i]// /_}_seed$seed"
         echo "---- ${names[i]}, seed $seed"
         mapfile -t words <<< "${changes[i]}"
         bash scripts/run.sh "${rest[@]}" --dataset "$dataset" --data_root "$data_root" --output_root "$folder" --tag "$run" \
-            --seed "$seed" --minutes "${minutes:-10}" --features "${tag}_$run" --stop_stage 7 "${words[@]}"
+            --seed "$seed" --minutes "${minutes:-10}" --features "${tag}_$run" --stop_stage 7 "${words[@]}" &
+        row_at_work=$!
+        wait "$row_at_work"
+        row_at_work=
         made+=("$folder/$run")
         "$python" ./scripts/comparison_page.py --dataset "$dataset" --data_root "$data_root" --output "$folder" "${made[@]}" \
             > /dev/null
