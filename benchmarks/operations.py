@@ -2,7 +2,7 @@
 
 Multiplications and additions of convolutions and matrix products, forward and backward, of generator and discriminators
 (torch.utils.flop_counter), over as many iterations as lie between two gradient penalties. Not counted: normalisation,
-activations, the optimizer, and the matching network. The count is of two images and grows with the batch.
+activations, augmentation, the optimizer, and the matching network. The count is of two images and grows with the batch.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,8 @@ def count(path: Path, images: int, more=(), width: int = 1024) -> Count:
     from StackGAN_v2.training.trainer import total_iterations
 
     cfg = load_config(path, more)
-    small = load_config(path, [*more, f"TRAIN.BATCH_SIZE={COUNTED}", "TRAIN.COEFF.MATCHING=0"])
+    plain = ["TRAIN.COEFF.MATCHING=0"] + ["TRAIN.DIFFAUGMENT=''"] * hasattr(cfg.TRAIN, "DIFFAUGMENT")
+    small = load_config(path, [*more, f"TRAIN.BATCH_SIZE={COUNTED}", *plain])
     convolution.rewrite(True)
     torch.manual_seed(0)
     networks = Networks(small, width, torch.device("cpu"))
