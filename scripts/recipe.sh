@@ -270,6 +270,8 @@ data_stages() {
     if [ -z "$no_teacher" ]; then
         run_stage 2 "image features" "$python" ./Audio_to_Image/prepare_image_feature.py --dataset "$dataset" \
             --data_root "$data_root" --teacher "$teacher" --device "$device" $teacher_options
+    elif [ "$stage" -le 2 ] && [ "$stop_stage" -ge 2 ]; then
+        echo "stage 2 (image features): the encoder learns from the images"
     fi
 }
 
