@@ -23,7 +23,7 @@ def sentence_numbers(split) -> np.ndarray:
     for image, item in zip(split.image_numbers, split.items):
         first = said.get(image, 0)
         numbers += range(first, first + len(item.audio))
-        said[image] = first + len(item.audio)
+        said[image] = first + max(len(item.audio), len(item.texts))  # also those that are not spoken
     return np.array(numbers, np.int64)
 
 

@@ -183,6 +183,11 @@ class TeacherOptions(CaffeSettings, TeacherMachine, TeacherSettings, TaughtData)
 # ---- text_to_speech.py ----
 
 
+def caption_counts(text: str) -> tuple[int, ...]:
+    """'4' or '4,2' → the numbers."""
+    return tuple(int(number) for number in text.split(","))
+
+
 def engine_names(text: str) -> str:
     """'hibari' or 'hibari,espeak' → the same without spaces."""
     names, known = [name.strip() for name in text.split(",")], ("baidu", "hibari", "espeak")
@@ -218,6 +223,15 @@ class CaptionSettings(Group):
         None,
         "folder for audio/<person>/<class>/<image>_<k>.wav",
         none=f"{BIRDS_AUDIO} in the set's folder for birds and toybirds, <dataset>_audio there for others",
+    )
+    captions_per_image: tuple[int, ...] | None = setting(
+        None,
+        "speak only the first N captions of each image, or as many as are given for each of --splits",
+        parse=caption_counts,
+        metavar="N[,N]",
+        none="all",
+        more="the split files then name these recordings alone, and every later stage uses these captions",
+        at_least=1,
     )
     limit: int | None = setting(None, "speak the first N captions only, for trials", none="all", at_least=1)
     text: str | None = setting(None, "speak this sentence alone, into --save_path", metavar="SENTENCE")

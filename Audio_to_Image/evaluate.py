@@ -86,6 +86,7 @@ def measure_model(options) -> int:
             "images": len(split.items),
             "captions": len(clips.usable),
             "unusable": len(clips.unusable()),
+            **({"captions_used": used} if (used := split.captions_used()) else {}),
             "epoch": meta.get("epoch"),
             "precision": precision,
             **values,

@@ -49,7 +49,11 @@ def main() -> int:
     engine = None if options.engine == "baidu" else make_engine(options)  # its keys are asked for where needed
     voices = chosen_voices(options.voices, engine or tts.kind("baidu"))
     recorded = {split for split in splits if clips.has_recordings(split)}
-    plans = {split: clips.plan(split, output / "audio", voices, options.speed, options.seed) for split in splits}
+    most = most_captions(options.captions_per_image, splits)
+    plans = {
+        split: clips.plan(split, output / "audio", voices, options.speed, options.seed, number)
+        for split, number in zip(splits, most)
+    }
     check_shared_names(plans)
     wanted = [clip for items in plans.values() for item in items for clip in item][: options.limit]
     state = {clip: clips.state_of(clip.path, clip.comment(options.engine)) for clip in wanted}
@@ -101,6 +105,16 @@ def split_names(given) -> list[str]:
     if not names or any("/" in name for name in names):
         raise UserError(f"--splits '{','.join(given)}' is not a list of split files such as train,test")
     return list(dict.fromkeys(names))
+
+
+def most_captions(counts: tuple[int, ...] | None, splits: list) -> tuple:
+    """How many captions of an image are spoken in each split, None: all."""
+    counts = counts or (None,)
+    if len(counts) not in (1, len(splits)):
+        raise UserError(
+            f"--captions_per_image has {len(counts)} numbers for the {len(splits)} of --splits; give one, or one for each"
+        )
+    return counts if len(counts) == len(splits) else counts * len(splits)
 
 
 def default_output(dataset: str) -> str:

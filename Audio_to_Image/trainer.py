@@ -77,6 +77,7 @@ class Trainer(TrainingLoop):
         self.train, self.test, self.test_image = train, test, test_image
         self.meta, self.settings, self.run = {**meta, "encoder": network.name}, settings, run
         self.objective = objective or TeacherLosses(settings, network.nhidden)
+        run.limit(settings.max_minutes)
         self._divide_batches()
         self._prepare(network)
         devices.seed_everything(settings.seed + ranks.rank())  # for dropout, which each rank draws for itself
@@ -137,6 +138,9 @@ class Trainer(TrainingLoop):
         elif self.evaluated != self.step:
             self._keep(evaluate=True, save=True)
         return self.exit_status()
+
+    def seconds_left(self) -> float:
+        return self.run.seconds_left()
 
     def last_step(self) -> int:
         by_epochs = self.settings.epochs * self.steps_per_epoch
@@ -338,6 +342,7 @@ class Trainer(TrainingLoop):
                 "best": self.best,
                 "metrics": self.metrics,
                 "window": self._saved_window(),
+                **self.run.time_taken(),
             },
             first,
             replace,
@@ -388,6 +393,7 @@ class Trainer(TrainingLoop):
         self.step, self.due = saved["step"], saved["position"] == self.steps_per_epoch
         self.resume_step = self.step if Path(path) == self.run.folder / resume.RESUME else None
         self.evaluated, self.best, self.metrics = saved["evaluated"], saved["best"], saved["metrics"]
+        self.run.limit(self.settings.max_minutes, resume.seconds((saved, path)))
         self.window.rows = [
             (where[0], dict(zip(self.names, numbers.to(self.device))))
             for where, numbers in saved["window"]

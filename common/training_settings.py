@@ -43,6 +43,13 @@ class SeedSettings(Group):
     max_steps: int = setting(
         0, "stop after N steps in all", more="0: only where the training ends", at_least=0, compared=False
     )
+    max_minutes: float = setting(
+        0.0,
+        "end the training after N minutes of wall time",
+        more="counted over all interruptions, from after the data are read; 0: any time",
+        at_least=0,
+        compared=False,
+    )
 
 
 @dataclass(frozen=True)

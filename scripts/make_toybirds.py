@@ -21,6 +21,11 @@ def parse(argv=None):
     )
     parser.add_argument("--images_per_class", type=positive_int, default=6, help="images of each species")
     parser.add_argument(
+        "--test_images_per_class",
+        type=positive_int,
+        help="images of each test species, if not as many (class accuracy needs two)",
+    )
+    parser.add_argument(
         "--image_size",
         type=positive_int,
         default=128,
@@ -55,7 +60,14 @@ def main(argv=None) -> int:
     from scripts.data.toybirds.dataset import Settings, make_set
 
     exit_on_sigterm()
-    settings = Settings(options.classes, test_classes, options.images_per_class, options.image_size, options.seed)
+    settings = Settings(
+        options.classes,
+        test_classes,
+        options.images_per_class,
+        options.image_size,
+        options.seed,
+        options.test_images_per_class,
+    )
     start = time.monotonic()
     made = make_set(
         settings,
@@ -63,7 +75,8 @@ def main(argv=None) -> int:
         options.jobs,
         lambda images, total: tqdm(images, total=total, desc="toybirds", unit="image"),
     )
-    count = options.classes * options.images_per_class
+    each = options.test_images_per_class or options.images_per_class
+    count = (options.classes - test_classes) * options.images_per_class + test_classes * each
     if made:
         print(
             f"toybirds: {count} images of {options.classes} species ({test_classes} for testing) in "

@@ -89,6 +89,17 @@ def test_a_run_in_parts_equals_one_though_its_newest_resume_file_is_damaged(fold
     assert [json.loads(line)["step"] for line in lines] == [2, 3, 6]
 
 
+def test_a_run_ends_when_its_time_is_up_and_does_not_go_on(folder, tmp_path, capsys):
+    run = tmp_path / "run"
+    for minutes, more in ((0.01, False), (0.01, False), (0.03, True)):
+        before = checkpoint.load(run / "resume.pth")["iteration"] if run.exists() else None
+        run_main(folder, "--output_dir", run, "--max_minutes", minutes)
+        content = checkpoint.load(run / "resume.pth")
+        assert "ended by --max_minutes" in capsys.readouterr().out and content["seconds"] >= 60 * minutes
+        assert before is None or (content["iteration"] > before) is more
+        assert (run / "Model" / "latest.pth").resolve().name == f"netG_{content['iteration']}.pth"
+
+
 def test_what_a_run_leaves(folder, tmp_path, capsys):
     """Snapshot = average, not the live generator; sheets of every size; one line of numbers a tick; then images."""
     run = tmp_path / "run"

@@ -50,6 +50,7 @@ def _record(job, extractor: Extractor | None, name: str, value, unit: str, warni
         "generated_images": len(job.images),
         "sentences": job.found.sentences,
         "sentences_without_image": job.found.missing,
+        **({"captions_used": unspoken} if (unspoken := job.split.captions_used()) else {}),
         "size_px": job.size,
         "image_size_px": job.found.size,
         **job.protocol,

@@ -62,6 +62,7 @@ def train(options: GeneratorOptions, cfg: Config, name: str) -> int:
     notes = make_notes(options, cfg, split, speech.width, bool(held), {**facts, "speech encoder": encoder})
     found = resume.find(options.training.resume, folder)
     first = trainer.restore(*found, networks, notes.settings) if found else 0
+    run.limit(options.training.max_minutes, resume.seconds(found))
     if not found:
         start_from(networks, cfg.TRAIN.NET_G, cfg.TRAIN.NET_D, speech.flat if cfg.TRAIN.CONDITION_INIT else None)
     if len(speech.spoken) < len(split.items):
@@ -96,7 +97,7 @@ def train(options: GeneratorOptions, cfg: Config, name: str) -> int:
     watch = snapshot_metric.Watch(metric, options.training.metrics_every, networks.average, run)
     job = trainer.Trainer(stepper, batches, cfg.TRAIN, run, files, writer, watch)
     status = job.fit(first, last)
-    end = "stopped" if job.step < last else "finished"
+    end = "stopped" if job.stopping else "finished" if job.step >= last else "ended by --max_minutes"
     run.log(f"{end} at iteration {job.step:,}: {folder / 'Model' / 'latest.pth'}")
     ranks.finish()
     return status

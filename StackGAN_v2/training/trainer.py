@@ -48,6 +48,9 @@ class Trainer(TrainingLoop):
             self.writer(self.step)
         self.watch(self.step)
 
+    def seconds_left(self) -> float:
+        return self.run.seconds_left()
+
     def log_is_due(self, last: int) -> bool:
         """Also before a snapshot and at the end: every loss has been looked at before anything is kept."""
         return (
@@ -60,7 +63,7 @@ class Trainer(TrainingLoop):
     def log(self, means: dict[str, float], rate: float) -> None:
         steps = len(self.window)
         self.run.stats(self.step, epoch=self.batches.epoch(self.step), **means, iterations_per_s=rate)
-        self.run.log(_line(self.step, self.last, means, rate))
+        self.run.log(_line(self.step, self.last, means, rate, min((self.last - self.step) / rate, self.seconds_left())))
         for warning in self.monitor.update(steps, means):
             self.run.log(warning)
 
@@ -71,10 +74,9 @@ class Trainer(TrainingLoop):
         )
 
 
-def _line(iteration: int, last: int, values: dict[str, float], rate: float) -> str:
+def _line(iteration: int, last: int, values: dict[str, float], rate: float, left: float) -> str:
     d = " ".join(f"{value:.2f}" for key, value in values.items() if key[0] == "D" and key[1:].isdigit())
     kl = f"KL {values['KL']:.3f}   " if "KL" in values else ""
-    left = (last - iteration) / rate
     wait = f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
     return f"iteration {iteration:,} of {last:,}   D {d}   G {values['G']:.2f}   {kl}{rate:.2f} it/s   {wait} left"
 
@@ -116,7 +118,7 @@ def restore(content, path, networks: Networks, settings: dict) -> int:
                 f"--resume: {path} was made with {name} = {was.get(name)}, now it is {value}; "
                 "use the old value, another --output_dir, or --resume none"
             )
-    held = content.keys() - {"course", "best"}
+    held = content.keys() - {"course", "best", "seconds"}
     if held != {"iteration", "settings", *parts} or type(content["iteration"]) is not int:
         raise unknown
     for name, part in parts.items():

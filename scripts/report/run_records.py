@@ -111,6 +111,7 @@ def encoder_numbers(run: RunFolder | None, labels: list[int]) -> list[Number]:
         line = measured[-1]
         images, captions = (f"{line[key]:,}" if is_number(line.get(key)) else "?" for key in ("images", "captions"))
         source = f"{line.get('split', 'test')} split, {images} images, {captions} captions"
+        source += f" ({line['captions_used']})" if isinstance(line.get("captions_used"), str) else ""
     elif evaluated:
         line = {key.removeprefix("eval_"): value for key, value in evaluated[-1].items() if key.startswith("eval_")}
         epoch = evaluated[-1].get("epoch")
