@@ -3,7 +3,7 @@
 Prints the numbers, with the protocol, and appends them to metric-speech.jsonl in the encoder's folder.
 """
 
-from common import cli
+from common import cli, pretrained
 
 PROTOCOL = {
     "similarity": "dot product, as published; names that end in _cosine: cosine, for encoders trained without JEL, whose "
@@ -21,7 +21,12 @@ PROTOCOL = {
 def parse(argv=None):
     parser = cli.Parser(__doc__)
     add = parser.add_argument
-    add("--model", type=cli.existing_file, metavar="FILE", help="the encoder: an epoch_<n>.pth, best.pth, …")
+    add(
+        "--model",
+        type=pretrained.option("encoder"),
+        metavar="FILE|NAME",
+        help="the encoder: an epoch_<n>.pth, best.pth, …, or a name in pretrained/",
+    )
     add(
         "--speech_features",
         type=cli.existing_file,

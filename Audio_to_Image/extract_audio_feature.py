@@ -11,7 +11,7 @@ error. The encoder's kind, width, map length and what it does with short clips a
 import argparse
 import sys
 
-from common import cli
+from common import cli, pretrained
 from common.options import add_published
 from common.settings import tell_ignored
 
@@ -22,9 +22,9 @@ def parse(argv=None):
     add(
         "--model",
         required=True,
-        type=cli.existing_file,
-        metavar="FILE",
-        help="the encoder: an epoch_<n>.pth, latest.pth, …",
+        type=pretrained.option("encoder"),
+        metavar="FILE|NAME",
+        help="the encoder: an epoch_<n>.pth, latest.pth, …, or a name in pretrained/",
     )
     add(
         "--dataset",

@@ -4,7 +4,7 @@ import functools
 import sys
 from pathlib import Path
 
-from common import ROOT, cli
+from common import ROOT, cli, pretrained
 from common.files import require_ours, shortened
 from common.options import add_published
 from common.settings import tell_ignored
@@ -45,15 +45,16 @@ def parse():
     add(
         "--encoder",
         "--audio_encoder_path",
-        metavar="FILE",
-        help="speech encoder .pth (default: of the latest.pth and best.pth below "
+        metavar="FILE|NAME",
+        help="speech encoder .pth, or a name in pretrained/ (default: of those and of the latest.pth and best.pth below "
         "output/Audio_to_Image/log, the newest one that the generator was trained with)",
     )
     add(
         "--generator",
         "--gan_path",
-        metavar="FILE",
-        help="generator netG_<n>.pth (default: the newest latest.pth below output/StackGAN_v2)",
+        metavar="FILE|NAME",
+        help="generator netG_<n>.pth, or a name in pretrained/ (default: the newest latest.pth below output/StackGAN_v2, "
+        "else the pretrained one)",
     )
     add(
         "--seeds",
@@ -121,34 +122,7 @@ def main():
         )
     if args.interpolation_num > 1000:
         raise cli.UserError(f"--interpolation_num {args.interpolation_num}: 1000 parts of a line are the most")
-    generators = _newest(args.generator, "--generator", "StackGAN_v2/*/Model/latest.pth")
-    encoders = _newest(args.encoder, "--encoder", "Audio_to_Image/log/*/latest.pth", "Audio_to_Image/log/*/best.pth")
-    for path in (encoders[0], generators[0]):
-        if not Path(path).is_file():
-            raise cli.UserError(f"{path} does not exist; give the path of a checkpoint")
-
-    from Audio_to_Image.speech_encoder import load_encoder
-    from common.devices import pick_device
-    from common.features import trained_on
-    from StackGAN_v2.model import load_generator
-
-    device = pick_device(args.device)
-    generator_path, generator = generators[0], load_generator(generators[0], device)
-    learned = trained_on(generator_path)
-    encoder_path, encoder, meta = _fitting(encoders, learned, lambda path: load_encoder(path, device))
-    if learned not in (None, meta["digest"]):
-        print(
-            f"warning: {generator_path} was trained with encoder {learned}, but {encoder_path} is {meta['digest']}: "
-            "the images may not show what is said",
-            file=sys.stderr,
-        )
-    if meta["nhidden"] != generator.text_dim:
-        raise cli.UserError(
-            f"{generator_path} was trained on speech features of width {generator.text_dim}, but "
-            f"{encoder_path} makes {meta['nhidden']}; give an --encoder and a --generator that "
-            "belong together"
-        )
-    print(f"encoder {encoder_path}\ngenerator {generator_path}")
+    encoder, meta, generator = load_networks(args.encoder, args.generator, args.device)
     inputs, faults = _embed_inputs(args, encoder, meta)
     if faults and (args.type == "interpolation" or not inputs):
         raise cli.UserError(_list(faults, len(faults) + len(inputs)))
@@ -166,17 +140,59 @@ def _list(faults: list[str], inputs: int) -> str:
     return f"{len(faults)} of {inputs} inputs could not be used:\n  " + "\n  ".join(faults)
 
 
-def _newest(given, option: str, *patterns: str) -> list:
-    """[the file that the user gave], or all files below output/ that match a pattern, the newest first."""
+def load_networks(encoder, generator, device: str = "auto") -> tuple:
+    """The networks that the options --encoder, --generator and --device mean → (encoder, its meta, generator).
+
+    Prints which they are. UserError: there are none, or they do not belong together.
+    """
+    generators = _candidates(generator, "generator", "StackGAN_v2/*/Model/latest.pth")
+    encoders = _candidates(encoder, "encoder", "Audio_to_Image/log/*/latest.pth", "Audio_to_Image/log/*/best.pth")
+    for path in (encoders[0], generators[0]):
+        if not path.is_file():
+            raise cli.UserError(f"{path} does not exist; give the path of a checkpoint{_or_name()}")
+
+    from Audio_to_Image.speech_encoder import load_encoder
+    from common.devices import pick_device
+    from common.features import trained_on
+    from StackGAN_v2.model import load_generator
+
+    where = pick_device(device)
+    generator_path, generator = generators[0], load_generator(generators[0], where)
+    learned = trained_on(generator_path)
+    encoder_path, encoder, meta = _fitting(encoders, learned, lambda path: load_encoder(path, where))
+    if learned not in (None, meta["digest"]):
+        print(
+            f"warning: {generator_path} was trained with encoder {learned}, but {encoder_path} is {meta['digest']}: "
+            "the images may not show what is said",
+            file=sys.stderr,
+        )
+    if meta["nhidden"] != generator.text_dim:
+        raise cli.UserError(
+            f"{generator_path} was trained on speech features of width {generator.text_dim}, but "
+            f"{encoder_path} makes {meta['nhidden']}; give an --encoder and a --generator that "
+            "belong together"
+        )
+    print(f"encoder {encoder_path}\ngenerator {generator_path}", flush=True)
+    return encoder, meta, generator
+
+
+def _candidates(given, part: str, *patterns: str) -> list[Path]:
+    """[the network that the user gave], or the files below output/ that match a pattern, the newest first, and behind
+    them the pretrained ones."""
     if given:
-        return [given]
+        return [pretrained.find(given, part)]
     found = [path for pattern in patterns for path in (ROOT / "output").glob(pattern) if path.is_file()]
+    found = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True) + pretrained.files(part)
     if not found:
         raise cli.UserError(
-            f"{option} is missing, and there is no such file of a run below {ROOT / 'output'}; "
-            f"run bash scripts/demo.sh first, or give {option} FILE"
+            f"--{part} is missing, and there is no such file of a run below {ROOT / 'output'}; "
+            f"run bash scripts/demo.sh first, or give --{part} FILE"
         )
-    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    return found
+
+
+def _or_name() -> str:
+    return f" or a name ({', '.join(pretrained.names())})" if pretrained.names() else ""
 
 
 def _fitting(paths: list, digest: str | None, load):

@@ -44,7 +44,7 @@ class Setting:
     none: str = ""
     options: tuple[str, ...] | None = None
     no_option: str = ""
-    exists: str = ""  # "file" or "dir": what a path must lead to
+    exists: str = ""  # what a path must lead to: "file", "dir", "encoder" or "generator" (a file, or a pretrained NAME)
     published: bool = True
     compared: bool = True
     only_with: str = ""
