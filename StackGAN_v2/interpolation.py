@@ -214,36 +214,46 @@ def _embed_inputs(args, encoder, meta):
 
     What is odd about the recordings is said on standard error.
     """
-    import torch
-
-    from Audio_to_Image.audio import is_heard, load_clip
+    from Audio_to_Image.audio import load_clip
     from Audio_to_Image.recording_remarks import remarks
-    from Audio_to_Image.sound_files import SILENT
-    from Audio_to_Image.speech_encoder import embed
 
     given = [(Path(wav).stem, wav, load_clip(wav)) for wav in args.wav]
     given += [(_file_name(text), text, _spoken(text, args)) for text in args.text]
     inputs, faults, taken = [], [], set()
     for name, source, clip in given:
-        n_frames = 0 if clip.error else clip.mel.shape[1]
-        if clip.error or not is_heard(n_frames, SILENT in clip.remarks, meta["short_clips"]):
-            faults.append(
-                clip.error
-                or (
-                    f"{source} holds no sound"
-                    if SILENT in clip.remarks
-                    else f"{source} lasts {clip.seconds:.2f} s; the encoder needs 0.64 s or more"
-                )
-            )
+        fault = fault_of(source, clip, meta)
+        if fault:
+            faults.append(fault)
             continue
         name = shortened(name, NAME_BYTES)
         while name in taken:  # two files of one name in different folders
             name += "_"
         taken.add(name)
-        inputs.append((name, embed(encoder, meta, torch.tensor(clip.mel)[None], [n_frames])[0].float().cpu()))
+        inputs.append((name, embedding_of(clip, encoder, meta)))
     for line in remarks([(source, clip) for _, source, clip in given], meta["max_frames"]):
         print(f"warning: {line}", file=sys.stderr)
     return inputs, faults
+
+
+def fault_of(source, clip, meta: dict) -> str | None:
+    """Why the encoder cannot hear a clip, in a sentence that names its `source`; None if it can."""
+    from Audio_to_Image.audio import is_heard
+    from Audio_to_Image.sound_files import SILENT
+
+    if clip.error or is_heard(clip.mel.shape[1], SILENT in clip.remarks, meta["short_clips"]):
+        return clip.error
+    if SILENT in clip.remarks:
+        return f"{source} holds no sound"
+    return f"{source} lasts {clip.seconds:.2f} s; the encoder needs 0.64 s or more"
+
+
+def embedding_of(clip, encoder, meta: dict):
+    """The embedding `[d]` of a clip without a fault, float32 on the CPU."""
+    import torch
+
+    from Audio_to_Image.speech_encoder import embed
+
+    return embed(encoder, meta, torch.tensor(clip.mel)[None], [clip.mel.shape[1]])[0].float().cpu()
 
 
 def _spoken(text: str, args):
