@@ -58,7 +58,7 @@ done
 case "$dataset" in *[!A-Za-z0-9_.\ \'-]*) fail "--dataset $dataset is not the name of a folder" ;; esac
 recipe_file="${dataset,,}"; recipe_file="$scripts/${recipe_file%_subset}.sh"       # Places_subset → places.sh
 case "${recipe_file##*/}" in
-    run.sh | ablate.sh | recipe.sh | setup.sh | test.sh | demo.sh) ;;
+    run.sh | ablate.sh | recipe.sh | setup.sh | test.sh | demo.sh | voice.sh) ;;
     *) if [ -f "$recipe_file" ]; then source "$recipe_file"
        else engine=auto teacher=efficientnet_lite0; fi ;;      # a set of the user's: what needs no account and no download
 esac
