@@ -219,7 +219,7 @@ def mel_filters() -> np.ndarray:
 
 def iter_clips(paths, jobs: int | None = None, progress: bool = False, encode=None):
     """Yield (index, Clip) for every path, in no fixed order, computed by `jobs` threads; `encode` as in load_clip."""
-    from tqdm import tqdm
+    from common.progress import tqdm
 
     chunks = in_chunks(list(enumerate(map(str, paths))), 64)
     with (

@@ -273,7 +273,7 @@ def embed_clips(
     encoder, meta: dict, clips: SpeechClips, batch_size: int, precision: str = "fp32", progress: bool = False
 ) -> torch.Tensor:
     """Embeddings `[usable clips, d]`, float32 on the device, in the order of `clips.usable`; ranks share the work."""
-    from tqdm import tqdm
+    from common.progress import tqdm
 
     mine = np.array_split(clips.usable, ranks.world_size())
     longest = max(map(len, mine))

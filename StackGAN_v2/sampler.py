@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
-from tqdm import tqdm
 
 from common import ROOT, checkpoint, pretrained
 from common.cli import UserError
 from common.devices import autocast
 from common.files import MADE_BY, read_note, write_bytes, write_json
 from common.parallel import free_memory
+from common.progress import tqdm
 from StackGAN_v2.data.image_names import first_sentences, image_name
 
 SMALL_BATCH = 8  # images at a time where memory must stay small

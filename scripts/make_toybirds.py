@@ -50,8 +50,7 @@ def main(argv=None) -> int:
     if not SMALLEST_IMAGE <= options.image_size <= LARGEST_IMAGE:
         raise UserError(f"--image_size {options.image_size} is not between {SMALLEST_IMAGE} and {LARGEST_IMAGE} pixels")
 
-    from tqdm import tqdm
-
+    from common.progress import tqdm
     from scripts.data.toybirds.dataset import Settings, make_set
 
     exit_on_sigterm()

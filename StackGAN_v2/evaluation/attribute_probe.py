@@ -12,10 +12,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
 from common.cli import UserError
 from common.files import read_json
+from common.progress import tqdm
 from StackGAN_v2.networks.part_attention import SIZE, PartsReader
 
 MARGIN = 76  # and trained on crops of this one, as the generator's are

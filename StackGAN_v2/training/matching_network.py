@@ -8,11 +8,11 @@ XMC-GAN (Zhang et al., CVPR 2021, equation 4).
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
 from common import checkpoint
 from common.cli import UserError
 from common.distributed import ranks
+from common.progress import tqdm
 from StackGAN_v2.networks.part_attention import SIZE, PartsReader
 from StackGAN_v2.training.condition_init import principal_directions
 
