@@ -4,12 +4,12 @@ Reads   data/<set>/<split>.json and the images that it names
 Writes  data/<set>/<split>/image_features_<teacher>.pickle   array [images, 10, width], and its note .json
 """
 
-import os
 from pathlib import Path
 
 from Audio_to_Image.teachers import TEACHERS
 from common.cli import Parser, UserError, existing_dir, existing_file, positive_int, run
 from common.options import add_published
+from common.parallel import default_jobs
 from common.settings import tell_ignored
 
 IN_CAFFE = "models/bvlc_googlenet/bvlc_googlenet.caffemodel"  # where a tree of Caffe has what is needed of it
@@ -58,7 +58,7 @@ def parse(argv=None):
     parser.add_argument(
         "--jobs",
         type=positive_int,
-        default=len(os.sched_getaffinity(0)),
+        default=default_jobs(),
         metavar="N",
         help="images worked on at once: decoded and resized, and on the CPU also seen by the network",
     )
