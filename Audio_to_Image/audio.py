@@ -245,7 +245,7 @@ def mel_filters() -> np.ndarray:
 def iter_clips(paths, jobs: int | None = None, progress: bool = False, encode=None, compute=None, prepare=None):
     """Yield (index, Clip) for every path, in no fixed order, computed by `jobs` threads; encode, compute: as in
     load_clip; prepare: maps (index, samples) to the samples that are taken in their place."""
-    from tqdm import tqdm
+    from common.progress import tqdm
 
     chunks = in_chunks(list(enumerate(map(str, paths))), 64)
     work = functools.partial(_clips_of_chunk, encode=encode, compute=compute, prepare=prepare)

@@ -1,6 +1,5 @@
 """Settings of the commands that use a trained encoder or a teacher: extraction of features, evaluation, speech."""
 
-import os
 from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from Audio_to_Image.settings import DataSettings
 from Audio_to_Image.teachers import TEACHERS
 from common.cli import name_list
+from common.parallel import default_jobs
 from common.settings import REQUIRED, Group, setting, with_default
 from common.training_settings import ComputeSettings
 
@@ -34,7 +34,9 @@ class MachineSettings(Group):
 class EmbeddedData(Group):
     """Data."""
 
-    model: Path = setting(REQUIRED, "the encoder: an epoch_<n>.pth, latest.pth, …", exists="file")
+    model: Path = setting(
+        REQUIRED, "the encoder: an epoch_<n>.pth, latest.pth, …, or a name in pretrained/", exists="encoder"
+    )
     dataset: str | None = setting(
         None,
         "the folder under --data_root with the split files",
@@ -77,7 +79,9 @@ class MeasuredData(Group):
     """Data."""
 
     dataset: str = setting(REQUIRED, "the folder under --data_root with the split files")
-    model: Path | None = setting(None, "the encoder: an epoch_<n>.pth, best.pth, …", exists="file")
+    model: Path | None = setting(
+        None, "the encoder: an epoch_<n>.pth, best.pth, …, or a name in pretrained/", exists="encoder"
+    )
     speech_features: Path | None = setting(
         None,
         "measure embeddings of the split's captions in a pickle, with --image_features, instead of a model's",
@@ -155,7 +159,7 @@ class TeacherMachine(Group):
 
     batch_size: int = setting(32, "images in one pass on a GPU, ten views each", at_least=1)
     jobs: int = setting(
-        len(os.sched_getaffinity(0)),
+        default_jobs(),
         "images worked on at once: decoded and resized, and on the CPU also seen by the network",
         at_least=1,
     )

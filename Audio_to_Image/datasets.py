@@ -330,7 +330,7 @@ def embed_clips(
 ) -> torch.Tensor:
     """Embeddings `[clips, d]`, float32 on the device, of the `chosen` clips in their order (default: `clips.usable`);
     ranks share the work."""
-    from tqdm import tqdm
+    from common.progress import tqdm
 
     wanted = clips.usable if chosen is None else chosen
     mine = np.array_split(wanted, ranks.world_size())

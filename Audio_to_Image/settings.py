@@ -275,9 +275,9 @@ class StartSettings(ResumeSettings):
         None,
         "encoder whose weights the training begins with",
         none="random ones",
-        exists="file",
+        exists="encoder",
         compared=False,
-        more="where there is a resume file to go on from, that decides",
+        more="or a name in pretrained/; where there is a resume file to go on from, that decides",
     )
     image_weights: Path | None = setting(
         None,

@@ -208,10 +208,9 @@ def unusable(foreign) -> list:
 
 def speak(todo, engine, jobs) -> list:
     """[(clip, reason)] of those that failed."""
-    from tqdm import tqdm
-
     from Audio_to_Image.tts import clips
     from common.parallel import in_chunks, parallel_map
+    from common.progress import tqdm
 
     if not todo:
         return []

@@ -74,7 +74,9 @@ class TrainSettings(Group):
     """Training of the generator."""
 
     FLAG: bool = setting(True, "train", more="False: generate the test set with NET_G", compared=False)
-    NET_G: str = setting("", "generator to start from, or to generate with", compared=False)
+    NET_G: str = setting(
+        "", "generator to start from, or to generate with", more="or a name in pretrained/", compared=False
+    )
     NET_D: str = setting("", "start of the discriminators' file names: <NET_D>0.pth, …", compared=False)
     BATCH_SIZE: int = setting(
         64,

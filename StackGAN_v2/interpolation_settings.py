@@ -52,18 +52,18 @@ class NetworkSettings(Group):
 
     encoder: str | None = setting(
         None,
-        "speech encoder .pth",
+        "speech encoder .pth, or a name in pretrained/",
         options=("--encoder", "--audio_encoder_path"),
-        metavar="FILE",
-        none="of the latest.pth and best.pth below output/Audio_to_Image/log, the newest one that the generator was "
-        "trained with",
+        metavar="FILE|NAME",
+        none="of those and of the latest.pth and best.pth below output/Audio_to_Image/log, the newest one that the "
+        "generator was trained with",
     )
     generator: str | None = setting(
         None,
-        "generator netG_<n>.pth",
+        "generator netG_<n>.pth, or a name in pretrained/",
         options=("--generator", "--gan_path"),
-        metavar="FILE",
-        none="the newest latest.pth below output/StackGAN_v2",
+        metavar="FILE|NAME",
+        none="the newest latest.pth below output/StackGAN_v2, else the pretrained one",
     )
     device: str = with_default(ComputeSettings, "device", "auto")
 

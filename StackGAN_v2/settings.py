@@ -71,7 +71,9 @@ class TrainingRun(SnapshotSettings, ValidationSettings, SeedSettings, ResumeSett
 class SamplingSettings(Group):
     """Sampling."""
 
-    eval_net_g: Path | None = setting(None, "the generator, netG_<n>.pth", none="cfg TRAIN.NET_G", exists="file")
+    eval_net_g: Path | None = setting(
+        None, "the generator, netG_<n>.pth", none="cfg TRAIN.NET_G", exists="generator", more="or a name in pretrained/"
+    )
     split: str = setting("test", "whose sentences are generated", more="train, val, …: <split>.json and its features")
     sheet: int = setting(
         0,

@@ -5,6 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from common import pretrained
 from common.cli import UserError, existing_dir, existing_file
 from common.settings import (
     TYPE_NAMES,
@@ -88,7 +89,12 @@ def _add(parser, name: str, field: Field, default, after: str) -> None:
     parser.add_argument(*names, type=_parser_of(field), **common)
 
 
-_METAVARS = {int: "N", float: "X", "file": "FILE", "dir": "DIR", Path: "DIR"}
+_METAVARS = {int: "N", float: "X", "file": "FILE", "dir": "DIR", Path: "DIR"} | dict.fromkeys(
+    pretrained.FILES, "FILE|NAME"
+)
+_PATHS = {"": Path, "file": existing_file, "dir": existing_dir} | {
+    part: pretrained.option(part) for part in pretrained.FILES
+}
 
 
 def _parser_of(field: Field):
@@ -100,7 +106,7 @@ def _parser_of(field: Field):
         if about.none and text == about.none:
             return None
         if kind is Path:
-            return existing_file(text) if about.exists == "file" else existing_dir(text) if about.exists else Path(text)
+            return _PATHS[about.exists](text)
         try:
             value = about.parse(text) if about.parse else kind(text)
         except ValueError:

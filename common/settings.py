@@ -48,7 +48,7 @@ class Setting:
     options: tuple[str, ...] | None = None
     no_option: str = ""
     parse: Callable[[str], Any] | None = None
-    exists: str = ""  # "file" or "dir": what a path must lead to
+    exists: str = ""  # what a path must lead to: "file", "dir", "encoder" or "generator" (a file, or a pretrained NAME)
     published: bool = True
     compared: bool = True
     only_with: str = ""

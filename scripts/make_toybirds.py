@@ -1,11 +1,11 @@
 """Draw toybirds, the embedded data set: made-up birds with captions, laid out as CUB-200-2011 with Reed's captions."""
 
-import os
 import time
 from pathlib import Path
 
 from common import ROOT
 from common.cli import Parser, UserError, exit_on_sigterm, natural, positive_int, run
+from common.parallel import default_jobs
 
 SMALLEST_IMAGE, LARGEST_IMAGE = 48, 2048  # pixels; a bird of fewer has no parts, of more no detail
 
@@ -39,10 +39,7 @@ def parse(argv=None):
         help="folder of the set, made if need be; an interrupted set there is finished",
     )
     parser.add_argument(
-        "--jobs",
-        type=positive_int,
-        default=len(os.sched_getaffinity(0)),
-        help="processes to draw with; no influence on the result",
+        "--jobs", type=positive_int, default=default_jobs(), help="processes to draw with; no influence on the result"
     )
     return parser.parse_args(argv)
 
@@ -55,8 +52,7 @@ def main(argv=None) -> int:
     if not SMALLEST_IMAGE <= options.image_size <= LARGEST_IMAGE:
         raise UserError(f"--image_size {options.image_size} is not between {SMALLEST_IMAGE} and {LARGEST_IMAGE} pixels")
 
-    from tqdm import tqdm
-
+    from common.progress import tqdm
     from scripts.data.toybirds.dataset import Settings, make_set
 
     exit_on_sigterm()

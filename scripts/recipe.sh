@@ -5,7 +5,7 @@ scripts="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 stands="$PWD"                # where the user is: --data_root ./x and ../x count from there
 cd -- "$scripts/.."
 fail() { echo "$program: error: $1" >&2; exit 2; }
-usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$scripts/$program"; echo "Choices and their values here:"
+usage() { awk 'NR > 1 { if (/^set /) exit; sub(/^# ?/, ""); print }' "$scripts/$program"; echo "Choices and their values here:"
           for name in $choices; do printf '  --%-18s %s\n' "$name" "${!name}"; done; }
 
 # ---- choices -------------------------------------------------------------------------------------------------------
@@ -84,9 +84,9 @@ for ((i = 1; i <= $#; i++)); do
     esac
 done
 case "$dataset" in *[!A-Za-z0-9_.\ \'-]*) fail "--dataset $dataset is not the name of a folder" ;; esac
-recipe_file="${dataset,,}"; recipe_file="$scripts/${recipe_file%_subset}.sh"       # Places_subset → places.sh
+recipe_file="$(printf '%s' "$dataset" | tr '[:upper:]' '[:lower:]')"; recipe_file="$scripts/${recipe_file%_subset}.sh"       # Places_subset → places.sh
 case "${recipe_file##*/}" in
-    run.sh | birds_modern.sh | compare_recipes.sh | ablate.sh | recipe.sh | setup.sh | test.sh | demo.sh) ;;
+    run.sh | birds_modern.sh | compare_recipes.sh | ablate.sh | recipe.sh | setup.sh | test.sh | demo.sh | voice.sh) ;;
     *) if [ -f "$recipe_file" ]; then source "$recipe_file"
        else engine=auto teacher=efficientnet_lite0; fi ;;      # a set of the user's: what needs no account and no download
 esac
@@ -168,7 +168,7 @@ mkdir -p "$recipe"
 
 # One run at a time. The lock is also held by the stage that is at work; if we are killed, it is told to stop.
 exec 9> "$recipe/.lock${node_rank#0}"
-flock -n 9 || { echo "$program: waiting for another run in $recipe to end" >&2; flock 9; }
+"$python" scripts/shell_parts.py lock 9 "$program: waiting for another run in $recipe to end"
 export FOLLOW_PARENT="$$ SIGTERM"
 
 # A stage is done when its mark holds the command that would be run now and the fingerprint of what it would read, and
@@ -180,7 +180,7 @@ run_stage() {   # number, name, command …
     shift 2
     [ "$number" -ge "$stage" ] && [ "$number" -le "$stop_stage" ] || return 0
     # how a launcher that waits for the other machines knows that they have finished this stage without it
-    export STAGE_MARK="$mark" STAGE_MARK_WAS; STAGE_MARK_WAS="$(stat -c %Y.%i "$mark" 2> /dev/null || true)"
+    export STAGE_MARK="$mark" STAGE_MARK_WAS; STAGE_MARK_WAS="$("$python" scripts/shell_parts.py identity "$mark")"
     state="$(state_of "$number" "$@")"
     if [ -z "$renewed" ] && [ -z "$stage_given" ] && [ "$(cat "$mark" 2> /dev/null)" = "$state" ]; then
         echo "stage $number ($name): done before"
@@ -205,7 +205,7 @@ run_stage() {   # number, name, command …
     done
     put "$state" "$recipe/.begun_$number"
     echo "stage $number ($name)"
-    began=$(date +%s.%N)
+    began=$("$python" scripts/shell_parts.py now)
     "$@" || status=$?
     [ "$status" = 0 ] || { echo "$program: stage $number ($name) ended with status $status; the same command goes on from there" >&2
                            exit "$status"; }
@@ -225,7 +225,7 @@ state_of() {    # number, command … : the command, wherever the project lies, 
 }
 
 fingerprint() { # number: of split files by content; of large files by size, first and last MiB
-    local files=() file
+    local files=() splits=()
     case $1 in
         3) [ -n "$no_teacher" ] || files=("$data"/{train,test}/image_features_"$teacher".pickle) ;;
         4) files=("$encoder/latest.pth") ;;
@@ -233,9 +233,8 @@ fingerprint() { # number: of split files by content; of large files by size, fir
         5) files=("$data"/{train,test}/audio_features_"$features".pickle) ;;
         6) files=("$generator/Model/latest.pth") ;;
     esac
-    { [ "$1" = 0 ] || cat "$data"/{train,test}.json || true
-      for file in "${files[@]}"; do stat -L -c %s "$file" && head -c 1M "$file" && tail -c 1M "$file"; done
-      true; } 2> /dev/null | sha256sum
+    [ "$1" = 0 ] || splits=("$data"/{train,test}.json)
+    "$python" scripts/shell_parts.py fingerprint ${splits[@]+"${splits[@]}"} -- ${files[@]+"${files[@]}"}
 }
 
 put() { printf '%s' "$1" > "$2.tmp" && mv "$2.tmp" "$2"; }     # text, file: complete or not at all

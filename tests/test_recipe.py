@@ -342,14 +342,15 @@ def test_published_speech_from_an_archive(tmp_path):
 @pytest.mark.parametrize("has_libraries", [True, False])
 def test_a_recipe_without_an_environment(tmp_path, has_libraries):
     """It goes on with a python3 that has the libraries, and runs set-up otherwise."""
-    for name in ("scripts/run.sh", "scripts/recipe.sh", "scripts/installed.py"):
+    for name in ("scripts/run.sh", "scripts/recipe.sh", "scripts/installed.py", "scripts/shell_parts.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     (tmp_path / "scripts/setup.sh").write_text("echo set-up ran >&2\nexit 3\n")
     python = tmp_path / "bin/python3"
     python.parent.mkdir()
     python.write_text(
-        f'#!/bin/sh\ncase "$1" in scripts/installed.py) exit {int(not has_libraries)} ;; esac\necho $@ >&2\nexit 5\n'
+        f'#!/bin/sh\ncase "$1" in scripts/installed.py) exit {int(not has_libraries)} ;;\n'
+        f'scripts/shell_parts.py) exec "{sys.executable}" "$@" ;; esac\necho $@ >&2\nexit 5\n'
     )
     python.chmod(0o755)
     result = bash(

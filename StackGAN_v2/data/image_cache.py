@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 from common.cache_place import choose_place
 from common.cli import UserError
 from common.devices import send
 from common.files import atomic_path, file_state, npy_header, npy_or_none, read_note, write_json
 from common.parallel import in_chunks, one_torch_thread, parallel_map
+from common.progress import tqdm
 from common.untrusted.images import LONGEST_SIDE, open_rgb, scale_shorter_side
 from StackGAN_v2.data.bounding_boxes import bounding_boxes, crop_box
 

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
 from common.attributes import Attributes
 from common.cli import UserError
 from common.part_attention import SIZE, PartsReader
+from common.progress import tqdm
 
 MARGIN = 76  # and trained on crops of this one, as the generator's are
 _LEARNING_RATE = 4e-3  # of AdamW, at its highest

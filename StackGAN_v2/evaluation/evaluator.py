@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from common import attributes, checkpoint, splits
 from common.cli import UserError
+from common.progress import tqdm
 from StackGAN_v2.evaluation import attribute_probe, metrics, records
 from StackGAN_v2.evaluation.feature_extractors import Extractor
 from StackGAN_v2.evaluation.image_sets import (

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from common.cli import UserError
 from common.files import read_json, read_note
+from common.parallel import default_jobs
 
 _NO_METRICS = "chance ap50_chance ap50_highest epoch step images captions unusable".split()  # beside the metrics
 
@@ -242,7 +243,7 @@ def machine() -> list[tuple[str, str]]:
         memory = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
     return [
         ("processor", processor),
-        ("cores used", str(len(os.sched_getaffinity(0)))),
+        ("cores used", str(default_jobs())),
         ("memory", memory),
         ("GPU", torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"),
         ("system", f"{platform.system()} {platform.release()}, Python {platform.python_version()}"),
