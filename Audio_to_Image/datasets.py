@@ -1,16 +1,19 @@
 """What the encoder is trained on: spoken captions and teacher features of one split, and the order they come in."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import PurePath
 
 import numpy as np
 import torch
 
-from Audio_to_Image.audio import N_MELS, is_heard
-from Audio_to_Image.mel_cache import DB_PER_STEP, MelCache
+from Audio_to_Image.audio import is_heard
+from Audio_to_Image.front_ends import width_of
+from Audio_to_Image.mel_cache import MelCache, columns_of
 from Audio_to_Image.recording_remarks import remarks
 from Audio_to_Image.sound_files import SILENT
 from Audio_to_Image.speech_encoder import FRAMES_PER_POSITION, embed
+from Audio_to_Image.voice_augmentation import VoiceVariant
 from common.cache_place import choose_place
 from common.cli import UserError
 from common.devices import autocast
@@ -24,11 +27,15 @@ WIDEST_BAND_MASK = 8  # of 40 mel bands
 
 @dataclass(frozen=True)
 class Plan:
-    """One epoch: `[steps, batch]` numbers of items, and of the clip and the teacher view drawn for each."""
+    """One epoch: `[steps, batch]` numbers of items, and of the clip and the teacher view drawn for each.
+
+    voices: of the variant of the clip, 0 for the recording itself.
+    """
 
     items: np.ndarray
     clips: np.ndarray
     views: np.ndarray
+    voices: np.ndarray
 
     def __len__(self):
         return len(self.items)
@@ -36,7 +43,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class Batch:
-    """mels float32 `[B, 40, T]`, image `[B, d]`, labels `[B]` on the device; n_frames `[B]` on the CPU, descending.
+    """mels float32 `[B, bands, T]`, image `[B, d]`, labels `[B]` on the device; n_frames `[B]` on the CPU, descending:
+    columns of the front end, which are frames of 10 ms for log-mels.
 
     items: the items' numbers, int `[B]`; images: what an objective that looks at images adds, `[B, 3, S, S]`.
     """
@@ -61,11 +69,11 @@ def default_short_clips(dataset: str) -> str:
 
 
 class SpeechClips:
-    """The log-mels of a split's captions, from its `cache`, in batches on `device`. Clips count as in the cache.
+    """The frame features of a split's captions, from its `cache`, in batches on `device`. Clips count as in the cache.
 
-    max_frames: frames of a batch's maps. where: 'gpu' and 'ram' hold all clips there, 'disk' reads the mapped file;
+    max_frames: frames of 10 ms that a batch's maps span; they are `width` columns wide. where: 'gpu' and 'ram' hold all clips there, 'disk' reads the mapped file;
     what does not fit falls back to the next, and all give the same numbers. short_clips: what becomes of those under
-    0.64 s (audio.is_heard). `items[c]` is the item of clip c, `n_frames[c]` its length, `usable` the clips that can be
+    0.64 s (audio.is_heard). `items[c]` is the item of clip c, `n_frames[c]` its length in frames of 10 ms, `usable` the clips that can be
     used. UserError if there is none.
     """
 
@@ -80,6 +88,7 @@ class SpeechClips:
     ):
         assert max_frames % FRAMES_PER_POSITION == 0, max_frames
         self.split, self.cache, self.max_frames, self.device = split, cache, max_frames, device
+        self.front, self.width = cache.front, width_of(cache.front, max_frames)
         self.items = np.repeat(np.arange(len(split.items)), [len(item.audio) for item in split.items])
         assert len(self.items) == len(cache), (len(self.items), len(cache))
         self.n_frames = cache.n_frames
@@ -87,6 +96,22 @@ class SpeechClips:
         if not len(self.usable):
             raise UserError(no_recording(split, cache))
         self.where = self._hold(where or "auto")
+
+    def subset(self, split: Split, items: np.ndarray) -> "SpeechClips":
+        """The clips of `split`, which holds the items of these ascending numbers; what holds the values is shared.
+
+        UserError if none of them can be used.
+        """
+        place = np.full(len(self.split.items), -1)
+        place[items] = np.arange(len(items))
+        clips = np.flatnonzero(place[self.items] >= 0)
+        part = copy.copy(self)
+        part.split, part.cache, part.items = split, self.cache.subset(clips), place[self.items[clips]]
+        part.n_frames = self.n_frames[clips]
+        part.usable = np.flatnonzero(np.isin(clips, self.usable))
+        if not len(part.usable):
+            raise UserError(no_recording(split, part.cache))
+        return part
 
     def _silent(self) -> np.ndarray:
         clips = getattr(self.cache, "clips", None)  # a benchmark's stand-in has none
@@ -105,20 +130,25 @@ class SpeechClips:
             self.cache.values = np.array(self.cache.values)
         return place
 
+    def columns(self, clips: np.ndarray) -> np.ndarray:
+        """Columns of each of `clips`, at most those of `max_frames`: what an encoder is told as lengths."""
+        return columns_of(self.front, np.minimum(self.n_frames[clips], self.max_frames))
+
     def mels(self, clips: np.ndarray) -> torch.Tensor:
-        """float32 `[len(clips), 40, max_frames]` on the device, in dB, padded with 0."""
+        """float32 `[len(clips), bands, width]` on the device, padded with 0; log-mels in dB."""
         if self.where == "gpu":
-            return self._gather(clips) * DB_PER_STEP
+            return self._gather(clips) * self.front.step
         steps = torch.from_numpy(self.cache.raw_batch(clips, self.max_frames)[0])
-        return steps.to(self.device, non_blocking=True).float() * DB_PER_STEP
+        return steps.to(self.device, non_blocking=True).float() * self.front.step
 
     def _gather(self, clips: np.ndarray) -> torch.Tensor:
-        """float32 `[len(clips), 40, max_frames]` steps from the long row on the GPU, where each clip is [40, n]."""
-        where = torch.from_numpy(np.stack([self.cache.offsets[clips], self.n_frames[clips]])).to(self.device)
-        start, n = where[:, :, None, None]
-        time = torch.arange(self.max_frames, device=self.device)
-        band = torch.arange(N_MELS, device=self.device)[:, None]
-        spoken = time < n
+        """float32 `[len(clips), bands, width]` steps from the long row on the GPU, where each clip is [bands, n]."""
+        stored = columns_of(self.front, self.n_frames[clips])
+        where = torch.from_numpy(np.stack([self.cache.offsets[clips], stored, self.columns(clips)])).to(self.device)
+        start, n, heard = where[:, :, None, None]
+        time = torch.arange(self.width, device=self.device)
+        band = torch.arange(self.front.bands, device=self.device)[:, None]
+        spoken = time < heard
         index = torch.where(spoken, start + band * n + time, 0)
         return self._values[index].float() * spoken
 
@@ -171,10 +201,12 @@ def open_clips(
     jobs: int | None = None,
     progress: bool = True,
     short_clips: str = "skip",
+    front: str = "log_mel",
+    variant: VoiceVariant | None = None,
 ) -> SpeechClips:
-    """The clips of a split, their log-mels computed first where they lack: by one process, while others wait.
+    """The clips of a split, their features computed first where they lack: by one process, while others wait.
 
-    UserError if the split names no recording, or none that can be used.
+    front, variant: as MelCache takes them. UserError if the split names no recording, or none that can be used.
     """
     if not any(item.audio for item in split.items):
         raise UserError(
@@ -182,23 +214,25 @@ def open_clips(
             "captions spoken by text_to_speech.py"
         )
     if ranks.is_main():
-        cache = MelCache.of_split(split, jobs=jobs, progress=progress)
+        cache = MelCache.of_split(split, jobs=jobs, progress=progress, front=front, variant=variant)
     ranks.barrier()
     if not ranks.is_main():
-        cache = MelCache.of_split(split, build=False, progress=False)
+        cache = MelCache.of_split(split, build=False, progress=False, front=front, variant=variant)
     return SpeechClips(split, cache, max_frames, device, where, short_clips)
 
 
 class TrainingSet:
     """Pairs of speech and teacher features: `clips` of a split and `features`, one array `[views, d]` an item.
 
-    Items without a caption that can be used are left out.
+    Items without a caption that can be used are left out. voices: variants of the same clips, from which each step
+    takes one at random, or the recording itself.
     """
 
-    def __init__(self, clips: SpeechClips, features: list[np.ndarray]):
+    def __init__(self, clips: SpeechClips, features: list[np.ndarray], voices: tuple[SpeechClips, ...] = ()):
         assert len(features) == len(clips.split.items), (len(features), len(clips.split.items))
         device = clips.device
-        self.clips, self.width, self.scale_by_peak = clips, features[0].shape[1], is_places(clips.split)
+        self.clips, self.width, self.voices = clips, features[0].shape[1], (clips, *voices)
+        self.scale_by_peak = is_places(clips.split) and clips.front.name == "log_mel"
         self.captions = np.bincount(clips.items[clips.usable], minlength=len(features))
         self.spoken = np.flatnonzero(self.captions)  # items that are trained on
         self.first_caption = np.cumsum(self.captions) - self.captions  # in `clips.usable`
@@ -220,16 +254,19 @@ class TrainingSet:
         caption, view = generator.random((2, len(self)))
         clips = self.clips.usable[self.first_caption[items] + (caption * self.captions[items]).astype(np.int64)]
         views = self.first_view[items] + (view * self.views[items]).astype(np.int64)
+        voices = np.random.default_rng([seed, epoch, len(self.voices)]).integers(0, len(self.voices), len(self))
         steps = len(self) // batch
-        return Plan(*(values[: steps * batch].reshape(steps, batch) for values in (items, clips, views)))
+        return Plan(*(values[: steps * batch].reshape(steps, batch) for values in (items, clips, views, voices)))
 
     def batch(self, plan: Plan, step: int, rows: slice, masks: np.random.Generator | None = None) -> Batch:
         """`rows` of the plan's batch `step`, longest clip first. masks: draw SpecAugment's masks from it."""
         drawn = masks.random((4, plan.items.shape[1], TIME_MASKS)) if masks else None  # for all ranks alike
-        items, clips, views = (values[step, rows] for values in (plan.items, plan.clips, plan.views))
-        n_frames = np.minimum(self.clips.n_frames[clips], self.clips.max_frames)
+        items, clips, views, voices = (
+            values[step, rows] for values in (plan.items, plan.clips, plan.views, plan.voices)
+        )
+        n_frames = self._by_voice(voices, clips, lambda voice, chosen: voice.columns(chosen))
         order = np.argsort(-n_frames, kind="stable")
-        mels = self.clips.mels(clips[order])
+        mels = self._by_voice(voices[order], clips[order], lambda voice, chosen: voice.mels(chosen))
         if self.scale_by_peak:
             mels = mels / mels.abs().amax((1, 2), keepdim=True).clamp(min=1e-12)
         if masks:
@@ -242,6 +279,19 @@ class TrainingSet:
             self.labels.index_select(0, to_device(items)),
             items[order],
         )
+
+    def _by_voice(self, voices: np.ndarray, clips: np.ndarray, read):
+        """read(variant, clips) of each clip's own variant, put together in the order of `clips`."""
+        if len(self.voices) == 1:
+            return read(self.clips, clips)
+        parts = {int(number): read(self.voices[number], clips[voices == number]) for number in np.unique(voices)}
+        first = next(iter(parts.values()))
+        shape = (len(clips), *first.shape[1:])
+        whole = np.zeros(shape, first.dtype) if isinstance(first, np.ndarray) else first.new_zeros(shape)
+        for number, part in parts.items():
+            where = np.flatnonzero(voices == number)
+            whole[where if isinstance(first, np.ndarray) else torch.from_numpy(where).to(first.device)] = part
+        return whole
 
     def files(self, plan: Plan, step: int) -> list[str]:
         """The sound files of a whole batch."""
@@ -270,23 +320,31 @@ def spec_augment(mels: torch.Tensor, n_frames: np.ndarray, drawn: np.ndarray) ->
 
 
 def embed_clips(
-    encoder, meta: dict, clips: SpeechClips, batch_size: int, precision: str = "fp32", progress: bool = False
+    encoder,
+    meta: dict,
+    clips: SpeechClips,
+    batch_size: int,
+    precision: str = "fp32",
+    progress: bool = False,
+    chosen: np.ndarray | None = None,
 ) -> torch.Tensor:
-    """Embeddings `[usable clips, d]`, float32 on the device, in the order of `clips.usable`; ranks share the work."""
-    from tqdm import tqdm
+    """Embeddings `[clips, d]`, float32 on the device, of the `chosen` clips in their order (default: `clips.usable`);
+    ranks share the work."""
+    from common.progress import tqdm
 
-    mine = np.array_split(clips.usable, ranks.world_size())
+    wanted = clips.usable if chosen is None else chosen
+    mine = np.array_split(wanted, ranks.world_size())
     longest = max(map(len, mine))
     mine = mine[ranks.rank()]
     parts = [torch.zeros(0, encoder.nhidden, device=clips.device)]
     for start in tqdm(range(0, len(mine), batch_size), "embedding speech", unit="batch", disable=not progress):
-        chosen = mine[start : start + batch_size]
+        some = mine[start : start + batch_size]
         with autocast(clips.device, precision):
-            parts.append(embed(encoder, meta, clips.mels(chosen), clips.n_frames[chosen]))
+            parts.append(embed(encoder, meta, clips.mels(some), clips.n_frames[some]))
     rows = torch.cat(parts)
     if ranks.world_size() == 1:
         return rows
     padded = torch.nn.functional.pad(rows, (0, 0, 0, longest - len(rows)))
     shares = ranks.gather_rows(padded).split(longest)
-    sizes = [len(share) for share in np.array_split(clips.usable, ranks.world_size())]
+    sizes = [len(share) for share in np.array_split(wanted, ranks.world_size())]
     return torch.cat([share[:size] for share, size in zip(shares, sizes)])

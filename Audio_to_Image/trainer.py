@@ -57,7 +57,8 @@ def mean_views(features: list[np.ndarray]) -> torch.Tensor:
 class Trainer(TrainingLoop):
     """Trains `network` on `train`, tests it on `test` and its features `test_image` `[images, d]`, writes into `run`.
 
-    meta: what a checkpoint says about itself, beside what is read from its tensors: dataset, teacher, max_frames.
+    test: clips of the test split, or of what settings.val_share holds out of the training split. meta: what
+    a checkpoint says about itself, beside what is read from its tensors: dataset, teacher, max_frames.
     objective: what is learned from; None: the paper's losses.
     """
 
@@ -76,6 +77,7 @@ class Trainer(TrainingLoop):
         self.train, self.test, self.test_image = train, test, test_image
         self.meta, self.settings, self.run = {**meta, "encoder": network.name}, settings, run
         self.objective = objective or TeacherLosses(settings, network.nhidden)
+        run.limit(settings.max_minutes)
         self._divide_batches()
         self._prepare(network)
         devices.seed_everything(settings.seed + ranks.rank())  # for dropout, which each rank draws for itself
@@ -109,7 +111,7 @@ class Trainer(TrainingLoop):
         self.trained = torch.nn.ModuleList([network, self.objective.to(self.device)])
         ranks.broadcast_module(self.trained)
         if settings.sync_bn:
-            synchronize_batch_norm(network)
+            synchronize_batch_norm(self.trained)
         if isinstance(network, CNNRNN):  # the encoder with rewritten convolutions
             network.whole_maps = settings.whole_maps or (True if settings.compile else None)
             if settings.compile:
@@ -136,6 +138,9 @@ class Trainer(TrainingLoop):
         elif self.evaluated != self.step:
             self._keep(evaluate=True, save=True)
         return self.exit_status()
+
+    def seconds_left(self) -> float:
+        return self.run.seconds_left()
 
     def last_step(self) -> int:
         by_epochs = self.settings.epochs * self.steps_per_epoch
@@ -261,8 +266,8 @@ class Trainer(TrainingLoop):
             self.save_resume()
 
     def _evaluate(self) -> bool:
-        """Measure on the test split. → whether this is the best so far."""
-        ranks.broadcast_module(self.network)  # batch norm's statistics are each rank's own
+        """Measure on the test or validation split. → whether this is the best so far."""
+        ranks.broadcast_module(self.trained)  # batch norm's statistics are each rank's own
         size, precision = self.settings.batch_size, self.settings.precision
         self.objective.eval()
         image = self.objective.embed_images(self.test_image, self.test.split, precision)
@@ -272,7 +277,8 @@ class Trainer(TrainingLoop):
         self.evaluated = self.step
         epoch = round(self.epoch + self.position / self.steps_per_epoch, 4)
         self.run.stats(self.step, epoch=epoch, **{f"eval_{name}": value for name, value in self.metrics.items()})
-        self.run.log(f"epoch {epoch:8.2f}  test: " + "  ".join(f"{k} {v:.2f}" for k, v in self.metrics.items()))
+        on = "validation" if self.settings.val_share else "test"
+        self.run.log(f"epoch {epoch:8.2f}  {on}: " + "  ".join(f"{k} {v:.2f}" for k, v in self.metrics.items()))
         score = self.metrics.get("accuracy", self.metrics.get("speech_to_image_r10"))
         improved = is_better(score, self.best["score"])
         if improved:
@@ -336,6 +342,7 @@ class Trainer(TrainingLoop):
                 "best": self.best,
                 "metrics": self.metrics,
                 "window": self._saved_window(),
+                **self.run.time_taken(),
             },
             first,
             replace,
@@ -353,6 +360,7 @@ class Trainer(TrainingLoop):
             "training items": len(self.train),
             "batch of all processes": self.batch,
             "seed": self.settings.seed,
+            "val_share": self.settings.val_share,
             "teacher features of width": self.test_image.shape[1],
         }
 
@@ -385,6 +393,7 @@ class Trainer(TrainingLoop):
         self.step, self.due = saved["step"], saved["position"] == self.steps_per_epoch
         self.resume_step = self.step if Path(path) == self.run.folder / resume.RESUME else None
         self.evaluated, self.best, self.metrics = saved["evaluated"], saved["best"], saved["metrics"]
+        self.run.limit(self.settings.max_minutes, resume.seconds((saved, path)))
         self.window.rows = [
             (where[0], dict(zip(self.names, numbers.to(self.device))))
             for where, numbers in saved["window"]

@@ -11,6 +11,7 @@ from common.cli import UserError
 from common.files import read_text
 from common.settings import Group, SettingError, build, fields_of, groups_of, setting, shown, tell_ignored
 from common.untrusted.yaml_files import parse_yaml
+from StackGAN_v2.exemplar_settings import ExemplarSettings
 from StackGAN_v2.generators import DEFAULT, GENERATORS
 
 # Keys of published cfg files that mean nothing here; * stands for anything.
@@ -74,7 +75,9 @@ class TrainSettings(Group):
     """Training of the generator."""
 
     FLAG: bool = setting(True, "train", more="False: generate the test set with NET_G", compared=False)
-    NET_G: str = setting("", "generator to start from, or to generate with", compared=False)
+    NET_G: str = setting(
+        "", "generator to start from, or to generate with", more="or a name in pretrained/", compared=False
+    )
     NET_D: str = setting("", "start of the discriminators' file names: <NET_D>0.pth, …", compared=False)
     BATCH_SIZE: int = setting(
         64,
@@ -181,61 +184,6 @@ class GanSettings(Group):
     def check(self) -> None:
         if not self.B_CONDITION:
             raise SettingError("B_CONDITION", False, "an unconditional generator is not part of this method")
-
-
-@dataclass(frozen=True)
-class ExemplarSettings(Group):
-    """MODEL: exemplar."""
-
-    PARTS: int = setting(12, "parts, each a mask and a colour", at_least=1, at_most=256, published=False)
-    CONDITION_DIM: int = setting(
-        96, "width of the speech embedding's projection", at_least=1, at_most=65536, published=False
-    )
-    SPATIAL_DIM: int = setting(3, "channels of the spatial code", at_least=1, at_most=256, published=False)
-    GLOBAL_DIM: int = setting(8, "width of the global code", at_least=1, at_most=4096, published=False)
-    CONSTANTS: int = setting(8, "channels of the learnt constant maps", at_least=1, at_most=256, published=False)
-    COARSE_DIM: int = setting(48, "channels of the decoder's 16×16 maps", at_least=1, at_most=4096, published=False)
-    FINE_DIM: int = setting(
-        32,
-        "channels of the decoder's 32×32 maps",
-        at_least=1,
-        at_most=4096,
-        published=False,
-        more="larger maps have half of those before, 16 at least",
-    )
-    COARSE_LOSS: float = setting(1.0, "weight of the L1 distance of 4×4 means", at_least=0, published=False)
-    KL_SPATIAL: float = setting(1e-5, "weight of the spatial code's KL term", at_least=0, published=False)
-    KL_GLOBAL: float = setting(2e-3, "weight of the global code's KL term", at_least=0, published=False)
-    MATCH_FROM: float = setting(
-        0.35,
-        "share of the training from which images with other sentences are matched",
-        at_least=0,
-        at_most=1,
-        published=False,
-        only_with="TRAIN.COEFF.MATCHING",
-    )
-    MATCH_AGAINST: int = setting(
-        256,
-        "further sentences that an image's own is told from",
-        at_least=0,
-        at_most=65536,
-        published=False,
-        only_with="TRAIN.COEFF.MATCHING",
-    )
-    WEIGHT_DECAY: float = setting(1e-3, "AdamW's weight decay", at_least=0, published=False)
-    CLIP: float = setting(1.0, "norm that the decoder's gradient is cut to", above=0, published=False)
-    WARM_UP: int = setting(50, "iterations in which the learning rate rises", at_least=1, published=False)
-    FINAL_LR: float = setting(
-        0.02,
-        "last learning rate, a share of the first",
-        more="it falls as a cosine over the training",
-        at_least=0,
-        at_most=1,
-        published=False,
-    )
-    BANK: int = setting(
-        4096, "training images whose codes are kept, at the most", at_least=1, at_most=1 << 20, published=False
-    )
 
 
 @dataclass(frozen=True)

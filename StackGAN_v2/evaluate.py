@@ -2,134 +2,27 @@
 
 Prints a table, appends each number to metric-<name>.jsonl and keeps the latest of all in metrics.json (--output).
 Without --inception_weights nothing is called FID: the same metrics are then measured through EfficientNet-lite0.
+With --run all snapshots of a training are measured, one after the other.
 """
 
+import dataclasses
 from pathlib import Path
 
 from common import cli
-
-WEIGHTS_NAME = "pt_inception-2015-12-05-6726825d.pth"
-METRICS = ("fid", "is", "kid", "pr", "retrieval", "s2igan", "class", "attributes")
-
-
-def _metric_list(text: str) -> list[str]:
-    import argparse
-
-    names = text.split(",")
-    for name in names:
-        if name not in METRICS:
-            raise argparse.ArgumentTypeError(f"'{name}' is not one of {', '.join(METRICS)}")
-    return names
+from common.options import add_options, parse_groups
+from StackGAN_v2.evaluation.settings import LITE, METRICS, WEIGHTS_NAME, EvaluateOptions
 
 
-def parse(argv=None):
+def parse(argv=None) -> EvaluateOptions:
     parser = cli.Parser(__doc__)
-    add = parser.add_argument
-    add(
-        "--images",
-        required=True,
-        type=cli.existing_dir,
-        metavar="FOLDER",
-        help="the generated images, as main.py makes them: …/iteration<n>/single_samples/valid",
-    )
-    add(
-        "--data_dir",
-        required=True,
-        type=cli.existing_dir,
-        metavar="DIR",
-        help="folder of the data set, such as ./data/birds",
-    )
-    add(
-        "--metrics",
-        type=_metric_list,
-        metavar="A,B,…",
-        help=f"which of {','.join(METRICS)} (default: all that the "
-        "set allows; class needs classes, attributes needs attributes.json, s2igan needs torchvision's weights; pr: "
-        "precision and recall; s2igan: retrieval by S2IGAN's protocol)",
-    )
-    add(
-        "--extractor",
-        default="auto",
-        choices=("auto", "inception", "pytorch_fid", "lite0"),
-        help="network of FID, "
-        "KID, precision and recall: inception shows it images as torch-fidelity does, pytorch_fid as pytorch-fid; "
-        "auto: inception if its weights are there, else lite0",
-    )
-    add(
-        "--inception_weights",
-        type=cli.existing_file,
-        metavar="FILE",
-        help=f"the FID Inception, {WEIGHTS_NAME}, "
-        "checked by SHA-256 (default: what scripts/download.py fid_inception puts into the folder pretrained beside "
-        "the set)",
-    )
-    add("--any_weights", action="store_true", help="accept --inception_weights of another hash; the name then says so")
-    add(
-        "--is_weights",
-        type=cli.existing_file,
-        metavar="FILE",
-        help="for the inception score, an Inception-v3 "
-        "fine-tuned on the set's classes: the StackGAN authors' TensorFlow checkpoint (model.ckpt-<n>, or its .index), "
-        "as papers use it, or a state dict of torchvision's network",
-    )
-    add(
-        "--torchvision_weights",
-        type=cli.existing_file,
-        metavar="FILE",
-        help="torchvision's ImageNet Inception-v3, for s2igan (default: the file that torchvision keeps after its own "
-        "download)",
-    )
-    add(
-        "--real_split",
-        default="test",
-        metavar="NAME",
-        help="the split that the images were made for and are compared with; all its images",
-    )
-    add(
-        "--crop",
-        default="box",
-        choices=("box", "whole"),
-        help="real images: cut as for training the generator, "
-        "around the bounding box where there is one, or whole; always the square in the middle",
-    )
-    add(
-        "--image_size",
-        "--picture_size",
-        type=cli.positive_int,
-        metavar="N",
-        help="which of the generated sizes, in pixels, by the name of the files (default: the largest)",
-    )
-    add(
-        "--size",
-        type=cli.positive_int,
-        metavar="N",
-        help="pixels at which both sides are compared; papers: 256 (default: that of the generated images)",
-    )
-    add(
-        "--max_images",
-        "--max_pictures",
-        type=cli.natural,
-        default=0,
-        metavar="N",
-        help="at most N generated images, drawn at random; 0: all",
-    )
-    add(
-        "--lite0_size",
-        type=cli.positive_int,
-        default=224,
-        metavar="N",
-        help="pixels that lite0 sees; fewer are faster and change the metrics' names",
-    )
-    add("--batch_size", type=cli.positive_int, default=64, metavar="N", help="images at a time")
-    add("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="where to compute")
-    add("--jobs", type=cli.natural, default=0, metavar="N", help="threads that decode images; 0: one a core")
-    add("--output", type=Path, metavar="FOLDER", help="where the numbers go (default: the folder of single_samples)")
-    add("--quiet", action="store_true", help="no progress bars")
-    return parser.parse_args(argv)
+    add_options(parser, EvaluateOptions)
+    return parse_groups(parser, EvaluateOptions, argv)[1]
 
 
 def main(argv=None) -> int:
     args = parse(argv)
+    if args.run and not args.data_dir:
+        args = dataclasses.replace(args, data_dir=_trained_on(args.run))
     import torch
 
     from common import devices, splits
@@ -139,6 +32,8 @@ def main(argv=None) -> int:
     split = splits.load_split(args.data_dir, args.real_split)
     wanted = _wanted(args, split)
     weights = _weights(args)
+    if args.run:
+        return _curve(args, split, wanted, weights, devices.pick_device(args.device))
     output = args.output or _default_output(args.images)
     _make_folder(output)
     job = _job(args, split, wanted, weights, output, devices.pick_device(args.device))
@@ -149,15 +44,44 @@ def main(argv=None) -> int:
         print(f"without {reason}")
     if not weights and {"fid", "is", "kid", "pr"} & set(wanted):
         print(
-            "lite0 stands in for the FID Inception, whose weights "
+            f"{'lite2' if args.extractor == 'lite2' else 'lite0'} stands in for the FID Inception, whose weights "
             + (
                 "were not asked for"
-                if args.extractor == "lite0"
+                if args.extractor in LITE
                 else "are not there (--inception_weights, or scripts/download.py fid_inception)"
             )
             + ": these numbers compare with each other, not with published ones"
         )
     print(f"kept in {output}/metrics.json and metric-<name>.jsonl")
+    return 0
+
+
+def _trained_on(run: Path) -> Path:
+    from common import ROOT
+    from StackGAN_v2.evaluation.curve import options_of
+
+    folder = options_of(run).get("data_dir")
+    if not isinstance(folder, str) or not (ROOT / folder).is_dir():
+        raise cli.UserError(f"--run {run}: the set that it was trained on is not at {folder}; name it by --data_dir")
+    return ROOT / folder
+
+
+def _curve(args, split, wanted, weights, device) -> int:
+    from StackGAN_v2.evaluation import curve
+    from StackGAN_v2.evaluation.evaluator import measure
+
+    left_out: dict[str, None] = {}
+
+    def measure_images(images: Path, scratch: Path) -> list[dict]:
+        job = _job(dataclasses.replace(args, run=None, images=images), split, list(wanted), weights, scratch, device)
+        records = measure(job)
+        left_out.update(dict.fromkeys(job.left_out))
+        return records
+
+    count = curve.measure_run(args, split, device, measure_images)
+    for reason in left_out:
+        print(f"without {reason}")
+    print(f"{count} snapshots, kept in {args.run / curve.FILE}; scripts/report.py draws the curves")
     return 0
 
 
@@ -174,16 +98,18 @@ def _wanted(args, split) -> list[str]:
     if not args.metrics:
         for name, reason in missing.items():
             print(f"without {name}: {reason}")
-    return args.metrics or [name for name in METRICS if name not in missing]
+    return list(args.metrics or ()) or [name for name in METRICS if name not in missing]
 
 
 def _weights(args) -> Path | None:
-    """The file of the FID Inception: as given, or where the download registry puts it; None for lite0."""
+    """The file of the FID Inception: as given, or where the download registry puts it; None for lite0 and lite2."""
     from common import ROOT
 
-    if args.extractor == "lite0":
+    if args.extractor in LITE:
         if args.inception_weights:
-            raise cli.UserError("--extractor lite0 has no use for --inception_weights; leave one of them out")
+            raise cli.UserError(
+                f"--extractor {args.extractor} has no use for --inception_weights; leave one of them out"
+            )
         return None
     places = (args.data_dir.parent / "pretrained" / WEIGHTS_NAME, ROOT / "data" / "pretrained" / WEIGHTS_NAME)
     weights = args.inception_weights or next((path for path in places if path.is_file()), None)
@@ -217,7 +143,7 @@ def _job(args, split, wanted, weights, output, device):
     if not wanted:
         raise cli.UserError(f"--metrics {left_out[0]}")
     by_class = bool(BY_CLASS & set(wanted))
-    main_extractor, lite0, classifier, torchvision = _extractors(args, wanted, weights, by_class, device)
+    main_extractor, class_extractor, classifier, torchvision = _extractors(args, wanted, weights, by_class, device)
     return Job(
         wanted,
         args.data_dir,
@@ -227,7 +153,7 @@ def _job(args, split, wanted, weights, output, device):
         size,
         real,
         main_extractor,
-        lite0,
+        class_extractor,
         classifier,
         torchvision,
         device,
@@ -240,12 +166,11 @@ def _job(args, split, wanted, weights, output, device):
 
 
 def _extractors(args, wanted, weights, by_class: bool, device):
-    """(main, lite0, classifier, torchvision): only those that some metric needs are loaded."""
+    """(main, that of the classes, classifier, torchvision): only those that some metric needs are loaded."""
     from common.untrusted.tf_checkpoint import is_checkpoint
     from StackGAN_v2.evaluation.feature_extractors import (
         FinetunedInception,
         InceptionExtractor,
-        Lite0Extractor,
         PytorchFidExtractor,
         TorchvisionInception,
     )
@@ -254,14 +179,24 @@ def _extractors(args, wanted, weights, by_class: bool, device):
     distances = bool({"fid", "kid", "pr"} & set(wanted)) or "is" in wanted and not args.is_weights
     kind = PytorchFidExtractor if args.extractor == "pytorch_fid" else InceptionExtractor
     main = kind(weights, device, args.any_weights) if distances and weights else None
-    lite0 = Lite0Extractor(device, args.lite0_size) if by_class or distances and not main else None
-    main = main or lite0
+    lite = args.extractor if args.extractor in LITE else "lite0"
+    by_name = {lite: _lite(args, lite, device)} if distances and not main else {}
+    main = main or by_name.get(lite)
+    of_classes = lite if args.class_extractor == "auto" else args.class_extractor
+    class_extractor = by_name.get(of_classes) or _lite(args, of_classes, device) if by_class else None
     classifier = main
     if args.is_weights and "is" in wanted:
         network = StackGANInception if is_checkpoint(args.is_weights) else FinetunedInception
         classifier = network(args.is_weights, device)
     torchvision = TorchvisionInception(_torchvision_weights(args), device) if "s2igan" in wanted else None
-    return main, lite0, classifier, torchvision
+    return main, class_extractor, classifier, torchvision
+
+
+def _lite(args, name: str, device):
+    from StackGAN_v2.evaluation import feature_extractors
+
+    kind = feature_extractors.Lite2Extractor if name == "lite2" else feature_extractors.Lite0Extractor
+    return kind(device, args.lite2_size if name == "lite2" else args.lite0_size)
 
 
 def _made_with(images: Path) -> dict:
@@ -326,7 +261,7 @@ def _print_remarks(mark: str, remarks: list[tuple[str, str]]) -> None:
     import re
 
     about: dict[str, list[str]] = {}
-    protocol = r"_(?:lite0|inception|pytorchfid|finetuned|stackgan|torchvision|\d+px)"
+    protocol = r"_(?:lite[02]|inception|pytorchfid|finetuned|stackgan|torchvision|\d+px)"
     for metric, said in remarks:
         about.setdefault(said, []).append(re.split(protocol, metric)[0])
     for said, names in about.items():

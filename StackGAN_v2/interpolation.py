@@ -1,20 +1,19 @@
 """Generate images of recordings or sentences, or the images on the straight line between two of them."""
 
+import dataclasses
 import functools
 import sys
 from pathlib import Path
 
-from common import ROOT, cli
+from common import ROOT, cli, pretrained
 from common.files import require_ours, shortened
-from common.options import add_published
-from common.settings import tell_ignored
+from common.options import add_options, add_published, parse_groups
+from StackGAN_v2.interpolation_settings import STEPS, ImageOptions
 
-STEPS = 11  # images on the line, both ends included
 NAME_BYTES = 180  # of an input's name in names of images, which have at most 255
-BASE_BYTES = 40  # of --img_filename_base before it
 
 
-def parse():
+def parse() -> ImageOptions:
     parser = cli.Parser(
         __doc__,
         epilog="examples:\n"
@@ -22,92 +21,12 @@ def parse():
         "  python ./StackGAN_v2/interpolation.py --type interpolation --text 'a small red bird with a "
         "white belly' 'a large blue bird'",
     )
-    add = parser.add_argument
-    add(
-        "--type",
-        default="inference",
-        choices=("inference", "interpolation"),
-        help="inference: images of every input; interpolation: images between two inputs, and a strip of them "
-        "(default: inference)",
-    )
-    add(
-        "--wav",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="recordings, of any rate, channels and format (wav, flac, ogg, mp3, webm, m4a, …)",
-    )
-    add("--text", nargs="+", default=[], metavar="SENTENCE", help="sentences, spoken by --engine")
-    add("--input_text", metavar="SENTENCE", help="published spelling of a --text")
-    add("--input_text_other", metavar="SENTENCE", help="the second sentence of --type interpolation")
-    add("--engine", choices=("hibari", "espeak"), default="hibari", help="speech synthesis for --text")
-    add("--voice", metavar="NAME", help="voice of --engine (default: its first)")
-    add(
-        "--encoder",
-        "--audio_encoder_path",
-        metavar="FILE",
-        help="speech encoder .pth (default: of the latest.pth and best.pth below "
-        "output/Audio_to_Image/log, the newest one that the generator was trained with)",
-    )
-    add(
-        "--generator",
-        "--gan_path",
-        metavar="FILE",
-        help="generator netG_<n>.pth (default: the newest latest.pth below output/StackGAN_v2)",
-    )
-    add(
-        "--seeds",
-        type=cli.number_list,
-        default="0",
-        metavar="LIST",
-        help="seeds of the noise: with 0-7, inference "
-        "generates each input eight times and interpolation makes eight lines",
-    )
-    add(
-        "--interpolation_num",
-        type=cli.positive_int,
-        default=STEPS - 1,
-        metavar="N",
-        help="interpolation: parts that the line is cut into, so N + 1 images; 1000 at the most",
-    )
-    add(
-        "--img_filename_base",
-        metavar="NAME",
-        type=file_name_base,
-        help="begin the images' names with this (default: the recording's name or the words of the sentence)",
-    )
-    add(
-        "--output_dir",
-        type=Path,
-        default=ROOT / "output/interpolation",
-        metavar="DIR",
-        help="folder of the images; files in it that this project did not write are never replaced",
-    )
-    add("--all_sizes", action="store_true", help="also write the images of the earlier, smaller branches")
-    add("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="where to compute")
+    add_options(parser, ImageOptions)
     # published; what they say about the networks is read from the networks' files
     add_published(parser, flags=("--out_rnn_layer", "--out_attn_layer"), valued=("--gan_cfg",))
-    args = parser.parse_args()
-    tell_ignored(parser.prog, args.ignored)
+    args = parse_groups(parser, ImageOptions)[1]
     others = [args.input_text_other] if args.type == "interpolation" else []
-    args.text = [*args.text, *(text for text in (args.input_text, *others) if text)]
-    return args
-
-
-def file_name_base(text: str) -> str:
-    import argparse
-
-    if (
-        not text
-        or "/" in text
-        or text.startswith(".")
-        or not text.isprintable()
-        or len(text.encode(errors="surrogateescape")) > BASE_BYTES
-    ):
-        raise argparse.ArgumentTypeError(
-            f"'{text[:BASE_BYTES]}' is not the beginning of a file's name, of at most {BASE_BYTES} bytes"
-        )
-    return text
+    return dataclasses.replace(args, text=[*args.text, *(text for text in (args.input_text, *others) if text)])
 
 
 def main():
@@ -119,36 +38,7 @@ def main():
             f"--type interpolation goes between two inputs, not {len(args.wav) + len(args.text)}: give "
             "two with --wav, --text or one of each"
         )
-    if args.interpolation_num > 1000:
-        raise cli.UserError(f"--interpolation_num {args.interpolation_num}: 1000 parts of a line are the most")
-    generators = _newest(args.generator, "--generator", "StackGAN_v2/*/Model/latest.pth")
-    encoders = _newest(args.encoder, "--encoder", "Audio_to_Image/log/*/latest.pth", "Audio_to_Image/log/*/best.pth")
-    for path in (encoders[0], generators[0]):
-        if not Path(path).is_file():
-            raise cli.UserError(f"{path} does not exist; give the path of a checkpoint")
-
-    from Audio_to_Image.speech_encoder import load_encoder
-    from common.devices import pick_device
-    from common.features import trained_on
-    from StackGAN_v2.generators import load_generator
-
-    device = pick_device(args.device)
-    generator_path, generator = generators[0], load_generator(generators[0], device)
-    learned = trained_on(generator_path)
-    encoder_path, encoder, meta = _fitting(encoders, learned, lambda path: load_encoder(path, device))
-    if learned not in (None, meta["digest"]):
-        print(
-            f"warning: {generator_path} was trained with encoder {learned}, but {encoder_path} is {meta['digest']}: "
-            "the images may not show what is said",
-            file=sys.stderr,
-        )
-    if meta["nhidden"] != generator.text_dim:
-        raise cli.UserError(
-            f"{generator_path} was trained on speech features of width {generator.text_dim}, but "
-            f"{encoder_path} makes {meta['nhidden']}; give an --encoder and a --generator that "
-            "belong together"
-        )
-    print(f"encoder {encoder_path}\ngenerator {generator_path}")
+    encoder, meta, generator = load_networks(args.encoder, args.generator, args.device)
     inputs, faults = _embed_inputs(args, encoder, meta)
     if faults and (args.type == "interpolation" or not inputs):
         raise cli.UserError(_list(faults, len(faults) + len(inputs)))
@@ -166,17 +56,59 @@ def _list(faults: list[str], inputs: int) -> str:
     return f"{len(faults)} of {inputs} inputs could not be used:\n  " + "\n  ".join(faults)
 
 
-def _newest(given, option: str, *patterns: str) -> list:
-    """[the file that the user gave], or all files below output/ that match a pattern, the newest first."""
+def load_networks(encoder, generator, device: str = "auto") -> tuple:
+    """The networks that the options --encoder, --generator and --device mean → (encoder, its meta, generator).
+
+    Prints which they are. UserError: there are none, or they do not belong together.
+    """
+    generators = _candidates(generator, "generator", "StackGAN_v2/*/Model/latest.pth")
+    encoders = _candidates(encoder, "encoder", "Audio_to_Image/log/*/latest.pth", "Audio_to_Image/log/*/best.pth")
+    for path in (encoders[0], generators[0]):
+        if not path.is_file():
+            raise cli.UserError(f"{path} does not exist; give the path of a checkpoint{_or_name()}")
+
+    from Audio_to_Image.speech_encoder import load_encoder
+    from common.devices import pick_device
+    from common.features import trained_on
+    from StackGAN_v2.generators import load_generator
+
+    where = pick_device(device)
+    generator_path, generator = generators[0], load_generator(generators[0], where)
+    learned = trained_on(generator_path)
+    encoder_path, encoder, meta = _fitting(encoders, learned, lambda path: load_encoder(path, where))
+    if learned not in (None, meta["digest"]):
+        print(
+            f"warning: {generator_path} was trained with encoder {learned}, but {encoder_path} is {meta['digest']}: "
+            "the images may not show what is said",
+            file=sys.stderr,
+        )
+    if meta["nhidden"] != generator.text_dim:
+        raise cli.UserError(
+            f"{generator_path} was trained on speech features of width {generator.text_dim}, but "
+            f"{encoder_path} makes {meta['nhidden']}; give an --encoder and a --generator that "
+            "belong together"
+        )
+    print(f"encoder {encoder_path}\ngenerator {generator_path}", flush=True)
+    return encoder, meta, generator
+
+
+def _candidates(given, part: str, *patterns: str) -> list[Path]:
+    """[the network that the user gave], or the files below output/ that match a pattern, the newest first, and behind
+    them the pretrained ones."""
     if given:
-        return [given]
+        return [pretrained.find(given, part)]
     found = [path for pattern in patterns for path in (ROOT / "output").glob(pattern) if path.is_file()]
+    found = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True) + pretrained.files(part)
     if not found:
         raise cli.UserError(
-            f"{option} is missing, and there is no such file of a run below {ROOT / 'output'}; "
-            f"run bash scripts/demo.sh first, or give {option} FILE"
+            f"--{part} is missing, and there is no such file of a run below {ROOT / 'output'}; "
+            f"run bash scripts/demo.sh first, or give --{part} FILE"
         )
-    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    return found
+
+
+def _or_name() -> str:
+    return f" or a name ({', '.join(pretrained.names())})" if pretrained.names() else ""
 
 
 def _fitting(paths: list, digest: str | None, load):
@@ -198,45 +130,57 @@ def _embed_inputs(args, encoder, meta):
 
     What is odd about the recordings is said on standard error.
     """
-    import torch
-
-    from Audio_to_Image.audio import is_heard, load_clip
+    from Audio_to_Image.audio import load_clip
+    from Audio_to_Image.front_ends import front_end
     from Audio_to_Image.recording_remarks import remarks
-    from Audio_to_Image.sound_files import SILENT
-    from Audio_to_Image.speech_encoder import embed
 
-    given = [(Path(wav).stem, wav, load_clip(wav)) for wav in args.wav]
-    given += [(_file_name(text), text, _spoken(text, args)) for text in args.text]
+    compute = front_end(meta["front_end"]).compute
+    given = [(Path(wav).stem, wav, load_clip(wav, compute=compute)) for wav in args.wav]
+    given += [(_file_name(text), text, _spoken(text, args, compute)) for text in args.text]
     inputs, faults, taken = [], [], set()
     for name, source, clip in given:
-        n_frames = 0 if clip.error else clip.mel.shape[1]
-        if clip.error or not is_heard(n_frames, SILENT in clip.remarks, meta["short_clips"]):
-            faults.append(
-                clip.error
-                or (
-                    f"{source} holds no sound"
-                    if SILENT in clip.remarks
-                    else f"{source} lasts {clip.seconds:.2f} s; the encoder needs 0.64 s or more"
-                )
-            )
+        fault = fault_of(source, clip, meta)
+        if fault:
+            faults.append(fault)
             continue
         name = shortened(name, NAME_BYTES)
         while name in taken:  # two files of one name in different folders
             name += "_"
         taken.add(name)
-        inputs.append((name, embed(encoder, meta, torch.tensor(clip.mel)[None], [n_frames])[0].float().cpu()))
+        inputs.append((name, embedding_of(clip, encoder, meta)))
     for line in remarks([(source, clip) for _, source, clip in given], meta["max_frames"]):
         print(f"warning: {line}", file=sys.stderr)
     return inputs, faults
 
 
-def _spoken(text: str, args):
+def fault_of(source, clip, meta: dict) -> str | None:
+    """Why the encoder cannot hear a clip, in a sentence that names its `source`; None if it can."""
+    from Audio_to_Image.audio import is_heard
+    from Audio_to_Image.sound_files import SILENT
+
+    if clip.error or is_heard(clip.n_frames, SILENT in clip.remarks, meta["short_clips"]):
+        return clip.error
+    if SILENT in clip.remarks:
+        return f"{source} holds no sound"
+    return f"{source} lasts {clip.seconds:.2f} s; the encoder needs 0.64 s or more"
+
+
+def embedding_of(clip, encoder, meta: dict):
+    """The embedding `[d]` of a clip without a fault, float32 on the CPU."""
+    import torch
+
+    from Audio_to_Image.speech_encoder import embed
+
+    return embed(encoder, meta, torch.tensor(clip.mel)[None], [clip.n_frames])[0].float().cpu()
+
+
+def _spoken(text: str, args, compute):
     from Audio_to_Image.audio import RATE, Clip, clip_of
     from Audio_to_Image.sound_files import Sound
     from Audio_to_Image.tts import speak
 
     try:
-        return clip_of(Sound(speak(text, args.engine, args.voice), RATE))
+        return clip_of(Sound(speak(text, args.engine, args.voice), RATE), compute=compute)
     except cli.UserError as error:
         return Clip(error=str(error))
 

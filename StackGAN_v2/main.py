@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from common import cli
+from common import cli, pretrained
 from common.options import add_key_options, add_options, add_published, by_option, key_overrides, parse_groups
 from common.settings import to_plain
 from StackGAN_v2.config import Config, load_config
@@ -48,6 +48,9 @@ def main():
     parser = make_parser()
     given, options = parse_groups(parser, GeneratorOptions)
     cfg = load_config(given.cfg, given.settings, *key_overrides(Config, given))
+    net_g = pretrained.find(cfg.TRAIN.NET_G, "generator")
+    if pretrained.name_of(net_g):
+        cfg = dataclasses.replace(cfg, TRAIN=dataclasses.replace(cfg.TRAIN, NET_G=str(net_g)))
     options = _resolved(options, given.cfg, cfg)
     name = given.output_dir or given.cfg.stem
     if options.training.dry_run:

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
-from tqdm import tqdm
 
-from common import checkpoint
+from common import ROOT, checkpoint, pretrained
 from common.cli import UserError
 from common.devices import autocast
 from common.files import MADE_BY, read_note, write_bytes, write_json
 from common.parallel import free_memory
+from common.progress import tqdm
 from StackGAN_v2.data.image_names import first_sentences, image_name
 
 SMALL_BATCH = 8  # images at a time where memory must stay small
@@ -122,9 +122,12 @@ def _made_by() -> PngImagePlugin.PngInfo:
 def samples_folder(net_g, split: str = "test") -> Path:
     """`<folder of netG>/iteration<n>/single_samples/valid`, where n is that of `netG_<n>.pth`; links are followed.
 
-    Samples of another split than the test split lie in `iteration<n>/<split>/single_samples/valid`.
+    Samples of another split than the test split lie in `iteration<n>/<split>/single_samples/valid`. Those of pretrained
+    networks lie below output/.
     """
-    net_g = Path(net_g).resolve()
+    name, net_g = pretrained.name_of(net_g), Path(net_g).resolve()
+    if name:
+        net_g = ROOT / "output/StackGAN_v2" / f"pretrained_{name}" / "Model" / net_g.name
     number = re.search(r"(\d+)$", net_g.stem)
     folder = net_g.parent / f"iteration{number.group(1) if number else '_' + net_g.stem}"
     return (folder if split == "test" else folder / split) / "single_samples" / "valid"

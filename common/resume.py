@@ -1,5 +1,6 @@
 """The resume file of a run and the one before it: one of the two is complete at every moment."""
 
+import math
 import os
 from pathlib import Path
 
@@ -19,6 +20,12 @@ def keep(folder, content, first: bool = False, replace: bool = False) -> None:
     checkpoint.save(path, content, None if first or replace else previous)
     if first:
         previous.unlink(missing_ok=True)  # of another run: nothing may ever go on from it
+
+
+def seconds(found) -> float:
+    """The wall time that a run with a limit has taken, by the resume file that `find` gave; 0 if it says none."""
+    taken = found[0].get("seconds") if found and isinstance(found[0], dict) else None
+    return max(0.0, float(taken)) if isinstance(taken, (int, float)) and math.isfinite(taken) else 0.0
 
 
 def find(choice: str, folder):

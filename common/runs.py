@@ -3,6 +3,7 @@
 import datetime
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import signal
@@ -56,6 +57,7 @@ class Run:
         self.folder, self.main, self._first_step = Path(folder), main, 0
         self._events: Events | None = None
         self._again: list[dict] = []  # what TensorBoard's new file supersedes but is not told again
+        self._most, self._began = math.inf, time.monotonic()  # seconds
         if not main:
             return
         try:
@@ -68,6 +70,23 @@ class Run:
             {"made_by": MADE_BY, "options": portable_options(options), **describe_environment()},
         )
         self._tensorboard = tensorboard
+
+    def limit(self, minutes: float, before: float = 0.0) -> None:
+        """End after so many minutes of wall time, 0: never; `before`: seconds that earlier processes of the run took."""
+        self._most = 60 * minutes - before if minutes else math.inf
+        self._before = before
+
+    def seconds_left(self) -> float:
+        """Of the wall time that the run may take, from when this object was made; infinite without a limit."""
+        return self._most - (time.monotonic() - self._began)
+
+    def share_taken(self) -> float:
+        """Of the wall time that the run may take, earlier processes' included; 0 without a limit."""
+        return 1 - self.seconds_left() / (self._most + self._before) if self._most < math.inf else 0.0
+
+    def time_taken(self) -> dict[str, float]:
+        """What a resume file says of it: {"seconds": …}, or {} without a limit."""
+        return {"seconds": self._before + time.monotonic() - self._began} if self._most < math.inf else {}
 
     def log(self, text: str) -> None:
         """Print one line, on every machine, and keep it, with the time, in log.txt."""

@@ -10,6 +10,7 @@ import os
 import sys
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -24,11 +25,13 @@ TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "Tr
 class Setting:
     """What a field of a settings group is, beside its type and default.
 
-    meaning: in a few words; more: what `--help` adds to it. choices: all the values there are. none: the word that
-    stands for None in an option. options: the command-line spellings, the first is the usual one (default: --<name of
-    the field>); no_option: that which switches a bool off. published: whether the published method has this setting;
-    compared: whether it says how the method is run, as a path or a number of threads does not; only_with: the key of
-    the weight without which this setting has no effect.
+    meaning: in a few words; more: what `--help` adds to it. choices: all the values there are; these and bounds are
+    those of each element of a `tuple[X, ...]`. none: the word that stands for None in an option. options: the
+    command-line spellings, the first is the usual one (default: --<name of the field>); no_option: that which switches
+    a bool off; parse: what reads an option's text where the type does not say it (default for a tuple: one word an
+    element). published: whether the published method has this setting; compared: whether it says how the method is run,
+    as a path or a number of threads does not; only_with: the key of the weight without which this setting has no
+    effect.
     """
 
     meaning: str
@@ -44,7 +47,8 @@ class Setting:
     none: str = ""
     options: tuple[str, ...] | None = None
     no_option: str = ""
-    exists: str = ""  # "file" or "dir": what a path must lead to
+    parse: Callable[[str], Any] | None = None
+    exists: str = ""  # what a path must lead to: "file", "dir", "encoder" or "generator" (a file, or a pretrained NAME)
     published: bool = True
     compared: bool = True
     only_with: str = ""
@@ -104,12 +108,13 @@ AnyGroup = TypeVar("AnyGroup", bound=Group)
 
 
 class Field(NamedTuple):
-    """A setting with its type: `optional` if it may be None."""
+    """A setting with its type: `optional` if it may be None; `item`: of the elements of a tuple of any length."""
 
     about: Setting
     kind: type
     optional: bool
     default: Any
+    item: type | None = None
 
 
 def fields_of(group) -> dict[str, Field]:
@@ -117,16 +122,17 @@ def fields_of(group) -> dict[str, Field]:
     found = {}
     for field in dataclasses.fields(group):
         if "setting" in field.metadata:
-            kind, optional = _kind(field.type)
-            found[field.name] = Field(field.metadata["setting"], kind, optional, field.default)
+            kind, optional, item = _kind(field.type)
+            found[field.name] = Field(field.metadata["setting"], kind, optional, field.default, item)
     return found
 
 
-def _kind(annotation) -> tuple[type, bool]:
-    if isinstance(annotation, types.UnionType):
-        kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
-        return kinds[0], True
-    return typing.get_origin(annotation) or annotation, False
+def _kind(annotation) -> tuple[type, bool, type | None]:
+    optional = isinstance(annotation, types.UnionType)
+    if optional:
+        annotation = next(kind for kind in typing.get_args(annotation) if kind is not type(None))
+    inner = typing.get_args(annotation)
+    return typing.get_origin(annotation) or annotation, optional, inner[0] if inner[1:] == (...,) else None
 
 
 def groups_of(group) -> dict[str, type[Group]]:
@@ -140,11 +146,12 @@ def groups_of(group) -> dict[str, type[Group]]:
 
 def checked(field: Field, key: str, value):
     """The value; a whole number becomes a float, a list a tuple, where that is the type. SettingError if out of bounds."""
-    about, kind, optional, default = field
+    about, kind, optional, default, item = field
     if value is None and optional:
         return None
-    if kind is tuple and isinstance(value, (list, tuple)) and len(value) == len(default):
-        return tuple(checked(Field(about, float, False, default[0]), key, one) for one in value)
+    if kind is tuple and isinstance(value, (list, tuple)) and (item or len(value) == len(default)):
+        element = element_of(field) if item else Field(about, float, False, default[0])
+        return tuple(checked(element, key, one) for one in value)
     if kind is float and type(value) is int and abs(value) < 1 << 1000:
         value = float(value)
     if not isinstance(value, kind) or kind is not bool and isinstance(value, bool) or kind is tuple:
@@ -155,6 +162,11 @@ def checked(field: Field, key: str, value):
     if kind in (int, float) and not _fits(about, kind, value):
         raise SettingError(key, value, f"it must be {_bounds(about, kind, value)}")
     return value
+
+
+def element_of(field: Field) -> Field:
+    """What each element of a tuple of any length is."""
+    return Field(field.about, field.item or field.kind, False, REQUIRED)
 
 
 def _fits(about: Setting, kind: type, value) -> bool:

@@ -14,7 +14,6 @@ from pathlib import Path, PurePosixPath
 
 from common import ROOT
 from common.cli import UserError, first_few
-from common.files import project_path as project_path  # what base paths in split files look like
 from common.files import read_json
 
 _HALF = re.compile("[\ud800-\udfff]")  # halves of characters, which JSON can write and no file can hold
@@ -41,6 +40,11 @@ class Item:
     class_name: str
     texts: tuple[str, ...]
     audio: tuple[Path, ...]
+
+    @property
+    def sentences(self) -> int:
+        """How many of its captions are used: those with a recording, the first ones; all where none is named."""
+        return len(self.audio) or len(self.texts)
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,16 @@ class Split:
         """For each item the number of its image, counted from 0: items that list the same image share one."""
         return _numbered(item.image for item in self.items)
 
+    def captions_used(self) -> str:
+        """Which captions are used where recordings are named of the first ones alone; "" where all are."""
+        used = sum(item.sentences for item in self.items)
+        given = sum(max(item.sentences, len(item.texts)) for item in self.items)
+        most = max(item.sentences for item in self.items)
+        return f"the first {most} of each image, {used:,} of {given:,}" if used < given else ""
+
     def digest(self) -> str:
         """Hash of the order of items and captions: what row i of a feature file means."""
-        text = "\n".join(f"{item.key} {max(len(item.audio), len(item.texts))}" for item in self.items)
+        text = "\n".join(f"{item.key} {item.sentences}" for item in self.items)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -105,6 +105,10 @@ class TrainingLoop:
     def between(self) -> None:
         """After a step: evaluate and keep what is due. Not called after the last step, nor at a stop."""
 
+    def seconds_left(self) -> float:
+        """Of the wall time that the training may take."""
+        return math.inf
+
     def log_is_due(self, last: int) -> bool:
         return self.step % self.log_every == 0
 
@@ -115,8 +119,13 @@ class TrainingLoop:
     # ---- the loop ----
 
     def run_steps(self, last: int) -> None:
-        """Train until `last` steps are done or a stop signal has come, which all ranks then follow."""
+        """Train until `last` steps are done, the time is up, or a stop signal has come, which all ranks then follow.
+
+        A training whose time is up ends as one that has done its last step.
+        """
         self.clock.start(self.step)
+        if self._time_is_up():
+            last = self.step
         with StopSignal() as stop:
             while self.step < last and not self.stopping:
                 step = self.step
@@ -124,6 +133,8 @@ class TrainingLoop:
                 self.window.add(step, terms)
                 self.step = step + 1
                 self.ask_to_stop(stop, last)
+                if self._asks(last) and self._time_is_up():
+                    last = self.step
                 if self.log_is_due(last):
                     self._tick()
                 if not self.stopping and self.step < last:
@@ -134,8 +145,16 @@ class TrainingLoop:
 
     def ask_to_stop(self, stop: StopSignal, last: int) -> None:
         """Set `stopping` alike on every rank. Asking makes the host wait, so GPU ranks do it now and then."""
-        if ranks.world_size() == 1 or self.device.type == "cpu" or self.step % ASK_EVERY == 0 or self.step == last:
+        if self._asks(last):
             self.stopping = self.stopping or ranks.any_rank(stop.received is not None, self.device)
+
+    def _asks(self, last: int) -> bool:
+        """Whether the ranks ask each other after this step."""
+        return ranks.world_size() == 1 or self.device.type == "cpu" or self.step % ASK_EVERY == 0 or self.step == last
+
+    def _time_is_up(self) -> bool:
+        left = self.seconds_left()
+        return left < math.inf and ranks.any_rank(left <= 0, self.device)
 
     def _tick(self) -> None:
         means = self.window.means()

@@ -43,6 +43,28 @@ class SeedSettings(Group):
     max_steps: int = setting(
         0, "stop after N steps in all", more="0: only where the training ends", at_least=0, compared=False
     )
+    max_minutes: float = setting(
+        0.0,
+        "end the training after N minutes of wall time",
+        more="counted over all interruptions, from after the data are read; 0: any time",
+        at_least=0,
+        compared=False,
+    )
+
+
+@dataclass(frozen=True)
+class ValidationSettings(Group):
+    """Validation."""
+
+    val_share: float = setting(
+        0.0,
+        "share of the training split that is left out and chooses the best snapshot",
+        at_least=0,
+        below=1,
+        published=False,
+        more="of its classes where the test split has others (zero-shot sets), else of its images, drawn by the seed; "
+        "0: all is trained on, and the test split chooses, as published",
+    )
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # What each loss of the speech encoder is worth: train it with every choice of JEL, L1 and distillation, and compare.
+# What each part of the modern method is worth, generator included, is compare_recipes.sh's to say, with --variants.
 #
 #   bash scripts/ablate.sh --dataset birds                              the seven rows of the table
 #   bash scripts/ablate.sh --dataset birds --only "jel jel+l1+distill"  some of them

@@ -40,14 +40,26 @@ def parse(argv=None):
 def main(argv=None) -> int:
     options = parse(argv)
 
+    from common import pretrained
     from scripts.data.download import install, registry
     from scripts.data.download.fetch import Patience
+    from scripts.data.download.install import human
 
     exit_on_sigterm()
+    ours = [name for name in dict.fromkeys(options.names) if name in pretrained.names()]
+    options.names = [name for name in options.names if name not in ours]
+    for name in ours:
+        print(f"{name} comes with the project, in {pretrained.FOLDER / name}: nothing to fetch")
+    if ours and not options.names:
+        return 0
     entries = registry.load(options.registry or ())
     chosen = registry.choose(entries, options.names)
     if options.list:
         show(chosen or entries.values(), options.data_root, detailed=bool(chosen))
+        for name in () if chosen else pretrained.names():
+            size = human(sum(pretrained.file(name, part).stat().st_size for part in pretrained.FILES))
+            goal = f"pretrained/{name} (in the project)"
+            print(f"{name:<18} {size:>10}  {'sha256':<10} {'complete':<9} {goal:<48} {pretrained.purpose(name)}")
         return 0
     failed = []
     for entry in chosen:  # one that cannot be had does not keep the others waiting

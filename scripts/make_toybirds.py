@@ -1,11 +1,11 @@
 """Draw toybirds, the embedded data set: made-up birds with captions, laid out as CUB-200-2011 with Reed's captions."""
 
-import os
 import time
 from pathlib import Path
 
 from common import ROOT
 from common.cli import Parser, UserError, exit_on_sigterm, natural, positive_int, run
+from common.parallel import default_jobs
 
 SMALLEST_IMAGE, LARGEST_IMAGE = 48, 2048  # pixels; a bird of fewer has no parts, of more no detail
 
@@ -21,6 +21,11 @@ def parse(argv=None):
     )
     parser.add_argument("--images_per_class", type=positive_int, default=6, help="images of each species")
     parser.add_argument(
+        "--test_images_per_class",
+        type=positive_int,
+        help="images of each test species, if not as many (class accuracy needs two)",
+    )
+    parser.add_argument(
         "--image_size",
         type=positive_int,
         default=128,
@@ -34,10 +39,7 @@ def parse(argv=None):
         help="folder of the set, made if need be; an interrupted set there is finished",
     )
     parser.add_argument(
-        "--jobs",
-        type=positive_int,
-        default=len(os.sched_getaffinity(0)),
-        help="processes to draw with; no influence on the result",
+        "--jobs", type=positive_int, default=default_jobs(), help="processes to draw with; no influence on the result"
     )
     return parser.parse_args(argv)
 
@@ -50,12 +52,18 @@ def main(argv=None) -> int:
     if not SMALLEST_IMAGE <= options.image_size <= LARGEST_IMAGE:
         raise UserError(f"--image_size {options.image_size} is not between {SMALLEST_IMAGE} and {LARGEST_IMAGE} pixels")
 
-    from tqdm import tqdm
-
+    from common.progress import tqdm
     from scripts.data.toybirds.dataset import Settings, make_set
 
     exit_on_sigterm()
-    settings = Settings(options.classes, test_classes, options.images_per_class, options.image_size, options.seed)
+    settings = Settings(
+        options.classes,
+        test_classes,
+        options.images_per_class,
+        options.image_size,
+        options.seed,
+        options.test_images_per_class,
+    )
     start = time.monotonic()
     made = make_set(
         settings,
@@ -63,7 +71,8 @@ def main(argv=None) -> int:
         options.jobs,
         lambda images, total: tqdm(images, total=total, desc="toybirds", unit="image"),
     )
-    count = options.classes * options.images_per_class
+    each = options.test_images_per_class or options.images_per_class
+    count = (options.classes - test_classes) * options.images_per_class + test_classes * each
     if made:
         print(
             f"toybirds: {count} images of {options.classes} species ({test_classes} for testing) in "

@@ -5,7 +5,7 @@ scripts="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 stands="$PWD"                # where the user is: --data_root ./x and ../x count from there
 cd -- "$scripts/.."
 fail() { echo "$program: error: $1" >&2; exit 2; }
-usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$scripts/$program"; echo "Choices and their values here:"
+usage() { awk 'NR > 1 { if (/^set /) exit; sub(/^# ?/, ""); print }' "$scripts/$program"; echo "Choices and their values here:"
           for name in $choices; do printf '  --%-18s %s\n' "$name" "${!name}"; done; }
 
 # ---- choices -------------------------------------------------------------------------------------------------------
@@ -23,47 +23,82 @@ master_port="${MASTER_PORT:-29500}"
 wait_for_machines="${WAIT_FOR_MACHINES:-86400}" # seconds: how long a machine waits for the others to come to a training
 max_restarts="${MAX_RESTARTS:-3}"               # how often a training with several processes starts again after a crash
 seed=0
+method=                      # published, improved or modern: what is trained, and how; "": what the set's own choices are
+minutes=                     # wall time of both trainings together, data made ready not counted; "": as their settings say
+encoder_share=33             # percent of --minutes that the encoder may take
 device=auto                  # auto, cpu, cuda
 speech=synthesised           # published: the authors' recordings, where there are any; the engine speaks what they lack
 speech_archive=              # a copy of their archive that is here already (default: it is downloaded)
 published_speech=            # what it is called by scripts/download.py, for sets that have one
 engine=baidu                 # speech synthesis; none: the set has recordings; auto: none if its items name any, else hibari
+captions_per_image=          # speak and use only the first N captions of each image, or N,M: of training and of test images
 speech_options=
 teacher=googlenet_caffe
 teacher_options=
 encoder_options="--epoch 1000 --eval_every 10 --lr_scheduler_step_size 200 --lr_scheduler_gamma 0.5 --loss_diff 1
   --loss_same 0.1 --l1_flag --jel_flag --lambda_l1 5 --distill_flag --lambda_distill 1000 --learning_rate 1e-3
   --bidirectional --rnn_layers 1"
+features=                    # name of the speech features (default: the teacher's, or the encoder's where it has none)
+encoder_changes=             # added to encoder_options
 extract_options=
 gan_cfg=StackGAN_v2/cfg/birds_3stages.yml
 gan_options=
+gan_changes=                 # added to gan_options
 sample_options=
 evaluate_options=
 download=                    # names for scripts/download.py, fetched before the set is made; "": what is there is used
+download_extra=              # further names, which the recipe can do without: where they cannot be had it says so and goes on
 download_options=            # such as "--keep_archive" or "--registry FILE"
 prepare=                     # a Python command that makes the set in data/, if there is one
 choices="dataset stage stop_stage data_root output_root tag nproc nnodes node_rank master_addr master_port
-  wait_for_machines max_restarts seed device speech speech_archive engine speech_options teacher teacher_options encoder_options
-  extract_options gan_cfg gan_options sample_options
-  evaluate_options download download_options prepare ${own_choices-}"
+  wait_for_machines max_restarts seed method minutes encoder_share device speech speech_archive engine captions_per_image
+  speech_options teacher teacher_options encoder_options encoder_changes features extract_options gan_cfg gan_options gan_changes
+  sample_options evaluate_options download download_extra download_options prepare ${own_choices-}"
+
+# ---- methods ---------------------------------------------------------------------------------------------------------
+# What --method changes: encoder_options, gan_cfg and gan_options, to the values that <method>_… have here or in a set's
+# file of choices. Such a file names the set's own_method; one that does not has the published method's choices as they are.
+# published: Li et al.'s encoder and losses. improved: the same networks with the losses of cfg/toybirds_3stages.yml.
+# modern: an encoder that learns from pairs alone, on a pretrained front end, and a generator with one discriminator.
+own_method=
+improved_encoder_options= improved_gan_cfg= improved_gan_options=
+published_encoder_options="$encoder_options" published_gan_cfg="$gan_cfg" published_gan_options=
+modern_encoder_options="--encoder contrastive --front_end speech_embedding"
+modern_gan_cfg=StackGAN_v2/cfg/birds_modern.yml modern_gan_options=
+use_method() {
+    local name value="${1}_gan_cfg"
+    [ -n "${!value-}" ] || fail "--method $1: --dataset $dataset has no choices for it; there are published and modern"
+    for name in encoder_options gan_cfg gan_options; do
+        value="${1}_$name"
+        printf -v "$name" '%s' "${!value-}"
+    done
+}
 
 # ---- options: first the data set, then its file of choices, then everything else -------------------------------------
 help=
 for ((i = 1; i <= $#; i++)); do
     case "${!i}" in
         --dataset) j=$((i + 1)); dataset="${!j-}" ;;
+        --method) j=$((i + 1)); method="${!j-}" ;;
         -h | --help) help=1 ;;
     esac
 done
 case "$dataset" in *[!A-Za-z0-9_.\ \'-]*) fail "--dataset $dataset is not the name of a folder" ;; esac
-recipe_file="${dataset,,}"; recipe_file="$scripts/${recipe_file%_subset}.sh"       # Places_subset → places.sh
+recipe_file="$(printf '%s' "$dataset" | tr '[:upper:]' '[:lower:]')"; recipe_file="$scripts/${recipe_file%_subset}.sh"       # Places_subset → places.sh
 case "${recipe_file##*/}" in
-    run.sh | ablate.sh | recipe.sh | setup.sh | test.sh | demo.sh) ;;
+    run.sh | birds_modern.sh | compare_recipes.sh | ablate.sh | recipe.sh | setup.sh | test.sh | demo.sh | voice.sh) ;;
     *) if [ -f "$recipe_file" ]; then source "$recipe_file"
        else engine=auto teacher=efficientnet_lite0; fi ;;      # a set of the user's: what needs no account and no download
 esac
+case "$method" in
+    '' | published | improved | modern) ;;
+    *) fail "--method $method: choose published, improved or modern" ;;
+esac
+other="_$method"             # another method than the set's own has runs and speech features of its own
+[ -n "$method" ] && [ "$method" != "${own_method:-published}" ] || other=
+[ -z "${method:-$own_method}" ] || [ "${method:-x}${own_method}" = published ] || use_method "${method:-$own_method}"
 [ -z "$help" ] || { usage; exit 0; }
-stage_given=
+stage_given= tag_given=
 while [ $# -gt 0 ]; do
     name="${1#--}"
     case " $(echo $choices) " in *" $name "*) ;; *) fail "unknown option $1 (see $program --help)" ;; esac
@@ -72,6 +107,7 @@ while [ $# -gt 0 ]; do
     case "$name:$2" in data_root:./* | data_root:../* | output_root:./* | output_root:../*)
         printf -v "$name" '%s' "$(realpath -ms -- "$stands/$2" 2> /dev/null || echo "$stands/$2")" ;; esac
     [ "$name" != stage ] || stage_given=1
+    [ "$name" != tag ] || tag_given=1
     shift 2
 done
 case "$speech" in
@@ -82,6 +118,10 @@ esac
 [ -z "$speech_archive" ] || [ -f "$speech_archive" ] || fail "--speech_archive $speech_archive does not exist"
 [ -z "$speech_archive" ] || [ "$speech" = published ] || fail "--speech_archive goes with --speech published"
 [ -n "$dataset" ] || fail "--dataset is missing: the name of a folder below data/"
+case "$minutes" in *[!0-9.]* | *.*.* | . | 0) fail "--minutes $minutes is not a number of minutes" ;; esac
+case "$encoder_share" in '' | *[!0-9]* | 0* | ???*) fail "--encoder_share $encoder_share is not a percentage below 100" ;; esac
+[ -z "$captions_per_image" ] || [ "$engine" != none ] ||
+    fail "--captions_per_image $captions_per_image: nothing is spoken for --dataset $dataset, whose recordings are all taken"
 for name in stage stop_stage nproc nnodes node_rank master_port wait_for_machines max_restarts seed; do
     case "${!name}" in '' | *[!0-9]*) fail "--$name ${!name} is not a whole number" ;; esac
 done
@@ -100,7 +140,21 @@ if [ ! -x "$python" ]; then        # libraries that are here anyway will do
         bash scripts/setup.sh
     fi
 fi
-tag="${tag:-$dataset}"
+encoder_options="$encoder_options${encoder_changes:+ $encoder_changes}"
+gan_options="$gan_options${gan_changes:+ $gan_changes}"
+[ -n "$tag_given" ] || tag="${tag:-$dataset}$other"
+case " $(echo $encoder_options) " in    # encoders that learn from images rather than from a teacher's features
+    *" --encoder contrastive "*) no_teacher=contrastive ;;
+    *" --encoder davenet "*) no_teacher=davenet ;;
+    *) no_teacher= ;;
+esac
+features="${features:-${no_teacher:-$teacher$other}}"
+if [ -n "$minutes" ]; then     # as many iterations as there is time for, and at most the encoder's own epochs
+    part() { LC_ALL=C awk "BEGIN { printf \"%g\", $minutes * $1 / 100 }"; }
+    encoder_options="$encoder_options --max_minutes $(part "$encoder_share")"
+    gan_options="$gan_options --max_minutes $(part $((100 - encoder_share))) --set TRAIN.MAX_ITERATIONS=0
+      --set TRAIN.MAX_EPOCH=1000000"
+fi
 data="$data_root/$dataset"
 if [ "$engine" = auto ]; then
     engine=hibari
@@ -114,7 +168,7 @@ mkdir -p "$recipe"
 
 # One run at a time. The lock is also held by the stage that is at work; if we are killed, it is told to stop.
 exec 9> "$recipe/.lock${node_rank#0}"
-flock -n 9 || { echo "$program: waiting for another run in $recipe to end" >&2; flock 9; }
+"$python" scripts/shell_parts.py lock 9 "$program: waiting for another run in $recipe to end"
 export FOLLOW_PARENT="$$ SIGTERM"
 
 # A stage is done when its mark holds the command that would be run now and the fingerprint of what it would read, and
@@ -126,7 +180,7 @@ run_stage() {   # number, name, command …
     shift 2
     [ "$number" -ge "$stage" ] && [ "$number" -le "$stop_stage" ] || return 0
     # how a launcher that waits for the other machines knows that they have finished this stage without it
-    export STAGE_MARK="$mark" STAGE_MARK_WAS; STAGE_MARK_WAS="$(stat -c %Y.%i "$mark" 2> /dev/null || true)"
+    export STAGE_MARK="$mark" STAGE_MARK_WAS; STAGE_MARK_WAS="$("$python" scripts/shell_parts.py identity "$mark")"
     state="$(state_of "$number" "$@")"
     if [ -z "$renewed" ] && [ -z "$stage_given" ] && [ "$(cat "$mark" 2> /dev/null)" = "$state" ]; then
         echo "stage $number ($name): done before"
@@ -151,7 +205,7 @@ run_stage() {   # number, name, command …
     done
     put "$state" "$recipe/.begun_$number"
     echo "stage $number ($name)"
-    began=$(date +%s.%N)
+    began=$("$python" scripts/shell_parts.py now)
     "$@" || status=$?
     [ "$status" = 0 ] || { echo "$program: stage $number ($name) ended with status $status; the same command goes on from there" >&2
                            exit "$status"; }
@@ -171,16 +225,16 @@ state_of() {    # number, command … : the command, wherever the project lies, 
 }
 
 fingerprint() { # number: of split files by content; of large files by size, first and last MiB
-    local files=() file
+    local files=() splits=()
     case $1 in
-        3) files=("$data"/{train,test}/image_features_"$teacher".pickle) ;;
-        4 | 7) files=("$encoder/latest.pth") ;;
-        5) files=("$data"/{train,test}/audio_features_"$teacher".pickle) ;;
+        3) [ -n "$no_teacher" ] || files=("$data"/{train,test}/image_features_"$teacher".pickle) ;;
+        4) files=("$encoder/latest.pth") ;;
+        7) files=("$encoder/latest.pth" "$data_root"/pretrained/pt_inception-2015-12-05-6726825d.pth) ;;  # if it is there
+        5) files=("$data"/{train,test}/audio_features_"$features".pickle) ;;
         6) files=("$generator/Model/latest.pth") ;;
     esac
-    { [ "$1" = 0 ] || cat "$data"/{train,test}.json || true
-      for file in "${files[@]}"; do stat -L -c %s "$file" && head -c 1M "$file" && tail -c 1M "$file"; done
-      true; } 2> /dev/null | sha256sum
+    [ "$1" = 0 ] || splits=("$data"/{train,test}.json)
+    "$python" scripts/shell_parts.py fingerprint ${splits[@]+"${splits[@]}"} -- ${files[@]+"${files[@]}"}
 }
 
 put() { printf '%s' "$1" > "$2.tmp" && mv "$2.tmp" "$2"; }     # text, file: complete or not at all
@@ -199,8 +253,12 @@ launch() {      # script … : through torchrun when there are several processes
 
 end_of_training() { [ "$node_rank" -eq 0 ] || exit 0; }       # what follows is machine 0's
 
-fetched() {     # command … : fetch what of $download is not there yet, then run the command
-    "$python" ./scripts/download.py $download --data_root "$data_root" $download_options && "$@"
+fetched() {     # command … : fetch what of $download and $download_extra is not there yet, then run the command
+    "$python" ./scripts/download.py $download --data_root "$data_root" $download_options &&
+        { [ -z "$download_extra" ] ||
+          "$python" ./scripts/download.py $download_extra --data_root "$data_root" $download_options ||
+          echo "$program: going on without $download_extra; the numbers are then named after the network that measures" >&2
+        } && "$@"
 }
 
 with_published_speech() {       # command … : get the authors' recordings, then run the command: it speaks what is missing
@@ -212,9 +270,14 @@ with_published_speech() {       # command … : get the authors' recordings, the
 data_stages() {
     [ -z "$prepare" ] || run_stage 0 data ${download:+fetched} "$python" $prepare --output_dir "$data"
     [ "$engine" = none ] || run_stage 1 speech $([ "$speech" = synthesised ] || echo with_published_speech) "$python" ./Audio_to_Image/text_to_speech.py --dataset "$dataset" \
-        --data_root "$data_root" --engine "$engine" $speech_options
-    run_stage 2 "image features" "$python" ./Audio_to_Image/prepare_image_feature.py --dataset "$dataset" \
-        --data_root "$data_root" --teacher "$teacher" --device "$device" $teacher_options
+        --data_root "$data_root" --engine "$engine" ${captions_per_image:+--captions_per_image "$captions_per_image"} \
+        $speech_options
+    if [ -z "$no_teacher" ]; then
+        run_stage 2 "image features" "$python" ./Audio_to_Image/prepare_image_feature.py --dataset "$dataset" \
+            --data_root "$data_root" --teacher "$teacher" --device "$device" $teacher_options
+    elif [ "$stage" -le 2 ] && [ "$stop_stage" -ge 2 ]; then
+        echo "stage 2 (image features): the encoder learns from the images"
+    fi
 }
 
 encoder_stage() {      # trains in $encoder with $seed and $encoder_options

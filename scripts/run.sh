@@ -33,12 +33,12 @@ samples() { dirname "$(readlink -f "$generator/Model/latest.pth")" | sed "s|\$|/
 data_stages
 encoder_stage
 run_stage 4 "speech features" "$python" ./Audio_to_Image/extract_audio_feature.py --model "$encoder/latest.pth" \
-    --audio_switch "$teacher" --dataset "$dataset" --data_root "$data_root" --device "$device" $extract_options
-run_stage 5 generator launch ./StackGAN_v2/main.py --cfg "$gan_cfg" --output_dir "$gan_name" --audio_switch "$teacher" \
+    --audio_switch "$features" --dataset "$dataset" --data_root "$data_root" --device "$device" $extract_options
+run_stage 5 generator launch ./StackGAN_v2/main.py --cfg "$gan_cfg" --output_dir "$gan_name" --audio_switch "$features" \
     --data_dir "$data" --device "$device" --manualSeed "$seed" $gan_options
 end_of_training
 run_stage 6 images "$python" ./StackGAN_v2/main.py --cfg "$gan_cfg" --set TRAIN.FLAG=False \
-    --eval_net_g "$generator/Model/latest.pth" --data_dir "$data" --audio_switch "$teacher" --device "$device" $sample_options
+    --eval_net_g "$generator/Model/latest.pth" --data_dir "$data" --audio_switch "$features" --device "$device" $sample_options
 run_stage 7 evaluation evaluate
 run_stage 8 report "$python" ./scripts/report.py "$recipe" --dataset "$dataset" --data_root "$data_root" \
     --output "$recipe/index.html" --device "$device"

@@ -5,7 +5,11 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/toybirds.sh"
 tag=toybirds_256
 prepare="./scripts/make_toybirds.py --classes 240 --test_classes 40 --images_per_class 10 --image_size 320"
 teacher_options=
-gan_options="--set TREE.BASE_SIZE=64 --set GAN.GF_DIM=64 --set GAN.DF_DIM=64 --set TRAIN.BATCH_SIZE=24
+own_method=improved
+published_gan_options="--set TRAIN.MAX_ITERATIONS=10000"
+modern_gan_cfg=StackGAN_v2/cfg/birds_modern.yml
+captions_per_image=
+improved_gan_options="--set TREE.BASE_SIZE=64 --set GAN.GF_DIM=64 --set GAN.DF_DIM=64 --set TRAIN.BATCH_SIZE=24
   --set TRAIN.MAX_ITERATIONS=10000"               # minutes on a recent GPU, days on two CPU cores
 evaluate_options="--metrics attributes"
 [ "${BASH_SOURCE[0]}" != "$0" ] || exec bash "$(dirname -- "$0")/run.sh" --dataset toybirds_256 "$@"

@@ -371,3 +371,16 @@ def test_checksums(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert files.checksum(tmp_path / "a", "md5") == "900150983cd24fb0d6963f7d28e17f72"
     assert files.sha256(tmp_path / "a") == files.checksum(tmp_path / "a")
+
+
+def test_waiting_threads_sleep_unless_the_user_says_otherwise():
+    """Set before torch loads OpenMP's library, which reads it once."""
+    import os
+    import subprocess
+    import sys
+
+    code = "import common, os, sys; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    clean = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    for given, found in (({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")):
+        result = subprocess.run([sys.executable, "-c", code], env=clean | given, capture_output=True, text=True)
+        assert result.stdout == f"{found} False\n", result.stderr

@@ -21,7 +21,7 @@ from Audio_to_Image import (
     train_audio_encoder,
     trainer,
 )
-from Audio_to_Image.encoders import davenet, s2igan
+from Audio_to_Image.encoders import contrastive, davenet, s2igan
 from Audio_to_Image.encoders.s2igan_objective import MatchingObjective
 from Audio_to_Image.speech_encoder import CNNRNN, embed, load_encoder
 from common import checkpoint, devices, resume, runs, splits
@@ -39,6 +39,7 @@ SMALL = {
     "cnn_rnn": lambda: CNNRNN(nhidden=6),
     "davenet": lambda: davenet.DAVEnetAudio(20, 6),
     "s2igan": lambda: s2igan.S2IGANEncoder(20, 6, attention=4),
+    "contrastive": lambda: contrastive.ContrastiveEncoder(20, 6, 8),
 }
 
 

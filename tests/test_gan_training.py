@@ -19,9 +19,11 @@ from common import checkpoint, resume, runs
 from common.cli import UserError
 from common.features import feature_path, save_features
 from common.splits import load_split
+from scripts.report import figures
+from scripts.report import runs as runs_of_report
 from StackGAN_v2 import losses, sampler
 from StackGAN_v2.config import load_config
-from StackGAN_v2.evaluation.metrics import squared_mmd
+from StackGAN_v2.evaluation.metrics import frechet_distance, squared_mmd
 from StackGAN_v2.settings import DataSettings
 from StackGAN_v2.training import discriminator_monitor, setup, snapshot_metric, snapshot_writer
 from StackGAN_v2.training.background import Background
@@ -85,6 +87,17 @@ def test_a_run_in_parts_equals_one_though_its_newest_resume_file_is_damaged(fold
     assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
     lines = (tmp_path / "parts" / "stats.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 3, 6]
+
+
+def test_a_run_ends_when_its_time_is_up_and_does_not_go_on(folder, tmp_path, capsys):
+    run = tmp_path / "run"
+    for minutes, more in ((0.01, False), (0.01, False), (0.03, True)):
+        before = checkpoint.load(run / "resume.pth")["iteration"] if run.exists() else None
+        run_main(folder, "--output_dir", run, "--max_minutes", minutes)
+        content = checkpoint.load(run / "resume.pth")
+        assert "ended by --max_minutes" in capsys.readouterr().out and content["seconds"] >= 60 * minutes
+        assert before is None or (content["iteration"] > before) is more
+        assert (run / "Model" / "latest.pth").resolve().name == f"netG_{content['iteration']}.pth"
 
 
 def test_what_a_run_leaves(folder, tmp_path, capsys):
@@ -364,7 +377,7 @@ def test_the_metric_of_snapshots(folder, tmp_path):
     split = load_split(folder, "test")
     rows = [np.zeros((1, 9), np.float32)] * len(split.items)
     generator = Networks(load_config(folder.parent / "tiny.yml"), 9, torch.device("cpu")).average
-    kid = snapshot_metric.Kid("kid_lite0at128", folder, split, rows, generator, 0, "cpu")
+    kid = snapshot_metric.Kid("kid_lite0at128", folder / "test", split, rows, generator, 0, "cpu")
     value = kid(generator)
     assert value == kid(generator) and kid.extractor.view == 128
     noises = torch.stack([sampler.noise(generator, 0, i, 0) for i in range(7)])
@@ -372,6 +385,14 @@ def test_the_metric_of_snapshots(folder, tmp_path):
     generated = kid.extractor(images)[0]
     assert value == pytest.approx(squared_mmd(generated, kid.real), rel=1e-4) and len(kid.real) == 7
     assert squared_mmd(kid.real, kid.real) < value
+    found = kid.distances(generator)
+    assert found["kid_lite0at128"] == pytest.approx(value, rel=1e-4)
+    mean, covariance = (
+        [f(x.double()) for x in (generated, kid.real)] for f in (lambda x: x.mean(0), lambda x: x.T.cov())
+    )
+    direct = frechet_distance(mean[0], covariance[0], mean[1], covariance[1])
+    assert list(found) == ["fid_lite0at128", "kid_lite0at128"]
+    assert found["fid_lite0at128"] == pytest.approx(direct, rel=1e-4)
 
 
 def metric_of(values, monkeypatch):
@@ -386,6 +407,36 @@ def metric_of(values, monkeypatch):
 
     measure.name = "kid_lite0"
     monkeypatch.setattr("StackGAN_v2.training.snapshot_metric.Kid", lambda *unused: measure)
+
+
+def test_distances_over_the_training(folder, tmp_path, monkeypatch):
+    """Every so many iterations, whatever the snapshots; no best one is chosen, and the training is the same."""
+
+    class Distances:
+        def __init__(self, name, *others):
+            assert name == "kid_lite0"
+
+        def distances(self, generator):
+            assert not generator.training
+            return {"fid_lite0": 2.0, "kid_lite0": 0.5}
+
+    monkeypatch.setattr("StackGAN_v2.training.snapshot_metric.Kid", Distances)
+    run_main(folder, "--output_dir", tmp_path / "plain", "--max_steps", 5)
+    run_main(folder, "--output_dir", tmp_path / "a", "--max_steps", 5, "--metrics_every", 2)
+    run_main(folder, "--output_dir", tmp_path / "a", "--max_steps", 6, "--metrics_every", 2)
+    lines = [json.loads(line) for line in (tmp_path / "a" / "stats.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line.get("eval_fid_lite0") == 2 and line["eval_kid_lite0"] == 0.5] == [
+        2,
+        4,
+        6,
+    ]
+    assert not (tmp_path / "a" / "Model" / "best.pth").exists()
+    run_main(folder, "--output_dir", tmp_path / "plain", "--max_steps", 6)
+    assert_equal_runs(tmp_path / "plain", tmp_path / "a")
+    titles = [
+        chart.title for chart in figures.generator_charts(runs_of_report.columns([tmp_path / "a"])[0]) if chart.svg
+    ]
+    assert "Kernel distance, EfficientNet-lite0 (no KID), in training" in titles
 
 
 def test_a_metric_that_is_no_number_neither_wins_nor_blocks(folder, tmp_path, monkeypatch):

@@ -194,7 +194,7 @@ def test_command(birds):
         (["--dataset", "nowhere"], "nowhere"),
         (["--dataset", "x", "--flip", "up"], "--flip"),
         (["--datase", "x"], "--dataset"),
-        (["--dataset", "x", "--batch_size", "0"], "above 0"),
+        (["--dataset", "x", "--batch_size", "0"], "at least 1"),
     ],
 )
 def test_command_errors_are_one_sentence(words, message):

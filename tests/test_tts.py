@@ -325,6 +325,8 @@ def test_plan_of_one_row_a_caption(tmp_path):
     (folder / "train.json").write_text(json.dumps(content))
     plans = clips.plan(load_split(folder, "train"), tmp_path, ["0"], (1, 1), 0)
     assert [clip.name for item in plans for clip in item] == [f"0/001.Gull/train_0_{k}.wav" for k in range(6)]
+    plans = clips.plan(load_split(folder, "train"), tmp_path, ["0"], (1, 1), 0, most=1)
+    assert [clip.name for item in plans for clip in item] == [f"0/001.Gull/train_0_{k}.wav" for k in (0, 2, 4)]
 
 
 def test_plan_keeps_inside_its_folder(tmp_path):
@@ -512,6 +514,41 @@ def test_command_speaks_a_data_set_and_goes_on(tmp_path):
     assert not list(folder.rglob(".*"))
 
 
+def test_command_speaks_the_first_captions_of_each_image(tmp_path):
+    """One number a split; the split files name these alone, a second run changes nothing, and more can follow."""
+    folder = data_set(tmp_path / "toybirds", 2, 3)
+    options = ["--dataset", "toybirds", "--data_root", tmp_path, "--engine", "espeak", "--jobs", "1"]
+    status, out, errors = command(*options, "--captions_per_image", "2,1")
+    assert status == 0 and "6 captions, 0 of them spoken before" in out, errors
+    named = {name: load_split(folder, name) for name in ("train", "test")}
+    assert [[item.sentences for item in split.items] for split in named.values()] == [[2, 2], [1, 1]]
+    assert [len(item.texts) for item in named["test"].items] == [3, 3]
+    assert named["train"].captions_used() == "the first 2 of each image, 4 of 6"
+    assert "6 of them spoken before; 0 to speak" in command(*options, "--captions_per_image", "2,1")[1]
+    assert "12 captions, 6 of them spoken before" in command(*options)[1]
+    every = load_split(folder, "train")
+    assert every.captions_used() == "" and every.digest() != named["train"].digest()
+    assert every.items[1].audio[:2] == named["train"].items[1].audio
+    status, _, errors = command(*options, "--captions_per_image", "2,1,1")
+    assert status == 2 and "3 numbers for the 2 of --splits" in errors
+
+
+def test_captions_of_recordings_of_others_are_all_taken(tmp_path):
+    folder = data_set(tmp_path / "toybirds", 1, 2)
+    for name in ("train", "test"):
+        content = json.loads((folder / f"{name}.json").read_text())
+        content["audio_base_path"] = str(folder)
+        content["data"][0]["audio"] = [f"{name}{k}.wav" for k in range(2)]
+        (folder / f"{name}.json").write_text(json.dumps(content))
+        for k in range(2):
+            soundfile.write(folder / f"{name}{k}.wav", np.sin(np.arange(16000) / 9), 16000)
+    before = (folder / "train.json").read_bytes()
+    options = ["--dataset", "toybirds", "--data_root", tmp_path, "--engine", "espeak"]
+    status, _, errors = command(*options, "--captions_per_image", "1")
+    assert status == 2 and "--captions_per_image 1" in errors and (folder / "train.json").read_bytes() == before
+    assert command(*options, "--captions_per_image", "2")[0] == 0
+
+
 def test_command_lists_what_failed(tmp_path):
     folder = data_set(tmp_path / "flowers", flowers=True)
     path = folder / "test.json"
@@ -586,6 +623,7 @@ def test_quota_in_a_run_leaves_what_was_spoken(tmp_path, server, monkeypatch):
         (["--dataset", "set", "--frobnicate"], "--frobnicate"),
         (["--dataset", "set", "--engine", "hibari", "--voices", "9"], "--voices 9"),
         (["--dataset", "set", "--engine", "espeak", "--speed", "9"], "--speed"),
+        (["--dataset", "set", "--engine", "espeak", "--captions_per_image", "0"], "--captions_per_image"),
     ],
 )
 def test_command_errors_are_one_sentence(tmp_path, options, reason):
@@ -600,3 +638,20 @@ def test_help_is_quick():
     status, out, _ = command("--help")
     assert status == 0 and "--qps" in out and time.monotonic() - start < 1
     assert Path(COMMAND).is_file()
+
+
+def test_engines_can_be_mixed(tmp_path):
+    folder = data_set(tmp_path / "set", 6, 2)
+    options = ("--dataset", "set", "--data_root", tmp_path, "--jobs", "1")
+    status, out, errors = command(*options, "--engine", "espeak,hibari")
+    assert status == 0, errors
+    voices = {path.parts[-3] for path in folder.rglob("*.wav")}
+    assert voices == {"espeak.en-us", "hibari.heart"}
+    assert "; 0 to speak" in command(*options, "--engine", "espeak,hibari")[1]
+    for wrong, told in (
+        (("--engine", "hibari,baidu"), "engines that need no network"),
+        (("--engine", "hibari,festival"), "invalid choice: 'hibari,festival'"),
+        (("--engine", "espeak,hibari", "--voices", "heart"), "has no voice 'heart'"),
+    ):
+        status, out, errors = command(*options, *wrong)
+        assert status == 2 and told in errors and "Traceback" not in errors

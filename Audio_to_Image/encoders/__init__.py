@@ -12,6 +12,7 @@ ENCODERS = {
     "cnn_rnn": "Audio_to_Image.speech_encoder:CNNRNN",
     "davenet": "Audio_to_Image.encoders.davenet:DAVEnetAudio",
     "s2igan": "Audio_to_Image.encoders.s2igan:S2IGANEncoder",
+    "contrastive": "Audio_to_Image.encoders.contrastive:ContrastiveEncoder",
 }
 
 

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from Audio_to_Image.front_ends import front_end
+
 FRAMES_PER_POSITION = 16  # four poolings halve the time axis
 SIMILARITIES = ("SISA", "MISA", "SIMA")
 
@@ -44,7 +46,7 @@ class DAVEnetAudio(nn.Module):
 
     @classmethod
     def from_settings(cls, network, width: int) -> "DAVEnetAudio":
-        return cls()
+        return cls(front_end(network.front_end).bands)
 
     @staticmethod
     def recognises(state: dict) -> bool:

@@ -71,13 +71,14 @@ class MatchmapObjective(Objective):
 
     def images_of(self, split) -> list[np.ndarray]:
         """The images of a split's items, uint8 `[H, W, 3]`, the shorter side as in the authors' test; read once."""
-        if split.path not in self.held:
+        key = split.path, split.digest()  # what is held out for validation has the path of the rest
+        if key not in self.held:
             paths = list(dict.fromkeys(item.image for item in split.items))
             read = lambda path: shorter_side(open_rgb(path), self.settings.image_size)
             with ThreadPoolExecutor(default_jobs()) as threads:
                 images = dict(zip(paths, threads.map(read, paths)))
-            self.held[split.path] = [images[item.image] for item in split.items]
-        return self.held[split.path]
+            self.held[key] = [images[item.image] for item in split.items]
+        return self.held[key]
 
     def prepare(self, batch, seed):
         size, images = self.settings.image_size, self.images_of(self.split)
@@ -127,7 +128,7 @@ class MatchmapObjective(Objective):
         items, chosen = items[:MOST_IMAGES], clips.usable[first[:MOST_IMAGES]]
         training = encoder.training
         encoder.eval()
-        n_frames = torch.from_numpy(np.minimum(clips.n_frames[chosen], meta["max_frames"]))
+        n_frames = torch.from_numpy(clips.columns(chosen))
         lens = encoder.positions(n_frames).to(clips.device)
         words = []
         for start in range(0, len(chosen), batch_size):

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from Audio_to_Image.front_ends import front_end
+
 KERNEL, STRIDE = 6, 2  # of both convolutions, without padding
 TEMPERATURE = 10.0  # factor of the cosines in `matching_loss`
 
@@ -72,7 +74,7 @@ class S2IGANEncoder(nn.Module):
 
     @classmethod
     def from_settings(cls, network, width: int) -> "S2IGANEncoder":
-        return cls(drop_prob=0.0)
+        return cls(front_end(network.front_end).bands, drop_prob=0.0)
 
     @staticmethod
     def recognises(state: dict) -> bool:

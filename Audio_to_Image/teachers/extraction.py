@@ -13,7 +13,6 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from Audio_to_Image.teachers import teacher_class
 from Audio_to_Image.teachers.teacher import Teacher
@@ -22,6 +21,7 @@ from common import files
 from common.cli import UserError, first_few
 from common.features import UNFINISHED, feature_path, load_features, save_features
 from common.parallel import one_torch_thread
+from common.progress import tqdm
 from common.splits import Split
 from common.untrusted.images import open_rgb
 

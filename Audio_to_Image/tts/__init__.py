@@ -3,6 +3,8 @@
 baidu    the engine of the published data sets; needs the network and credentials
 hibari   a natural neural voice that comes with its package
 espeak   a hundred robotic speakers; ten times as fast
+
+Several of them, separated by commas, speak the sentences of a set in turns (mixed.py).
 """
 
 import functools
@@ -31,6 +33,11 @@ class Engine:
     default_voice = ""
     threads = False  # whether the work is waiting for a network, and so done in threads
 
+    @property
+    def default_voices(self) -> list[str]:
+        """The voices that speak where none is named."""
+        return [self.default_voice]
+
     def voices(self) -> list[str]:
         """The speakers that can be had here and now, in an order in which neighbours differ."""
         raise NotImplementedError
@@ -49,7 +56,13 @@ class Engine:
 
 
 def kind(name: str) -> type[Engine]:
-    """The class of the engine of that name."""
+    """The class of the engine of that name; of several, separated by commas, that of a mixture."""
+    if "," in name:
+        for part in name.split(","):
+            kind(part.strip())
+        from Audio_to_Image.tts.mixed import Mixed
+
+        return functools.partial(Mixed, name)
     if name not in ENGINES:
         raise UserError(f"--engine {name} is not known; there are {', '.join(ENGINES)}")
     return getattr(importlib.import_module(f"{__name__}.{name}"), ENGINES[name])

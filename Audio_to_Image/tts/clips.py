@@ -39,14 +39,22 @@ class Clip:
         return f"{_TAG} {engine} voice={self.voice} speed={self.speed:g} seed={self.seed} text={digest}"
 
 
-def plan(split: Split, folder: Path, voices: list[str], speeds: tuple[float, float], seed: int) -> list[list[Clip]]:
+def plan(
+    split: Split, folder: Path, voices: list[str], speeds: tuple[float, float], seed: int, most: int | None = None
+) -> list[list[Clip]]:
     """The clips of every item of a split, in caption order. Voice, speed and seed of a caption are drawn by a hash of
-    its name, so that they are the same in every run. UserError if an item has no captions.
+    its name, so that they are the same in every run. most: only an item's first so many captions, whose names do not
+    depend on it. UserError if an item has no captions.
 
     Where the split file names recordings that others made, one a caption, its clips are those: `folder` is not used,
-    and what is missing among them is spoken into the files that it names.
+    and what is missing among them is spoken into the files that it names. UserError if `most` would leave some out.
     """
     if has_recordings(split):
+        if most and most < max(len(item.audio) for item in split.items):
+            raise UserError(
+                f"--captions_per_image {most}: {split.path} names recordings of all captions that this command did "
+                "not write; leave the option out, or take the names of recordings out of a copy of the set"
+            )
         return [
             [_named_clip(text, path, split, voices, speeds, seed) for text, path in zip(item.texts, item.audio)]
             for item in split.items
@@ -59,7 +67,10 @@ def plan(split: Split, folder: Path, voices: list[str], speeds: tuple[float, flo
         first = captions[stem]  # an image in several items: its captions are numbered through
         captions[stem] += len(item.texts)
         plans.append(
-            [_clip(text, f"{stem}_{first + k}", folder, voices, speeds, seed) for k, text in enumerate(item.texts)]
+            [
+                _clip(text, f"{stem}_{first + k}", folder, voices, speeds, seed)
+                for k, text in enumerate(item.texts[:most])
+            ]
         )
     return plans
 

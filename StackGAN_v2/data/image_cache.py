@@ -5,6 +5,7 @@ the largest training size, and stored as it is: rows of pixels, one image after 
 smaller sizes are then index arithmetic and one resize for a whole batch.
 """
 
+import copy
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -13,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 from common.cache_place import choose_place
 from common.cli import UserError
 from common.devices import send
 from common.files import atomic_path, file_state, npy_header, npy_or_none, read_note, write_json
 from common.parallel import in_chunks, one_torch_thread, parallel_map
+from common.progress import tqdm
 from common.untrusted.images import LONGEST_SIDE, open_rgb, scale_shorter_side
 from StackGAN_v2.data.bounding_boxes import bounding_boxes, crop_box
 
@@ -63,6 +64,13 @@ class ImageCache:
 
     def __len__(self) -> int:
         return len(self.start)
+
+    def subset(self, numbers) -> "ImageCache":
+        """The images of these numbers alone; the pixels are shared."""
+        part, chosen = copy.copy(self), torch.as_tensor(numbers, device=self.start.device)
+        for name in ("height", "width", "start"):
+            setattr(part, name, getattr(self, name)[chosen])
+        return part
 
     def to(self, device) -> "ImageCache":
         for name in ("pixels", "height", "width", "start"):

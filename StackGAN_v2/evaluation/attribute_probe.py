@@ -5,87 +5,21 @@ learns where to look (a distribution over positions) and what to read there. Its
 the ceiling of the score; sentences that go with images of other classes give its floor.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
+from common.attributes import Attributes
 from common.cli import UserError
-from common.files import read_json
-from StackGAN_v2.networks.part_attention import SIZE, PartsReader
+from common.part_attention import SIZE, PartsReader
+from common.progress import tqdm
 
 MARGIN = 76  # and trained on crops of this one, as the generator's are
+_LEARNING_RATE = 4e-3  # of AdamW, at its highest
 VERSION = 2  # raise when equal images would give another probe
-
-
-@dataclass(frozen=True)
-class Attributes:
-    """What a set's `attributes.json` says.
-
-    names: the A attributes; values: those of each; classes: class → value numbers `[A]`; captions: image
-    ("<class>/<file>") → for each of its captions the numbers of the attributes that it names.
-    """
-
-    names: tuple[str, ...]
-    values: tuple[tuple[str, ...], ...]
-    classes: dict[str, tuple[int, ...]]
-    captions: dict[str, list[list[int]]]
-
-    @property
-    def counts(self) -> list[int]:
-        return [len(values) for values in self.values]
-
-    def of_items(self, items) -> torch.Tensor:
-        """The true value numbers of each of `items` of a split: int64 `[items, A]`."""
-        return torch.tensor([self._class(item.class_name) for item in items])
-
-    def named(self, split, item: int, sentence: int) -> torch.Tensor:
-        """The value numbers that a sentence says, int64 `[A]`; −1 where it does not name the attribute.
-
-        sentence: its number among all sentences of the item's image."""
-        one = split.items[item]
-        image = one.image.relative_to(split.image_root).as_posix()
-        try:
-            positions = self.captions[image][sentence]
-        except (KeyError, IndexError):
-            raise UserError(
-                f"attributes.json does not know sentence {sentence} of {image}; it belongs to another "
-                "version of the set"
-            ) from None
-        wanted, truth = torch.full((len(self.names),), -1), torch.tensor(self._class(one.class_name))
-        wanted[positions] = truth[positions]
-        return wanted
-
-    def _class(self, name: str) -> tuple[int, ...]:
-        if name not in self.classes:
-            raise UserError(f"attributes.json does not know the class {name}; it belongs to another version of the set")
-        return self.classes[name]
-
-
-def load_attributes(path) -> Attributes:
-    """Read `attributes.json` (format: scripts/data/toybirds/dataset.py). UserError if it is not of that form."""
-    content = read_json(path)
-    try:
-        names = tuple(content["attributes"])
-        values = tuple(tuple(content["attributes"][name]) for name in names)
-        classes = {
-            name: tuple(known.index(value) for known, value in zip(values, row, strict=True))
-            for name, row in content["classes"].items()
-        }
-        captions = {
-            image: [[int(position) for position in caption] for caption in rows]
-            for image, rows in content["captions"].items()
-        }
-        assert names and all(0 <= p < len(names) for rows in captions.values() for caption in rows for p in caption)
-    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
-        raise UserError(
-            f"{path} is no table of attributes ({type(error).__name__}: {error}); make the set again"
-        ) from None
-    return Attributes(names, values, classes, captions)
 
 
 class Probe(nn.Module):
@@ -113,8 +47,6 @@ def train_probe(
     device="cpu",
     steps: int = 800,
     batch: int = 24,
-    learning_rate: float = 4e-3,
-    seed: int = 0,
     progress: bool = True,
 ) -> Probe:
     """Train a probe on real images. Equal arguments give equal probes on the CPU.
@@ -123,12 +55,12 @@ def train_probe(
     crops and mirrors; AdamW with one cycle of the learning rate. Draws from its own generators only.
     """
     assert images.shape[1:] == (3, MARGIN, MARGIN) and truth.shape == (len(images), len(counts))
-    device, dice = torch.device(device), np.random.default_rng(seed)
+    device, dice = torch.device(device), np.random.default_rng(0)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         probe = Probe(counts).to(device, memory_format=torch.channels_last)
-        optimizer = torch.optim.AdamW(probe.parameters(), learning_rate, weight_decay=0.02)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.15)
+        optimizer = torch.optim.AdamW(probe.parameters(), _LEARNING_RATE, weight_decay=0.02)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=steps, pct_start=0.15)
         order = np.empty(0, np.int64)
         for _ in tqdm(range(steps), desc="attribute probe", unit="step", disable=not progress):
             while len(order) < batch:

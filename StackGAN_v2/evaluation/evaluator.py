@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
-from common import checkpoint, splits
+from common import attributes, checkpoint, splits
 from common.cli import UserError
+from common.progress import tqdm
 from StackGAN_v2.evaluation import attribute_probe, metrics, records
 from StackGAN_v2.evaluation.feature_extractors import Extractor
 from StackGAN_v2.evaluation.image_sets import (
@@ -26,17 +26,16 @@ from StackGAN_v2.evaluation.image_sets import (
     survey,
 )
 
-METRICS = ("fid", "is", "kid", "pr", "retrieval", "s2igan", "class", "attributes")
 NEEDS_FEATURES = {"kid", "pr"}  # of the main extractor, kept on disk for comparing pairs
-BY_CLASS = {"retrieval", "class"}  # always through lite0, so that they compare with or without weights
+BY_CLASS = {"retrieval", "class"}  # never through an Inception, so that they compare with or without weights
 FEWEST = {"fid": 2, "is": 10, "kid": 2, "pr": 4}  # images, below which the metric does not exist
 
 
 @dataclass
 class Job:
-    """What is compared with what. main: extractor of FID, KID, precision and recall; lite0: of the class metrics (None
-    if not needed); classifier: of the inception score. size: pixels at which both sides are compared; scratch: a folder
-    on a disk with room for the features of all images."""
+    """What is compared with what. main: extractor of FID, KID, precision and recall; class_extractor: of the class
+    metrics (None if not needed); classifier: of the inception score. size: pixels at which both sides are compared;
+    scratch: a folder on a disk with room for the features of all images."""
 
     wanted: list[str]
     data_dir: Path
@@ -46,7 +45,7 @@ class Job:
     size: int
     real: RealImages
     main: Extractor | None
-    lite0: Extractor | None
+    class_extractor: Extractor | None
     classifier: Extractor | None
     torchvision: Extractor | None  # of S2IGAN's retrieval protocol
     device: torch.device
@@ -119,8 +118,8 @@ def measure(job: Job) -> list[dict]:
 
 def _real_sides(job: Job) -> list[Extractor]:
     sides = [job.main] if {"fid", "kid", "pr"} & set(job.wanted) else []
-    if BY_CLASS & set(job.wanted) and job.lite0 not in sides:
-        sides.append(job.lite0)
+    if BY_CLASS & set(job.wanted) and job.class_extractor not in sides:
+        sides.append(job.class_extractor)
     return sides + [job.torchvision] * ("s2igan" in job.wanted)
 
 
@@ -140,8 +139,8 @@ class _Pass:
             else None
         )
         self.kept = [job.main] if NEEDS_FEATURES & wanted else []
-        if BY_CLASS & wanted and job.lite0 not in self.kept:
-            self.kept.append(job.lite0)
+        if BY_CLASS & wanted and job.class_extractor not in self.kept:
+            self.kept.append(job.class_extractor)
         if "s2igan" in wanted:
             self.kept.append(job.torchvision)
         self.files: dict[str, FeatureFile] = {}
@@ -186,7 +185,7 @@ class _AttributeReader:
     """The probe of a data set, trained once and kept in its folder, and what it reads from the real images."""
 
     def __init__(self, job: Job):
-        self.attributes = attribute_probe.load_attributes(job.data_dir / "attributes.json")
+        self.attributes = attributes.load_attributes(job.data_dir / "attributes.json")
         # with the margin kept: the probe makes random crops, as the generator's training does
         train = RealImages(splits.load_split(job.data_dir, "train"), attribute_probe.MARGIN, margin=1)
         self.probe = self._load_or_train(job, train)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import checkpoint, efficientnet_lite0
+from common import checkpoint, efficientnet_lite0, efficientnet_lite2
 from common.cli import UserError
 from common.files import sha256
 
@@ -56,22 +56,30 @@ class Lite0Extractor(Extractor):
     """EfficientNet-lite0 on ImageNet, whose weights come in a package: for machines without the Inception's weights."""
 
     width, classes = efficientnet_lite0.WIDTH, 1000
-    incomparable = "measured through EfficientNet-lite0, which no paper of this field uses"
+    kind, trained_at = efficientnet_lite0.Lite0, 224  # the network, and the pixels of its training
 
-    def __init__(self, device="cpu", view: int = 224):
-        path = efficientnet_lite0.weights_path()
+    def __init__(self, device="cpu", view: int | None = None):
+        """view: pixels that the network sees; those of its training if not given, others become part of the name."""
+        path, own = efficientnet_lite0.weights_path(self.kind), self.kind.name
         state = checkpoint.state_dict_of(checkpoint.load(path), path)
-        self.device, self.view = torch.device(device), view
-        self.network = efficientnet_lite0.load_lite0(device)
+        self.device, self.view = torch.device(device), view or self.trained_at
+        self.network = efficientnet_lite0.load_lite0(device, kind=self.kind)
         self.weight, self.bias = (state[f"_fc.{part}"].to(device) for part in ("weight", "bias"))
-        self.name = "lite0" if view == 224 else f"lite0at{view}"
+        self.name = own if self.view == self.trained_at else f"{own}at{self.view}"
         self.identity = f"{self.name} {sha256(path)[:16]}"
-        self.what = f"EfficientNet-lite0, ImageNet, 1280 features after the head; resized to {view} px, bicubic"
+        self.what = f"EfficientNet-{own}, ImageNet, 1280 features after the head; resized to {self.view} px, bicubic"
+        self.incomparable = f"measured through EfficientNet-{own}, which no paper of this field uses"
 
     def _forward(self, images):
         views = F.interpolate(images.float(), size=(self.view, self.view), mode="bicubic", antialias=True)
         features = self.network(views.clamp_(0, 255))
         return features, features @ self.weight.T + self.bias
+
+
+class Lite2Extractor(Lite0Extractor):
+    """EfficientNet-lite2 on ImageNet, from a package too: independent where training knows lite0."""
+
+    kind, trained_at = efficientnet_lite2.Lite2, efficientnet_lite2.VIEW
 
 
 class InceptionExtractor(Extractor):

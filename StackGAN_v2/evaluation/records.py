@@ -50,6 +50,7 @@ def _record(job, extractor: Extractor | None, name: str, value, unit: str, warni
         "generated_images": len(job.images),
         "sentences": job.found.sentences,
         "sentences_without_image": job.found.missing,
+        **({"captions_used": unspoken} if (unspoken := job.split.captions_used()) else {}),
         "size_px": job.size,
         "image_size_px": job.found.size,
         **job.protocol,
@@ -134,8 +135,8 @@ def _pr(job, seen, real):
 
 
 def _retrieval(job, seen, real):
-    stem, protocol = _against_real(job, job.lite0)
-    true, generated = real[job.lite0.name], seen.files[job.lite0.name]
+    stem, protocol = _against_real(job, job.class_extractor)
+    true, generated = real[job.class_extractor.name], seen.files[job.class_extractor.name]
     protocol |= {
         "queries": "real images",
         "gallery": "generated images",
@@ -155,7 +156,7 @@ def _retrieval(job, seen, real):
         found += [
             _record(
                 job,
-                job.lite0,
+                job.class_extractor,
                 f"retrieval_{name}_{stem}",
                 value,
                 "%",
@@ -173,7 +174,7 @@ def _retrieval(job, seen, real):
     if job.split.has_classes:  # its mean average precision is S2IGAN's, by class
         del values["map"]
     return found + [
-        _record(job, job.lite0, f"retrieval_image_{name}_{stem}", value, "%", (), how, chance=chance[name])
+        _record(job, job.class_extractor, f"retrieval_image_{name}_{stem}", value, "%", (), how, chance=chance[name])
         for name, value in values.items()
     ]
 
@@ -221,8 +222,10 @@ def _some_of_each(labels: torch.Tensor, count: int, seed: int = 0) -> torch.Tens
 
 
 def _class(job, seen, real):
-    stem, protocol = _against_real(job, job.lite0)
-    values = metrics.centroid_accuracy(seen.files[job.lite0.name], job.labels, real[job.lite0.name], job.real_labels)
+    stem, protocol = _against_real(job, job.class_extractor)
+    values = metrics.centroid_accuracy(
+        seen.files[job.class_extractor.name], job.labels, real[job.class_extractor.name], job.real_labels
+    )
     protocol |= {
         "right": "nearest class centroid of the real images, cosine",
         "ceiling": "real images, each against centroids made without it",
@@ -231,7 +234,7 @@ def _class(job, seen, real):
     return [
         _record(
             job,
-            job.lite0,
+            job.class_extractor,
             f"class_accuracy_{stem}",
             values["accuracy"],
             "%",

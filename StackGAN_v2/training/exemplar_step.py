@@ -8,6 +8,8 @@ import torch
 from common.cli import UserError
 from common.devices import autocast, send
 from common.distributed import ranks
+from common.runs import Run
+from common.training_loop import ASK_EVERY
 from StackGAN_v2.config import Config
 from StackGAN_v2.data.datasets import Batch, generator_of
 from StackGAN_v2.losses import gaussian_kl, reconstruction_loss
@@ -130,31 +132,39 @@ class BankFiller:
         for numbers, some in zip(self.images.split(CHUNK), draws.split(CHUNK)):
             centre, mirrored = torch.full((len(numbers), 2), 0.5), torch.zeros(len(numbers), dtype=torch.bool)
             (images,) = self.cache.batch(numbers, centre, mirrored, generator.sizes, self.device)
-            parts.append(generator.encoder(recolour(images, send(some, self.device)), images))
+            recoloured = recolour(images, send(some, self.device)).to(memory_format=self.networks.memory_format)
+            parts.append(generator.encoder(recoloured, images))
         generator.train()
         codes = [torch.cat(code) for code in zip(*parts)]
         generator.fill(codes)
         self.networks.average.fill(codes)
 
 
-def make_bank_filler(networks: Networks, batches, most: int, device) -> BankFiller:
+def make_bank_filler(networks: Networks, batches, most: int) -> BankFiller:
     """The filler for at most `most` of the images that have a sentence, evenly spread; the networks get room for them."""
     spoken = batches.features.spoken
     chosen = spoken[torch.linspace(0, len(spoken) - 1, min(most, len(spoken))).round().long()]
     for network in (networks.generator, networks.average):
         network.hold(len(chosen))
-    return BankFiller(networks, batches.cache, chosen, batches.plan.seed, device)
+    return BankFiller(networks, batches.cache, chosen, batches.plan.seed, batches.device)
 
 
-@dataclass
 class Budget:
-    """`budget(step)` → the share of a training that is done, from 0 to 1: of its iterations, or of its wall time if that
-    is more. share_of_time(): 0 where no limit was given."""
+    """`budget(step)` → the share of a training that is done, 0 to 1, equal on all ranks: of `iterations`, or of the wall
+    time that `run` may take if that is more."""
 
-    iterations: int
-    device: torch.device
-    share_of_time: object = None
+    def __init__(self, iterations: int, run: Run, device: torch.device):
+        self.iterations, self.run, self.device = iterations, run, device
+        self.of_time: float | None = None
 
     def __call__(self, step: int) -> float:
-        done = step / self.iterations
-        return min(1.0, done)
+        rarely = ranks.world_size() > 1 and self.device.type != "cpu"  # asking makes the host wait for a GPU
+        if self.of_time is None or not rarely or step % ASK_EVERY == 0:
+            self.of_time = self._time()
+        return min(1.0, max(step / self.iterations, self.of_time))
+
+    def _time(self) -> float:
+        share = self.run.share_taken()
+        if ranks.world_size() == 1 or math.isinf(self.run.seconds_left()):
+            return share
+        return float(ranks.all_reduce(torch.tensor(share, device=self.device), torch.distributed.ReduceOp.MAX))

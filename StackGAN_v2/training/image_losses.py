@@ -36,28 +36,29 @@ class SentenceMatchingLoss:
     features, labels `[images]`: the sentences of the training set and the classes of its images; seed: of the draw.
     """
 
-    def __init__(self, matcher: Matcher, features: SpeechFeatures, labels, count: int, seed: int):
-        self.matcher, self.count, self.seed = matcher, count, seed
+    def __init__(
+        self, matcher: Matcher, weight: float, features: SpeechFeatures, labels, count: int, seed: int, precision
+    ):
+        self.matcher, self.weight, self.count, self.seed, self.precision = matcher, weight, count, seed, precision
         device = matcher.mean.device
         with torch.no_grad():
             said = [F.normalize(matcher.said(rows.to(device))) for rows in features.flat.split(4096)]
         self.said = torch.cat(said)
-        self.labels = torch.repeat_interleave(torch.as_tensor(labels), features.count).to(device)
+        self.labels = torch.repeat_interleave(labels, features.count).to(device)
 
-    def __call__(self, images, speech, labels, iteration: int, precision: str) -> torch.Tensor:
-        """images `[N, 3, s, s]`, the sentences that they shall show, speech `[N, d]`, of classes `[N]` → 0-d.
+    def __call__(self, images, speech, labels, iteration: int) -> torch.Tensor:
+        """images `[N, 3, s, s]`, the sentences that they shall show, speech `[N, d]`, of classes `[N]` → 0-d, weighted.
 
         Cross-entropy of each image's own sentence; others of its class are left out.
         """
-        with autocast(images.device, precision):
+        with autocast(images.device, self.precision):
             seen = self.matcher(images)
-        drawn = torch.randint(len(self.said), (self.count,), generator=generator_of(self.seed, 6, iteration))
-        drawn = drawn.to(self.said.device)
-        of_batch = ranks.gather_rows(F.normalize(self.matcher.said(speech)))
-        said, classes = (
-            torch.cat(pair) for pair in ((of_batch, self.said[drawn]), (ranks.gather_rows(labels), self.labels[drawn]))
-        )
+        generator = generator_of(self.seed, 6, iteration)
+        drawn = torch.randint(len(self.said), (self.count,), generator=generator).to(self.said.device)
+        of_batch = F.normalize(self.matcher.said(speech))
+        said = torch.cat((ranks.gather_rows(of_batch), self.said[drawn]))
+        classes = torch.cat((ranks.gather_rows(labels), self.labels[drawn]))
         own = torch.arange(len(labels), device=labels.device) + ranks.rank() * len(labels)
         alike = (labels[:, None] == classes).scatter(1, own[:, None], False)
         scores = F.normalize(seen.float()) @ said.T / TEMPERATURE
-        return F.cross_entropy(scores.masked_fill(alike, -1e4), own)
+        return self.weight * F.cross_entropy(scores.masked_fill(alike, -1e4), own)

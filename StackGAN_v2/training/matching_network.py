@@ -8,13 +8,13 @@ XMC-GAN (Zhang et al., CVPR 2021, equation 4).
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
 from common import checkpoint
 from common.cli import UserError
 from common.distributed import ranks
+from common.part_attention import SIZE, PartsReader
+from common.progress import tqdm
 from StackGAN_v2.networks.condition_init import principal_directions
-from StackGAN_v2.networks.part_attention import SIZE, PartsReader
 
 PARTS, DIRECTIONS, TEMPERATURE = 12, 128, 0.1  # parts of an image, width of the common space, of the softmax
 BATCH, LEARNING_RATE = 24, 4e-3

@@ -35,7 +35,7 @@ class Networks:
         self.optimizer_g = self._optimizer_g(cfg)
         self.optimizers_d = [self._adam(d, train.DISCRIMINATOR_LR, train) for d in self.discriminators]
 
-        self.before_snapshot = lambda: None  # brings what is not learnt, but follows from the weights, up to date
+        self.bank_filler = None  # an exemplar_step.BankFiller, for a generator that has a bank
 
     def _optimizer_g(self, cfg: Config) -> torch.optim.Optimizer:
         train = cfg.TRAIN
@@ -62,6 +62,11 @@ class Networks:
         for i, (network, optimizer) in enumerate(zip(self.discriminators, self.optimizers_d)):
             named |= {f"discriminator{i}": network, f"optimizer_d{i}": optimizer}
         return named
+
+    def refresh(self) -> None:
+        """Bring what follows from the weights up to date, before the average generates or is kept."""
+        if self.bank_filler:
+            self.bank_filler()
 
     @torch.no_grad()
     def update_average(self, decay: float) -> None:

@@ -81,10 +81,11 @@ class SnapshotWriter:
         snapshots.thin_out(path, self.keep.keep, self.keep.keep_every)
 
     def _content(self, iteration: int) -> dict:
-        self.networks.before_snapshot()
-        return trainer.resume_content(
+        self.networks.refresh()
+        content = trainer.resume_content(
             self.networks, iteration, self.notes.settings, self.notes.course, self.best, self.files
         )
+        return content | self.run.time_taken()
 
     def _measure(self, iteration: int) -> bool:
         """Measure the average. → whether it is the best so far."""

@@ -20,13 +20,14 @@ _OLD_NAMES = {"stages": "branches"}
 class Trainer(TrainingLoop):
     """Does iterations of `stepper` on `batches` and writes into `run`; a snapshot every TRAIN.SNAPSHOT_INTERVAL.
 
-    writer: a `snapshot_writer.SnapshotWriter`. files(iteration): the names of the batch's images.
+    writer: a `snapshot_writer.SnapshotWriter`. files(iteration): the names of the batch's images. watch(iteration):
+    called after every iteration and snapshot.
     """
 
-    def __init__(self, stepper: Stepper, batches, train: TrainSettings, run: Run, files, writer):
+    def __init__(self, stepper: Stepper, batches, train: TrainSettings, run: Run, files, writer, watch):
         super().__init__(stepper.device, train.LOG_INTERVAL, of_rank=True)
         self.stepper, self.batches, self.train, self.run, self.writer = stepper, batches, train, run, writer
-        self.files, self.last = files, 0
+        self.files, self.watch, self.last = files, watch, 0
         self.monitor = DiscriminatorMonitor(train.ADVERSARIAL, train.COEFF.UNCOND_LOSS)
 
     def fit(self, first: int, last: int) -> int:
@@ -35,6 +36,7 @@ class Trainer(TrainingLoop):
         self.run_steps(last)
         if self.step > first or not first:
             self.writer(self.step)
+            self.watch(self.step)
         self.writer.finish()
         return self.exit_status()
 
@@ -44,6 +46,10 @@ class Trainer(TrainingLoop):
     def between(self) -> None:
         if self.step % self.train.SNAPSHOT_INTERVAL == 0:
             self.writer(self.step)
+        self.watch(self.step)
+
+    def seconds_left(self) -> float:
+        return self.run.seconds_left()
 
     def log_is_due(self, last: int) -> bool:
         """Also before a snapshot and at the end: every loss has been looked at before anything is kept."""
@@ -57,7 +63,7 @@ class Trainer(TrainingLoop):
     def log(self, means: dict[str, float], rate: float) -> None:
         steps = len(self.window)
         self.run.stats(self.step, epoch=self.batches.epoch(self.step), **means, iterations_per_s=rate)
-        self.run.log(_line(self.step, self.last, means, rate))
+        self.run.log(_line(self.step, self.last, means, rate, min((self.last - self.step) / rate, self.seconds_left())))
         for warning in self.monitor.update(steps, means):
             self.run.log(warning)
 
@@ -68,11 +74,10 @@ class Trainer(TrainingLoop):
         )
 
 
-def _line(iteration: int, last: int, values: dict[str, float], rate: float) -> str:
+def _line(iteration: int, last: int, values: dict[str, float], rate: float, left: float) -> str:
     d = " ".join(f"{value:.2f}" for key, value in values.items() if key[0] == "D" and key[1:].isdigit())
     d = f"D {d}   " if d else ""
     kl = f"KL {values['KL']:.3f}   " if "KL" in values else ""
-    left = (last - iteration) / rate
     wait = f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
     return f"iteration {iteration:,} of {last:,}   {d}G {values['G']:.2f}   {kl}{rate:.2f} it/s   {wait} left"
 
@@ -114,7 +119,7 @@ def restore(content, path, networks: Networks, settings: dict) -> int:
                 f"--resume: {path} was made with {name} = {was.get(name)}, now it is {value}; "
                 "use the old value, another --output_dir, or --resume none"
             )
-    held = content.keys() - {"course", "best"}
+    held = content.keys() - {"course", "best", "seconds"}
     if held != {"iteration", "settings", *parts} or type(content["iteration"]) is not int:
         raise unknown
     for name, part in parts.items():

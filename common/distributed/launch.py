@@ -16,6 +16,7 @@ import time
 
 from common import ROOT, cli
 from common.distributed import rendezvous
+from common.parallel import default_jobs
 
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 GRACE = 3  # seconds for which machine 0 answers after a failure: the others ask every second
@@ -31,7 +32,7 @@ def main() -> int:
     options = parse_args([f"--max_restarts={_number('MAX_RESTARTS', 3)}", *sys.argv[1:]])
     sys.argv[0] = options.training_script  # whose name stands before every error
     if options.nproc_per_node.isdecimal() and int(options.nproc_per_node) > 1:
-        cores = len(os.sched_getaffinity(0))  # torchrun's own choice is one thread each, with a warning
+        cores = default_jobs()  # torchrun's own choice is one thread each, with a warning
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // int(options.nproc_per_node))))
     config, command, arguments = config_from_args(options)
     # each process gets a session of its own, so that killing ours would leave it at work

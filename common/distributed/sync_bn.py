@@ -20,7 +20,8 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 class _SyncedNorm(nn.modules.batchnorm._BatchNorm):
-    """Normalises by the mean and variance over the ranks together; the ranks' batches must be of equal size."""
+    """Normalises by the mean and variance over the ranks together; the ranks' maps must be of equal size,
+    the rows of 2-D inputs need not."""
 
     def _check_input_dim(self, input):
         pass
@@ -30,6 +31,8 @@ class _SyncedNorm(nn.modules.batchnorm._BatchNorm):
             return super().forward(x)
         axes = [axis for axis in range(x.dim()) if axis != 1]
         count = x.numel() // x.shape[1] * ranks.world_size()
+        if x.dim() == 2:  # rows may be columns of clips, of which each rank has another number
+            count = ranks.all_reduce(torch.tensor(float(len(x)), device=x.device))
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         mean = _SumOverRanks.apply(wide.sum(axes)) / count
         centred = wide - mean.view(1, -1, *[1] * (x.dim() - 2))

@@ -25,56 +25,13 @@ _DTYPE = re.compile(r"[<>|=]?([biufcSUV?O])(\d{0,9})")
 
 # Every opcode of Python 2 and 3 that a plain value can need. Absent: PERSID, BINPERSID, INST, OBJ, NEWOBJ, NEWOBJ_EX,
 # EXT1, EXT2, EXT4, sets, and buffers outside the file.
-_PLAIN = b"".join(
-    (
-        pickle.PROTO,
-        pickle.FRAME,
-        pickle.STOP,
-        pickle.MARK,
-        pickle.POP,
-        pickle.POP_MARK,
-        pickle.DUP,
-        pickle.NONE,
-        pickle.NEWTRUE,
-        pickle.NEWFALSE,
-        pickle.INT,
-        pickle.BININT,
-        pickle.BININT1,
-        pickle.BININT2,
-        pickle.LONG,
-        pickle.LONG1,
-        pickle.LONG4,
-        pickle.FLOAT,
-        pickle.BINFLOAT,
-        pickle.STRING,
-        pickle.BINSTRING,
-        pickle.SHORT_BINSTRING,
-        pickle.UNICODE,
-        pickle.BINUNICODE,
-        pickle.SHORT_BINUNICODE,
-        pickle.BINUNICODE8,
-        pickle.BINBYTES,
-        pickle.SHORT_BINBYTES,
-        pickle.BINBYTES8,
-        pickle.EMPTY_LIST,
-        pickle.LIST,
-        pickle.APPEND,
-        pickle.APPENDS,
-        pickle.EMPTY_TUPLE,
-        pickle.TUPLE,
-        pickle.TUPLE1,
-        pickle.TUPLE2,
-        pickle.TUPLE3,
-        pickle.EMPTY_DICT,
-        pickle.PUT,
-        pickle.BINPUT,
-        pickle.LONG_BINPUT,
-        pickle.MEMOIZE,
-        pickle.GET,
-        pickle.BINGET,
-        pickle.LONG_BINGET,
-    )
-)
+_OPCODES = """
+    PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT
+    BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES
+    SHORT_BINBYTES BINBYTES8 EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT PUT
+    BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET
+"""
+_PLAIN = b"".join(getattr(pickle, name) for name in _OPCODES.split())
 
 
 def read_pickle(path):

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
 from common import checkpoint
 from common.cli import UserError
 from common.devices import autocast
+from common.progress import tqdm
 from common.training_loop import TrainingLoop
 from scripts.finetuning.settings import Settings
 from StackGAN_v2.data.datasets import Order

@@ -23,37 +23,11 @@ _RETRIEVED = {
 }
 CLASSLESS = {**_RETRIEVED, **{f"{name}_cosine": f"{title}, cosine" for name, title in _RETRIEVED.items()}}
 # options that differ between the rows by nature, or that no number depends on
-_OWN = {
-    *LOSSES,
-    "output_dir",
-    "manualSeed",
-    "jobs",
-    "workers",
-    "cache",
-    "resume",
-    "keep",
-    "save_every",
-    "log_every",
-    "dry_run",
-}
+_OWN = {*LOSSES, *"output_dir manualSeed jobs workers cache resume keep save_every log_every dry_run".split()}
 _TOLD = (
-    "teacher",
-    "epoch",
-    "batch_size",
-    "learning_rate",
-    "lr_schedule",
-    "grad_clip",
-    "max_steps",
-    "loss_diff",
-    "loss_same",
-    "lambda_l1",
-    "lambda_distill",
-    "bidirectional",
-    "rnn_layers",
-    "max_frames",
-    "device",
-    "precision",
-)
+    "teacher epoch batch_size learning_rate lr_schedule grad_clip max_steps loss_diff loss_same lambda_l1 "
+    "lambda_distill bidirectional rnn_layers max_frames device precision"
+).split()
 
 
 def read_runs(folders) -> list[dict]:

@@ -41,7 +41,8 @@ _STYLE = {
     "axes.spines.left": False,
     "lines.scale_dashes": False,
 }
-_FOLLOWED = ("fid_", "class_accuracy_", "retrieval_map_", "attribute_agreement_")  # drawn over the iterations
+# drawn over the iterations
+_FOLLOWED = ("fid_", "kid_", "precision_", "recall_", "class_accuracy_", "retrieval_map_", "attribute_agreement_")
 
 
 @dataclass
@@ -224,17 +225,31 @@ def generator_charts(columns) -> list[Chart]:
         kl = run.series("KL", "step")
         if any(value for _, value in kl):  # 0 throughout where the term is off
             charts.append(line_chart("Generator, KL term", [Line("KL", kl)], "iteration", "weighted KL", zero=True))
-    return charts + _measured(columns)
+    return charts + _watched(columns) + _measured(columns)
+
+
+def _watched(columns) -> list[Chart]:
+    """What main.py's --metrics_every and --best_by measured in training."""
+    stats = [line for column in columns for line in column.generator.stats]
+    names = sorted({key for line in stats for key in line if key.startswith(("eval_fid_", "eval_kid_"))})
+    return [
+        line_chart(
+            f"{capital(label(name.removeprefix('eval_')))}, in training",
+            [Line(column.label, column.generator.series(name, "step")) for column in columns],
+            "iteration",
+            "value",
+        )
+        for name in names
+    ]
 
 
 def _measured(columns) -> list[Chart]:
     """Measured numbers over the iterations, where more than one snapshot of a run was measured."""
     values = {}  # name of a number → column's place → [(iteration, number)]
     for place, column in enumerate(columns):
-        for iteration, folder in run_records.measured_iterations(column.generator).items():
-            for number in run_records.generator_numbers(folder):
-                if number.name.startswith(_FOLLOWED):
-                    values.setdefault(number.name, {}).setdefault(place, []).append((iteration, number))
+        for iteration, number in run_records.numbers_by_iteration(column.generator):
+            if number.name.startswith(_FOLLOWED):
+                values.setdefault(number.name, {}).setdefault(place, []).append((iteration, number))
     charts = []
     for name, by_column in values.items():
         longest = max(by_column.values(), key=len)

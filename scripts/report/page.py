@@ -7,8 +7,8 @@ from common import ROOT
 from scripts.report import ablation, figures, media, sections, words
 
 
-def render(data) -> str:
-    """The page, one file that needs no other. Every text is escaped by the templates, which hold all markup."""
+def make_environment():
+    """The templates' environment, with the filters that they use; every text is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -35,6 +35,11 @@ def render(data) -> str:
         "breakable": breakable,
         "drawing": Markup,
     }
+    return environment
+
+
+def render(data) -> str:
+    """The page, one file that needs no other. Every text is escaped by the templates, which hold all markup."""
     groups, shared = sections.number_groups(data)
     part_charts = []
     for part, title, charts in (
@@ -45,20 +50,24 @@ def render(data) -> str:
         told = [column for column in given if getattr(column, part).stats]
         faults = [getattr(column, part).faults[-1] for column in given if column not in told]
         part_charts.append((part, title, bool(given), faults, charts(told) if told else []))
-    page = environment.get_template("page.html").render(
-        data=data,
-        tiles=sections.tiles(data),
-        part_charts=part_charts,
-        number_groups=groups,
-        shared=shared,
-        published=sections.published(data.dataset),
-        attributes=sections.attributes(data),
-        ablations={folder: ablation.summary(rows, 1) for folder, rows in data.ablations.items()},
-        method=sections.method(data),
-        times=sections.stage_times(data),
-        origins=sections.origins(data),
-        files=sections.trained_files(data),
-        python=".venv/bin/python" if (ROOT / ".venv").is_dir() else "python",
+    page = (
+        make_environment()
+        .get_template("page.html")
+        .render(
+            data=data,
+            tiles=sections.tiles(data),
+            part_charts=part_charts,
+            number_groups=groups,
+            shared=shared,
+            published=sections.published(data.dataset),
+            attributes=sections.attributes(data),
+            ablations={folder: ablation.summary(rows, 1) for folder, rows in data.ablations.items()},
+            method=sections.method(data),
+            times=sections.stage_times(data),
+            origins=sections.origins(data),
+            files=sections.trained_files(data),
+            python=".venv/bin/python" if (ROOT / ".venv").is_dir() else "python",
+        )
     )
     return page.encode("utf-8", "replace").decode()  # halves of characters, which JSON can hold and a file cannot
 

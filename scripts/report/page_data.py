@@ -65,7 +65,7 @@ def gather(args, folder: Path, columns: list[runs.Column], ablations: list[Path]
         _take_measured(column)
     if not any(column.generator for column in columns):
         data.notes.append("No generator run was given, so there are no generated images.")
-    captions = [len(row) for row in loaded[0][2]] if loaded else [max(len(i.texts), len(i.audio)) for i in split.items]
+    captions = [len(row) for row in loaded[0][2]] if loaded else [item.sentences for item in split.items]
     data.sentences = sentences.choose(split, captions, args.sentences)
     _show_and_play(data)
     data.ends = sentences.furthest(loaded[0][2], data.sentences) if loaded else None

@@ -14,6 +14,9 @@ from pathlib import Path
 
 from common.cli import UserError
 from common.files import read_json, read_note
+from common.parallel import default_jobs
+
+_NO_METRICS = "chance ap50_chance ap50_highest epoch step images captions unusable".split()  # beside the metrics
 
 
 @dataclass
@@ -109,6 +112,7 @@ def encoder_numbers(run: RunFolder | None, labels: list[int]) -> list[Number]:
         line = measured[-1]
         images, captions = (f"{line[key]:,}" if is_number(line.get(key)) else "?" for key in ("images", "captions"))
         source = f"{line.get('split', 'test')} split, {images} images, {captions} captions"
+        source += f" ({line['captions_used']})" if isinstance(line.get("captions_used"), str) else ""
     elif evaluated:
         line = {key.removeprefix("eval_"): value for key, value in evaluated[-1].items() if key.startswith("eval_")}
         epoch = evaluated[-1].get("epoch")
@@ -120,16 +124,7 @@ def encoder_numbers(run: RunFolder | None, labels: list[int]) -> list[Number]:
     unusable = line.get("unusable") if is_number(line.get("unusable")) else 0
     numbers = []
     for name, value in line.items():
-        if name in (
-            "chance",
-            "ap50_chance",
-            "ap50_highest",
-            "epoch",
-            "step",
-            "images",
-            "captions",
-            "unusable",
-        ) or not is_number(value):
+        if name in _NO_METRICS or not is_number(value):
             continue
         both_ways = name.startswith(("speech_to_", "image_to_"))
         protocol = how.get(name.removesuffix("_cosine")) or (both_ways and how.get("retrieval"))
@@ -208,6 +203,19 @@ def measured_iterations(run: RunFolder | None) -> dict[int, Path]:
     )
 
 
+def numbers_by_iteration(run: RunFolder | None) -> list[tuple[int, Number]]:
+    """What was measured of the images of each snapshot, in order: `curve.jsonl` of the run, and its `iteration<n>`
+    folders, which count where both have a number of one name."""
+    found: dict[tuple[int, str], Number] = {}
+    for line in json_lines(run.path / "curve.jsonl") if run else []:
+        iteration, name = line.get("iteration"), line.get("metric")
+        if is_number(iteration) and isinstance(name, str) and is_number(line.get("value")):
+            found[int(iteration), name] = _measured(name, line)
+    for iteration, folder in measured_iterations(run).items():
+        found |= {(iteration, number.name): number for number in generator_numbers(folder)}
+    return [(iteration, found[iteration, name]) for iteration, name in sorted(found)]
+
+
 # ---- the recipe and the machine ----
 
 
@@ -235,7 +243,7 @@ def machine() -> list[tuple[str, str]]:
         memory = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
     return [
         ("processor", processor),
-        ("cores used", str(len(os.sched_getaffinity(0)))),
+        ("cores used", str(default_jobs())),
         ("memory", memory),
         ("GPU", torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"),
         ("system", f"{platform.system()} {platform.release()}, Python {platform.python_version()}"),

@@ -29,10 +29,12 @@ def tiles(data) -> list[dict]:
     )
     made = [_tile(data, title, meaning, "%", start) for title, meaning, start in chosen]
     distance = _tile(data, "FID", "", "", "fid_inception", "fid_")
-    lite0 = any("lite0" in number.name for _, number in distance["each"])
-    distance["title"] = "Fréchet distance" if lite0 or not distance["each"] else "FID"
+    lite = next((lite for _, number in distance["each"] for lite in ("lite0", "lite2") if lite in number.name), "")
+    distance["title"] = "Fréchet distance" if lite or not distance["each"] else "FID"
     distance["meaning"] = (
-        "between generated and real images" + ", by EfficientNet-lite0, no FID" * lite0 + "; lower is better"
+        "between generated and real images"
+        + (f", by EfficientNet-{lite}, no FID" if lite else "")
+        + "; lower is better"
     )
     return [*made, distance]
 

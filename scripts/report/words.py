@@ -14,11 +14,11 @@ _LABELS = {
         )
         for name, title in (("map", "mAP"), ("r1", "R@1"), ("r5", "R@5"), ("r10", "R@10"))
     },
-    "fid_lite0": "Fréchet distance, EfficientNet-lite0 (no FID)",
+    **{f"fid_{lite}": f"Fréchet distance, EfficientNet-{lite} (no FID)" for lite in ("lite0", "lite2")},
     "fid": "Fréchet inception distance (FID)",
-    "kid_lite0": "kernel distance, EfficientNet-lite0 (no KID)",
+    **{f"kid_{lite}": f"kernel distance, EfficientNet-{lite} (no KID)" for lite in ("lite0", "lite2")},
     "kid": "kernel inception distance (KID)",
-    "is_lite0": "inception score by EfficientNet-lite0 (no IS)",
+    **{f"is_{lite}": f"inception score by EfficientNet-{lite} (no IS)" for lite in ("lite0", "lite2")},
     "is": "inception score (IS)",
     "precision": "precision of the images",
     "recall": "recall of the images",
@@ -37,7 +37,10 @@ def label(name: str) -> str:
     known = [
         start
         for start in _LABELS
-        if name == start or name.startswith(f"{start}_") or start.endswith("lite0") and name.startswith(start)
+        if name == start
+        or name.startswith(f"{start}_")
+        or start.endswith(("lite0", "lite2"))
+        and name.startswith(start)
     ]
     return _LABELS[max(known, key=len)] if known else name
 

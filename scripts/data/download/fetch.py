@@ -92,10 +92,10 @@ def note_path(target: Path) -> Path:
 
 
 def progress_bar(**options):
-    """A tqdm bar in bytes; without a terminal it writes a line now and then only."""
-    from tqdm import tqdm
+    """A progress bar in bytes."""
+    from common.progress import tqdm
 
-    return tqdm(unit="B", unit_scale=True, unit_divisor=1024, mininterval=0.2 if sys.stderr.isatty() else 30, **options)
+    return tqdm(unit="B", unit_scale=True, unit_divisor=1024, mininterval=0.2, **options)
 
 
 def _fetch_from(url: str, target: Path, size, check_room, patience: Patience) -> None:

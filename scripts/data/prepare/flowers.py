@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from common.cli import UserError
-from common.splits import project_path
+from common.files import project_path
 from scripts.data.prepare import reed
 from scripts.data.prepare.sources import Listing
 from scripts.data.prepare.splitfiles import Built, Expected, Rules

@@ -5,8 +5,8 @@ import re
 from pathlib import Path, PurePosixPath
 
 from common.cli import UserError
-from common.files import read_json
-from common.splits import PLACES_CLASSES, project_path
+from common.files import project_path, read_json
+from common.splits import PLACES_CLASSES
 from scripts.data.prepare import sources
 from scripts.data.prepare.sources import Listing
 from scripts.data.prepare.splitfiles import Built, Expected, Rules

@@ -10,8 +10,7 @@ import numpy as np
 from PIL import Image
 
 from common.cli import UserError
-from common.files import MADE_BY, read_json, write_bytes, write_json, write_text
-from common.splits import project_path
+from common.files import MADE_BY, project_path, read_json, write_bytes, write_json, write_text
 from scripts.data.toybirds.captions import Caption, describe
 from scripts.data.toybirds.drawing import draw_image
 from scripts.data.toybirds.species import ATTRIBUTES, Species, invent_species
@@ -24,13 +23,27 @@ _ATTRIBUTES = "attributes.json"  # written last: the set is complete
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides every byte of the set. `image_size` in pixels; `test_classes` are among `classes`."""
+    """What decides every byte of the set. `image_size` in pixels; `test_classes` are among `classes`.
+
+    test_images: images of each test class, where they are not as many as those of the others.
+    """
 
     classes: int
     test_classes: int
     images_per_class: int
     image_size: int
     seed: int
+    test_images: int | None = None
+
+    def images_of(self, species: Species) -> int:
+        return self.test_images if species.is_test and self.test_images else self.images_per_class
+
+    def marker(self) -> dict[str, int]:
+        """What the set's folder says of itself; sets made before test classes had a number of their own say the same."""
+        told = {"version": VERSION, **asdict(self)}
+        if self.test_images in (None, self.images_per_class):
+            del told["test_images"]
+        return told
 
 
 @dataclass(frozen=True)
@@ -65,11 +78,8 @@ def make_set(settings: Settings, folder: Path, jobs: int, progress) -> bool:
     """
     species = invent_species(settings.classes, settings.test_classes, settings.seed)
     _claim(folder, settings)
-    examples = [
-        Example(kind, index, n * settings.images_per_class + index + 1, settings)
-        for n, kind in enumerate(species)
-        for index in range(settings.images_per_class)
-    ]
+    places = [(kind, index) for kind in species for index in range(settings.images_of(kind))]
+    examples = [Example(kind, index, n + 1, settings) for n, (kind, index) in enumerate(places)]
     lists = _list_paths(folder)
     if all(path.exists() for path in lists) and all(
         path.exists() for example in examples for path in _paths(folder, example)
@@ -83,26 +93,15 @@ def make_set(settings: Settings, folder: Path, jobs: int, progress) -> bool:
     return True
 
 
-def named_attributes(folder) -> dict[str, list[dict[str, str]]]:
-    """Image ("<class>/<file>.jpg") → for each of its captions, the attributes that it names with their values."""
-    content = read_json(Path(folder) / _ATTRIBUTES)
-    names = list(content["attributes"])
-    result = {}
-    for image, captions in content["captions"].items():
-        values = content["classes"][image.split("/")[0]]
-        result[image] = [{names[i]: values[i] for i in caption} for caption in captions]
-    return result
-
-
 def _claim(folder: Path, settings: Settings) -> None:
     """Mark the folder as one of these settings; UserError if it holds another set."""
-    wanted = {"version": VERSION, **asdict(settings)}
+    wanted = settings.marker()
     marker = folder / _MARKER
     if marker.exists():
         found = read_json(marker)
         if found != wanted:
             found = found if isinstance(found, dict) else {}
-            changed = [name for name in wanted if found.get(name) != wanted[name]]
+            changed = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
             raise UserError(
                 f"--output_dir: {folder} holds a set made with another {' and '.join(changed)}; "
                 f"delete it or choose another --output_dir"

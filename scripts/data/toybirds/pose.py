@@ -155,131 +155,59 @@ class _Frame:
             "waterline": self.at(0, -0.86) if self.pose == "water" else None,
         }
 
+    # Outlines, several points a line.
+    # fmt: off
+
     def _body(self) -> np.ndarray:
         at, head = self.at, self.head
         shoulder, hindhead = at(0.19, 0.99), head(-0.96, 0.16)
         inside = (at(0.32, 0.1) + head(0.0, 0.4)) / 2
         neck_back = 0.42 * (shoulder + hindhead) + 0.16 * inside  # a shallow curve from head to back, at any lean
         neck_front = (at(0.47, -0.35) + head(0.70, 0.80)) / 2
-        return spline(
-            [
-                at(-0.54, 0.16),
-                at(-0.30, 0.70),
-                at(-0.02, 1.0),
-                shoulder,
-                neck_back,
-                hindhead,
-                head(-0.74, -0.66),
-                head(-0.05, -1.0),
-                head(0.66, -0.74),
-                head(0.95, -0.10),
-                head(0.80, 0.52),
-                neck_front,
-                at(0.44, -0.52),
-                at(0.24, -0.94),
-                at(-0.06, -1.02),
-                at(-0.34, -0.66),
-                at(-0.54, -0.22),
-            ]
-        )
+        return spline([
+            at(-0.54, 0.16), at(-0.30, 0.70), at(-0.02, 1.0), shoulder, neck_back, hindhead, head(-0.74, -0.66),
+            head(-0.05, -1.0), head(0.66, -0.74), head(0.95, -0.10), head(0.80, 0.52), neck_front,
+            at(0.44, -0.52), at(0.24, -0.94), at(-0.06, -1.02), at(-0.34, -0.66), at(-0.54, -0.22),
+        ])
 
     def _regions(self) -> dict[str, np.ndarray]:
         """Fields of colour inside the body, each reaching beyond its outline; later ones cover earlier ones."""
         at, head = self.at, self.head
         # The neck's length is shared by nape (behind), throat (top of the front) and breast (rest of the front).
         return {
-            "belly": spline(
-                [
-                    at(-0.62, -0.05),
-                    at(-0.30, -0.10),
-                    at(0.0, -0.16),
-                    at(0.30, -0.10),
-                    at(0.8, -0.3),
-                    at(0.7, -1.6),
-                    at(0.0, -1.6),
-                    at(-0.62, -1.2),
-                ]
-            ),
-            "breast": spline(
-                [
-                    at(0.12, -1.4),
-                    at(0.11, -0.75),
-                    at(0.15, -0.15),
-                    at(0.24, 0.35),
-                    at(0.33, 0.80),
-                    head(0.0, 0.3),
-                    head(1.6, 0.9),
-                    at(0.95, -0.3),
-                    at(0.6, -1.4),
-                ]
-            ),
-            "nape": spline(
-                [
-                    head(-1.3, -0.9),
-                    head(0.2, -0.6),
-                    head(1.2, -0.3),
-                    head(1.1, 0.12),
-                    head(0.3, 0.30),
-                    head(-0.25, 0.72),
-                    (head(-0.35, 1.2) + at(0.30, 0.45)) / 2,
-                    at(0.20, 0.75),
-                    at(0.10, 1.4),
-                    (head(-1.7, 0.6) + at(0.15, 1.5)) / 2,
-                ]
-            ),
-            "throat": spline(
-                [
-                    head(1.3, 0.05),
-                    head(0.55, 0.20),
-                    head(0.0, 0.36),
-                    head(-0.30, 0.85),
-                    head(-0.15, 1.35),
-                    head(0.55, 1.55),
-                    head(1.5, 1.3),
-                ]
-            ),
-            "crown": spline(
-                [
-                    head(1.4, -0.30),
-                    head(0.80, -0.27),
-                    head(0.3, -0.36),
-                    head(-0.35, -0.26),
-                    head(-0.85, -0.12),
-                    head(-1.06, -0.2),
-                    head(-1.0, -1.0),
-                    head(-0.2, -1.4),
-                    head(0.8, -1.4),
-                ]
-            ),
+            "belly": spline([
+                at(-0.62, -0.05), at(-0.30, -0.10), at(0.0, -0.16), at(0.30, -0.10), at(0.8, -0.3), at(0.7, -1.6),
+                at(0.0, -1.6), at(-0.62, -1.2),
+            ]),
+            "breast": spline([
+                at(0.12, -1.4), at(0.11, -0.75), at(0.15, -0.15), at(0.24, 0.35), at(0.33, 0.80), head(0.0, 0.3),
+                head(1.6, 0.9), at(0.95, -0.3), at(0.6, -1.4),
+            ]),
+            "nape": spline([
+                head(-1.3, -0.9), head(0.2, -0.6), head(1.2, -0.3), head(1.1, 0.12), head(0.3, 0.30),
+                head(-0.25, 0.72), (head(-0.35, 1.2) + at(0.30, 0.45)) / 2, at(0.20, 0.75), at(0.10, 1.4),
+                (head(-1.7, 0.6) + at(0.15, 1.5)) / 2,
+            ]),
+            "throat": spline([
+                head(1.3, 0.05), head(0.55, 0.20), head(0.0, 0.36), head(-0.30, 0.85), head(-0.15, 1.35),
+                head(0.55, 1.55), head(1.5, 1.3),
+            ]),
+            "crown": spline([
+                head(1.4, -0.30), head(0.80, -0.27), head(0.3, -0.36), head(-0.35, -0.26), head(-0.85, -0.12),
+                head(-1.06, -0.2), head(-1.0, -1.0), head(-0.2, -1.4), head(0.8, -1.4),
+            ]),
         }
 
     def _folded_wing(self) -> dict:
         at, droop = self.at, self.rng.uniform(-0.08, 0.06)
-        wing = spline(
-            [
-                at(0.29, 0.30),
-                at(0.10, 0.50),
-                at(-0.18, 0.46),
-                at(-0.46, 0.28 + droop),
-                at(-0.72, 0.02 + droop),
-                at(-0.44, -0.22 + droop),
-                at(-0.14, -0.48),
-                at(0.14, -0.50),
-                at(0.28, -0.18),
-            ]
-        )
-        bar = spline(
-            [
-                at(0.055, 0.56),
-                at(0.02, 0.2),
-                at(0.02, -0.2),
-                at(0.07, -0.56),
-                at(-0.035, -0.60),
-                at(-0.095, -0.2),
-                at(-0.095, 0.2),
-                at(-0.055, 0.58),
-            ]
-        )
+        wing = spline([
+            at(0.29, 0.30), at(0.10, 0.50), at(-0.18, 0.46), at(-0.46, 0.28 + droop), at(-0.72, 0.02 + droop),
+            at(-0.44, -0.22 + droop), at(-0.14, -0.48), at(0.14, -0.50), at(0.28, -0.18),
+        ])
+        bar = spline([
+            at(0.055, 0.56), at(0.02, 0.2), at(0.02, -0.2), at(0.07, -0.56), at(-0.035, -0.60), at(-0.095, -0.2),
+            at(-0.095, 0.2), at(-0.055, 0.58),
+        ])
         feathers = [
             spline([at(-0.14, y), at(-0.40, y * 0.75), at(-0.66, 0.02 + droop + y * 0.25)], closed=False)
             for y in (0.22, 0.0, -0.22)
@@ -307,18 +235,10 @@ class _Frame:
 
         wing, on = outline(angle, self.at(0.20, 0.05))
         far, _ = outline(angle - np.radians(self.rng.uniform(24, 36)) * (1 if up else -1), self.at(0.27, 0.45))
-        bar = spline(
-            [
-                on(0.36, -0.2),
-                on(0.33, 0.3),
-                on(0.28, 0.75),
-                on(0.20, 1.12),
-                on(0.33, 1.10),
-                on(0.43, 0.75),
-                on(0.48, 0.3),
-                on(0.50, -0.2),
-            ]
-        )
+        bar = spline([
+            on(0.36, -0.2), on(0.33, 0.3), on(0.28, 0.75), on(0.20, 1.12), on(0.33, 1.10), on(0.43, 0.75),
+            on(0.48, 0.3), on(0.50, -0.2),
+        ])
         feathers = [
             spline([on(s0, c0), on((s0 + s1) / 2 + 0.02, (c0 + c1) / 2), on(s1, c1)], closed=False)
             for s0, c0, s1, c1 in ((0.55, 0.2, 0.86, 0.6), (0.53, 0.4, 0.73, 0.78), (0.51, 0.6, 0.58, 0.9))
@@ -341,19 +261,10 @@ class _Frame:
         def on(along: float, across: float) -> np.ndarray:
             return root + (0.12 + length) * along * back + across * side
 
-        tail = spline(
-            [
-                on(0, 0.10),
-                on(0.5, 0.75 * fan),
-                on(0.95, fan),
-                on(1.0, 0.75 * fan),
-                on(1.0 - notch, 0),
-                on(1.0, -0.75 * fan),
-                on(0.95, -fan),
-                on(0.5, -0.75 * fan),
-                on(0, -0.10),
-            ]
-        )
+        tail = spline([
+            on(0, 0.10), on(0.5, 0.75 * fan), on(0.95, fan), on(1.0, 0.75 * fan), on(1.0 - notch, 0),
+            on(1.0, -0.75 * fan), on(0.95, -fan), on(0.5, -0.75 * fan), on(0, -0.10),
+        ])
         feathers = [
             spline([on(0.4, y * fan * 0.6), on(0.7, y * fan * 0.9), on(0.96, y * fan)], closed=False)
             for y in (-0.45, 0.0, 0.45)
@@ -367,39 +278,25 @@ class _Frame:
             line = [head(0.85, 0.06), head(1.2, 0.05), head(1.56, 0.10)]
         elif self.beak_shape == "pointed":
             outline = [
-                head(0.82, -0.22),
-                head(1.5, -0.12),
-                head(2.55, 0.07),
-                head(2.6, 0.10),
-                head(1.5, 0.18),
+                head(0.82, -0.22), head(1.5, -0.12), head(2.55, 0.07), head(2.6, 0.10), head(1.5, 0.18),
                 head(0.80, 0.26),
             ]
             line = [head(0.85, 0.03), head(1.6, 0.03), head(2.5, 0.09)]
         elif self.beak_shape == "hooked":
             outline = [
-                head(0.78, -0.42),
-                head(1.18, -0.40),
-                head(1.56, -0.10),
-                head(1.60, 0.34),
-                head(1.50, 0.58),
-                head(1.36, 0.30),
-                head(1.10, 0.30),
-                head(0.78, 0.40),
+                head(0.78, -0.42), head(1.18, -0.40), head(1.56, -0.10), head(1.60, 0.34), head(1.50, 0.58),
+                head(1.36, 0.30), head(1.10, 0.30), head(0.78, 0.40),
             ]
             line = [head(0.85, 0.10), head(1.15, 0.08), head(1.40, 0.22)]
         else:
             outline = [
-                head(0.78, -0.40),
-                head(1.05, -0.22),
-                head(1.45, -0.04),
-                head(1.85, -0.05),
-                head(2.05, 0.14),
-                head(1.85, 0.36),
-                head(1.3, 0.40),
-                head(0.76, 0.40),
+                head(0.78, -0.40), head(1.05, -0.22), head(1.45, -0.04), head(1.85, -0.05), head(2.05, 0.14),
+                head(1.85, 0.36), head(1.3, 0.40), head(0.76, 0.40),
             ]
             line = [head(0.85, 0.14), head(1.35, 0.20), head(1.98, 0.18)]
         return spline(outline, steps=5), spline(line, closed=False)
+
+    # fmt: on
 
     def _legs(self):
         """Two legs as open lines with toes; none on the water, tucked up behind in flight."""

@@ -63,23 +63,9 @@ _NAMED_PARTS = {
     "tail": "tailed",
 }
 _REGIONS = (
-    "Northern",
-    "Southern",
-    "Eastern",
-    "Western",
-    "Mountain",
-    "Island",
-    "Forest",
-    "Marsh",
-    "Coastal",
-    "Desert",
-    "River",
-    "Valley",
-    "Lesser",
-    "Greater",
-    "Common",
-    "Royal",
-)
+    "Northern Southern Eastern Western Mountain Island Forest Marsh "
+    "Coastal Desert River Valley Lesser Greater Common Royal"
+).split()
 
 
 @dataclass(frozen=True)

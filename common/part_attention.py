@@ -1,4 +1,4 @@
-"""A small network with attention to learnt parts of an image, for the attribute probe and the matching network."""
+"""A small network with attention to learnt parts of an image: for attribute probe, matching network and encoders."""
 
 import torch
 import torch.nn.functional as F

@@ -1,0 +1,154 @@
+"""What the contrastive encoder learns from: which image belongs to which sentence of the batch, and nothing else.
+
+The softmax over a batch's pairs of van den Oord et al. 2018 (InfoNCE, arXiv 1807.03748), both ways, or with the
+adaptive margin of Monfort et al. (Spoken Moments, CVPR 2021, arXiv 2105.04489, equation 5). Pairs of one class do not
+count as wrong (Ilharco et al. 2019). The temperature is learnt, as in CLIP.
+"""
+
+import dataclasses
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+
+from Audio_to_Image.objectives import Objective, random_of
+from common.devices import autocast
+from common.distributed import ranks
+from common.parallel import default_jobs
+from common.part_attention import SIZE, PartsReader
+from common.untrusted.images import open_rgb
+
+MARGIN_SIZE = 76  # images are held at this size and cropped to SIZE at random
+PARTS = 12
+SCALE, LARGEST_SCALE = 10.0, 100.0  # of the cosines, 1 / temperature: at first and at most
+IMAGES_AT_ONCE = 64
+
+
+class ImageNetwork(nn.Module):
+    """`forward(images [N, 3, 64, 64] in [−1, 1])` → `[N, nhidden]` of length 1."""
+
+    def __init__(self, nhidden: int):
+        super().__init__()
+        self.parts = PartsReader(PARTS)
+        self.dropout = nn.Dropout(0.1)
+        self.what = nn.Linear(PARTS * self.parts.out_features, nhidden)
+
+    def forward(self, images):
+        seen = self.dropout(self.parts(images).flatten(1))
+        return F.normalize(self.what(seen).float(), dim=1)
+
+
+class ContrastiveObjective(Objective):
+    """margin: share of the mean difference between own and other pairs that the own score is lowered by; 0: InfoNCE."""
+
+    needs_teacher = False
+    terms = ("contrastive", "temperature", "train_recall")
+
+    def __init__(self, nhidden: int, margin: float = 0.0, precision: str = "fp32"):
+        super().__init__()
+        self.image = ImageNetwork(nhidden).to(memory_format=torch.channels_last)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(SCALE)))
+        self.margin, self.precision = margin, precision
+        self.split, self.held = None, {}
+
+    @classmethod
+    def from_data(cls, options, network, train):
+        objective = cls(network.nhidden, options.training.contrastive_margin, options.training.precision)
+        objective.split = train.clips.split
+        objective.images_of(objective.split)  # here, so that no two threads read them
+        return objective
+
+    @classmethod
+    def from_state(cls, state, network, settings):
+        return cls(state["image.what.weight"].shape[0])
+
+    # ---- images ----
+
+    def images_of(self, split) -> np.ndarray:
+        """The images of a split's items, uint8 `[items, 76, 76, 3]`, centred squares; read once, 17 kB each."""
+        key = split.path, split.digest()  # what is held out for validation has the path of the rest
+        if key not in self.held:
+            paths = list(dict.fromkeys(item.image for item in split.items))
+            with ThreadPoolExecutor(default_jobs()) as threads:
+                images = dict(zip(paths, threads.map(_read, paths)))
+            self.held[key] = np.stack([images[item.image] for item in split.items])
+        return self.held[key]
+
+    def prepare(self, batch, seed):
+        images = self.images_of(self.split)
+        crops = np.stack([random_crop(images[item], random_of((*seed, int(item)))) for item in batch.items])
+        held = torch.from_numpy(crops).permute(0, 3, 1, 2)
+        return dataclasses.replace(batch, images=held.to(batch.mels.device, non_blocking=True))
+
+    def see(self, images: torch.Tensor, precision: str) -> torch.Tensor:
+        """uint8 `[N, 3, 64, 64]` → float32 `[N, nhidden]` of length 1."""
+        scaled = (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        with autocast(images.device, precision):
+            return self.image(scaled)
+
+    @torch.no_grad()
+    def embed_images(self, features, split, precision="fp32"):
+        images, edge = self.images_of(split), (MARGIN_SIZE - SIZE) // 2
+        centre = torch.from_numpy(images[:, edge : edge + SIZE, edge : edge + SIZE]).permute(0, 3, 1, 2)
+        training = self.image.training
+        self.image.eval()
+        seen = torch.cat([self.see(part.to(self.log_scale.device), precision) for part in centre.split(IMAGES_AT_ONCE)])
+        self.image.train(training)
+        return seen
+
+    # ---- loss ----
+
+    def forward(self, words, lens, sentence, batch, seed):
+        audio, image = ranks.gather_rows(sentence), ranks.gather_rows(self.see(batch.images, self.precision))
+        labels = ranks.gather_rows(batch.labels)
+        scale = self.log_scale.clamp(max=math.log(LARGEST_SCALE)).exp()
+        cosines = F.normalize(image, dim=1) @ F.normalize(audio, dim=1).T
+        loss = contrastive_loss(cosines, labels, scale, self.margin)
+        best = cosines.detach().argmax(0) == torch.arange(len(labels), device=labels.device)
+        return loss, {
+            "loss": loss,
+            "contrastive": loss.detach(),
+            "temperature": 1 / scale.detach(),
+            "train_recall": 100 * best.float().mean(),
+        }
+
+
+def contrastive_loss(cosines: torch.Tensor, labels: torch.Tensor, scale, margin: float = 0.0) -> torch.Tensor:
+    """The mean of both ways' cross entropies, 0-d. cosines: `[N, N]`, own pairs on the diagonal; labels: `[N]`.
+
+    margin: α of the adaptive margin, in units of the mean difference between own pair and the others of its row or
+    column, which is not trained through.
+    """
+    assert cosines.dim() == 2 and cosines.shape == (len(labels),) * 2, (tuple(cosines.shape), tuple(labels.shape))
+    own = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    same = (labels[:, None] == labels) & ~own
+    pairs = torch.arange(len(labels), device=labels.device)
+    losses = []
+    for scores in (cosines, cosines.T):
+        if margin:
+            difference = (scores.diagonal()[:, None] - scores).detach().masked_fill(same, 0)
+            others = (~same & ~own).sum(1).clamp(min=1)
+            lowered = margin * difference.sum(1) / others
+            scores = scores - torch.diag(lowered)
+        losses.append(F.cross_entropy((scale * scores).masked_fill(same, -torch.inf), pairs))
+    return (losses[0] + losses[1]) / 2
+
+
+def _read(path) -> np.ndarray:
+    """uint8 `[76, 76, 3]`: the centred square of an image."""
+    image = open_rgb(path)
+    side = min(image.size)
+    left, top = ((length - side) // 2 for length in image.size)
+    box = (left, top, left + side, top + side)
+    return np.asarray(image.resize((MARGIN_SIZE, MARGIN_SIZE), Image.Resampling.BILINEAR, box, reducing_gap=3.0))
+
+
+def random_crop(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """`[76, 76, 3]` → `[64, 64, 3]` at a random place, mirrored at random."""
+    y, x = generator.integers(0, MARGIN_SIZE - SIZE + 1, 2)
+    crop = image[y : y + SIZE, x : x + SIZE]
+    return crop[:, ::-1] if generator.random() < 0.5 else crop
