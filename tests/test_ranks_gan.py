@@ -54,9 +54,9 @@ class Keeping(torch.optim.SGD):
         return super().step(closure)
 
 
-def make_batches(sizes=SIZES):
+def make_batches(sizes=SIZES, batch=BATCH):
     rows = [row.numpy() for row in torch.randn(len(LABELS), 2, WIDTH, generator=torch.Generator().manual_seed(2))]
-    plan = BatchPlan(sizes, BATCH, 5, 6 * (sizes == SIZES), 3, augmentation=True)
+    plan = BatchPlan(sizes, batch, 5, 6 * (sizes == SIZES), 3, augmentation=True)
     return Batches(Images(), SpeechFeatures(rows), LABELS, plan, CPU, ranks.rank(), ranks.world_size())
 
 

@@ -132,7 +132,7 @@ class AffineGenerator(nn.Module):
 
     @staticmethod
     def recognises(state: dict) -> bool:
-        return "modulations.hidden.weight" in state
+        return {"modulations.hidden.weight", "to_image.1.weight"} <= state.keys()
 
     @classmethod
     def from_state(cls, state: dict):
