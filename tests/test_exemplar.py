@@ -181,7 +181,9 @@ def test_a_state_dict_alone_rebuilds_the_generator():
     again = ExemplarGenerator.from_state(state)
     again.load_state_dict(state)
     noise = torch.randn(N, 9), torch.randn(N, 7)
-    assert again.shape == SMALL and torch.equal(again.eval()(*noise)[0][0], g(*noise)[0][0])
+    again.eval()
+    assert again.shape == SMALL
+    torch.testing.assert_close(again(*noise)[0][0], g(*noise)[0][0], atol=1e-4, rtol=0)  # in another memory format
 
 
 def test_wrong_shapes_and_sizes_are_caught():

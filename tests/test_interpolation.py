@@ -14,6 +14,7 @@ from common.splits import load_split
 from StackGAN_v2 import interpolation, sampler
 from StackGAN_v2.model import Generator, init_weights
 from StackGAN_v2.networks.affine import AffineGenerator
+from StackGAN_v2.networks.exemplar import ExemplarGenerator, Sizes
 
 
 @pytest.fixture
@@ -46,8 +47,11 @@ def test_many_seeds_are_generated_a_few_at_a_time(generator, tmp_path, monkeypat
     assert len({path.read_bytes() for path in paths}) == 40
 
 
-def test_a_generator_of_one_image_does_the_same(tmp_path):
-    generator = AffineGenerator([8, 8, 4, 4], 4, 6, 5, 3).eval()
+@pytest.mark.parametrize("name", ["affine", "exemplar"])
+def test_a_generator_of_one_image_does_the_same(tmp_path, name):
+    sizes = Sizes((4,), parts=2, z_dim=4, text_dim=6, condition_dim=5, spatial_dim=1, global_dim=1, constants=1)
+    generator = AffineGenerator([8, 8, 4, 4], 4, 6, 5, 3) if name == "affine" else ExemplarGenerator(sizes, 3)
+    generator.eval()
     (image,) = interpolation._infer(options(tmp_path, all_sizes=True), generator, inputs("a"))
     *images, strip = interpolation._interpolate(options(tmp_path), generator, inputs("a", "b"), 3)
     assert pixels(image).shape == (32, 32, 3) and len(images) == 3 and pixels(strip).shape == (32, 100, 3)

@@ -111,6 +111,7 @@ def _networks(folder):
     from Audio_to_Image.speech_encoder import CNNRNN
     from StackGAN_v2.model import Generator
     from StackGAN_v2.networks.affine import AffineGenerator
+    from StackGAN_v2.networks.exemplar import ExemplarGenerator, Sizes
 
     encoder = CNNRNN(n_filters=2, embedding_dim=2, nhidden=4, bidirectional=True).half().state_dict()
     yield Original("encoder.pth", ("encoder",), _saved({"meta": {"max_frames": 64}, "state_dict": encoder}), 8)
@@ -118,6 +119,8 @@ def _networks(folder):
     yield Original("netG_2.pth", ("generator",), _saved(generator.state_dict()), 24)
     affine = AffineGenerator([2, 2, 2], z_dim=2, text_dim=4, condition_dim=2, mask=2)
     yield Original("netG_3.pth", ("generator",), _saved(affine.state_dict()), 12)
+    sizes = Sizes((2,), parts=2, z_dim=4, text_dim=4, condition_dim=2, spatial_dim=1, global_dim=1, constants=1)
+    yield Original("netG_4.pth", ("generator",), _saved(ExemplarGenerator(sizes, 2).state_dict()), 12)
 
 
 def _saved(value, **options) -> bytes:
