@@ -62,7 +62,8 @@ for seed in $seeds; do
     for ((i = 0; i < ${#names[@]}; i++)); do
         run="${names[i]// /_}_seed$seed"
         echo "---- ${names[i]}, seed $seed"
-        mapfile -t words <<< "${changes[i]}"
+        words=()
+        while IFS= read -r word; do words+=("$word"); done <<< "${changes[i]}"
         bash scripts/run.sh "${rest[@]}" --dataset "$dataset" --data_root "$data_root" --output_root "$folder" --tag "$run" \
             --seed "$seed" --minutes "${minutes:-10}" --features "${tag}_$run" --stop_stage 7 "${words[@]}" &
         row_at_work=$!

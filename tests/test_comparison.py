@@ -104,6 +104,18 @@ def test_numbers_of_several_protocols_are_told(runs):
     assert "KID was measured in several ways" in comparison.markdown(comparison.read(folders, split))
 
 
+def test_of_several_extractors_the_independent_one_counts(runs):
+    """EfficientNet-lite0 may have taught the generator, through teacher features or --best_by."""
+    split, folders = runs
+    for number, folder in enumerate(folders):
+        path = folder.parent / "StackGAN_v2" / f"{folder.name}_speech_encoder" / "Model" / "iteration7" / "metrics.json"
+        metrics = json.loads(path.read_text()) | {"kid_lite2_16px_box_test4_gen4": {"value": number}}
+        path.write_text(json.dumps(metrics))
+    results = comparison.read(folders, split)
+    assert [result.values["kid"] for result in results] == [0, 1, 2, 3]
+    assert {result.names["kid"] for result in results} == {"kid_lite2_16px_box_test4_gen4"}
+
+
 def test_the_page_shows_the_same_sentences_of_each(runs, tmp_path, monkeypatch):
     split, folders = runs
     words = ["--dataset", "toy", "--data_root", tmp_path / "data", "--output", tmp_path / "out", *folders]

@@ -197,6 +197,41 @@ def test_the_probe_reads_what_stands_in_an_embedding():
     assert said["probe"] < 55
 
 
+def test_captions_that_are_not_spoken_are_counted(tmp_path):
+    """An image in two items of three captions, of which the first two have recordings."""
+    data = [{"image": "a/x.jpg", "text": ["1", "2", "3"], "audio": ["1.wav", "2.wav"]} for _ in range(2)]
+    content = {"image_base_path": str(tmp_path), "audio_base_path": str(tmp_path), "data": data}
+    (tmp_path / "test.json").write_text(json.dumps(content))
+    numbers = attribute_reading.sentence_numbers(splits.load_split(tmp_path, "test"))
+    assert numbers.tolist() == [0, 1, 3, 4]
+
+
+def test_variants_and_images_of_a_validation_split_are_its_own(tmp_path, folder, monkeypatch):
+    used, make = {}, trainer.Trainer.__init__
+
+    def remember(self, *parts):
+        used.update(train=parts[1], test=parts[2])
+        make(self, *parts)
+        used["objective"] = self.objective
+
+    monkeypatch.setattr(trainer.Trainer, "__init__", remember)
+    words = f"--dataset {folder.name} --data_root {folder.parent} --device cpu --encoder contrastive --sentence_width 8"
+    words += f" --body conv --batch_size 4 --max_frames {FRAMES} --max_steps 2 --eval_every 1 --val_share 0.34"
+    words += f" --augment_voice --voice_variants 1 --output_dir {tmp_path / 'run'}"
+    assert call(monkeypatch, train_audio_encoder, *words.split()) == 0
+    kept, held = used["train"].clips, used["test"]
+    assert len(used["train"].voices) == 2 and not {item.key for item in kept.split.items} & {
+        item.key for item in held.split.items
+    }
+    for voice in used["train"].voices:
+        assert voice.split.items == kept.split.items and voice.cache.paths == kept.cache.paths
+    objective = used["objective"]
+    for part in (kept, held):
+        assert len(objective.images_of(part.split)) == len(part.split.items)
+    embedded = objective.embed_images(None, held.split)
+    assert len(embedded) == len(held.split.items) == 4
+
+
 def test_crops_are_drawn_by_their_seed():
     image = np.arange(76 * 76 * 3, dtype=np.uint8).reshape(76, 76, 3)
     crop = lambda seed: contrastive_objective.random_crop(image, objectives.random_of((0, seed)))

@@ -10,14 +10,17 @@ import soundfile
 import torch
 from test_encoder_training import make_set
 
-from Audio_to_Image import audio, datasets, front_ends
+from Audio_to_Image import audio, datasets, front_ends, tts
 from Audio_to_Image.encoders.contrastive import ContrastiveEncoder
 from Audio_to_Image.front_ends import front_end, width_of
 from Audio_to_Image.mel_cache import MelCache
 from Audio_to_Image.speech_encoder import load_encoder
 from common import checkpoint, splits
 from common.cli import UserError
+from scripts import export_pretrained
+from scripts.voice.speech_to_image import SpeechToImage
 from StackGAN_v2 import interpolation
+from StackGAN_v2.model import Generator
 
 
 def speech_embedding():
@@ -165,3 +168,18 @@ def test_inference_hears_as_extraction_does(tmp_path, halves):
     assert not faults
     for (_, one), row in zip(inputs, rows):
         torch.testing.assert_close(one, row, atol=0.02, rtol=0.01)  # the cache holds int16
+
+
+def test_the_page_and_an_export_hear_as_inference_does(tmp_path, halves, monkeypatch):
+    path, sound = encoder_file(tmp_path / "x.pth", "halves", 3), tmp_path / "a.wav"
+    soundfile.write(sound, voice(1.0), 16000, subtype="FLOAT")
+    encoder, meta = load_encoder(path)
+    clip = audio.load_clip(sound, compute=front_end("halves").compute)
+    expected = interpolation.embedding_of(clip, encoder, meta)
+    generator = Generator(1, 16, 8, 4, 5, encoder.nhidden).eval()
+    heard = SpeechToImage(encoder, meta, generator).hear(sound.read_bytes())
+    torch.testing.assert_close(heard.embedding, expected)
+    checkpoint.save(tmp_path / "netG_1.pth", generator.state_dict())
+    monkeypatch.setattr(tts, "speak", lambda text: voice(1.0))
+    values = export_pretrained.check_values(path, tmp_path / "netG_1.pth")
+    np.testing.assert_allclose(values[0]["embedding"], expected, atol=1e-4)
