@@ -12,6 +12,7 @@ from common.runs import Run
 from common.training_loop import ASK_EVERY
 from StackGAN_v2.config import Config
 from StackGAN_v2.data.datasets import Batch, generator_of
+from StackGAN_v2.data.image_cache import ImageCache
 from StackGAN_v2.losses import gaussian_kl, reconstruction_loss
 from StackGAN_v2.networks.exemplar import CODE_SIDE, DRAWS, perturbed, recolour
 from StackGAN_v2.training.networks import Networks, average_decay
@@ -119,7 +120,7 @@ class BankFiller:
     """
 
     networks: Networks
-    cache: object  # an image_cache.ImageCache
+    cache: ImageCache
     images: torch.Tensor
     seed: int
     device: torch.device
