@@ -68,6 +68,7 @@ def measure_model(options) -> int:
         options.batch_size,
         precision,
         progress=True,
+        project=objective.project,
     )
     values |= objective.more_metrics(encoder, meta, clips, options.batch_size, precision)
     values |= read_attributes(options, folder, encoder, meta, clips, precision)

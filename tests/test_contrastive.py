@@ -18,6 +18,7 @@ from Audio_to_Image.encoders.contrastive import ContrastiveEncoder
 from Audio_to_Image.encoders.contrastive_objective import ContrastiveObjective, contrastive_loss
 from Audio_to_Image.speech_encoder import load_encoder
 from common import splits
+from common.cli import UserError
 from common.distributed import ranks
 from common.features import feature_path, load_features
 
@@ -43,14 +44,16 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("body", ["gru", "conv"])
-@pytest.mark.parametrize("halvings", [0, 2])
-def test_padding_and_neighbours_change_nothing(body, halvings):
-    network, columns = small(body, halvings).eval(), torch.tensor([30, 64, 1])
+@pytest.mark.parametrize("halvings, summary", [(0, False), (2, False), (0, True)])
+def test_padding_and_neighbours_change_nothing(body, halvings, summary):
+    torch.manual_seed(0)
+    width = 84 if summary else 6
+    network, columns = ContrastiveEncoder(40, width, 8, body, halvings, 0.2, summary).eval(), torch.tensor([30, 64, 1])
     maps = torch.randn(3, 40, 64)
     words, sentence = network(maps, None, columns)
     lens = network.positions(columns)
-    assert words.shape == (3, 6, int(network.positions(torch.tensor([64]))[0])) and sentence.shape == (3, 6)
-    torch.testing.assert_close(sentence.norm(dim=1), torch.full((3,), 6**0.5))
+    assert words.shape == (3, width, int(network.positions(torch.tensor([64]))[0])) and sentence.shape == (3, width)
+    torch.testing.assert_close(sentence.norm(dim=1), torch.full((3,), width**0.5))
     for row, n in enumerate(columns):
         alone, one = network(maps[row : row + 1, :, :n], None, n[None])
         torch.testing.assert_close(one[0], sentence[row])
@@ -61,6 +64,7 @@ def test_padding_and_neighbours_change_nothing(body, halvings):
     again = ContrastiveEncoder.from_state(state)
     again.load_state_dict(state)
     assert again.describe() == network.describe() and again.halvings == halvings
+    assert (again.summary is not None) == summary
 
 
 def test_the_loss_masks_pairs_of_one_class_and_takes_a_margin():
@@ -159,7 +163,7 @@ def test_through_the_commands_with_attributes(tmp_path, folder, monkeypatch):
     }
     (folder / "attributes.json").write_text(json.dumps(table))
     place = ["--dataset", folder.name, "--data_root", str(folder.parent), "--device", "cpu"]
-    words = ["--encoder", "contrastive", "--sentence_width", "8", "--body", "conv", "--contrastive_margin", "0.3"]
+    words = ["--encoder", "contrastive", "--sentence_width", "8", "--body", "gru", "--contrastive_margin", "0.3"]
     words += [
         "--augment_voice",
         "--voice_variants",
@@ -230,6 +234,38 @@ def test_variants_and_images_of_a_validation_split_are_its_own(tmp_path, folder,
         assert len(objective.images_of(part.split)) == len(part.split.items)
     embedded = objective.embed_images(None, held.split)
     assert len(embedded) == len(held.split.items) == 4
+
+
+def test_images_are_cropped_around_their_boxes_and_embedded_where_sentences_are(tmp_path):
+    """A set without boxes is seen as centred squares; the scores of images with sentences are those of the loss."""
+    folder = add_images(make_set(tmp_path))
+    split = splits.load_split(folder, "train")
+    for item in split.items:
+        pixels = np.zeros((70, 90, 3), np.uint8)
+        pixels[5:25, 60:80] = 255
+        Image.fromarray(pixels).save(item.image, quality=100)
+    objective = ContrastiveObjective(6)
+    assert objective.images_of(split).mean() < 30
+    names = sorted({item.image.relative_to(split.image_root).as_posix() for item in split.items})
+    (split.image_root.parent / "images.txt").write_text(
+        "".join(f"{number} {name}\n" for number, name in enumerate(names))
+    )
+    (split.image_root.parent / "bounding_boxes.txt").write_text(
+        "".join(f"{number} 60 5 20 20\n" for number in range(len(names)))
+    )
+    objective = ContrastiveObjective(6)
+    images = objective.images_of(split)
+    assert images.shape[1:] == (76, 76, 3) and images[:, 20:56, 20:56].min() > 200 and images[:, :4].max() < 60
+    sentence, image = torch.randn(3, 6), objective.embed_images(None, split)
+    (split.image_root.parent / "bounding_boxes.txt").write_text(
+        "".join(f"{number} 600 5 20 20\n" for number in range(len(names)))
+    )
+    with pytest.raises(UserError, match=r"bounding_boxes.txt, line 1: .* lies outside its image"):
+        ContrastiveObjective(6).images_of(split)
+    objective.eval()
+    centre = torch.from_numpy(images[:, 6:70, 6:70]).permute(0, 3, 1, 2)
+    expected = objective.see(centre, "fp32") @ F.normalize(objective.speech(sentence), dim=1).T
+    torch.testing.assert_close(image @ objective.project(sentence).T, expected)
 
 
 def test_crops_are_drawn_by_their_seed():

@@ -9,10 +9,10 @@ import torch
 from gan_set import make_set
 from PIL import Image
 
+from common.bounding_boxes import bounding_boxes
 from common.cli import UserError
 from common.splits import load_split
 from StackGAN_v2.data import image_cache
-from StackGAN_v2.data.bounding_boxes import bounding_boxes
 from StackGAN_v2.data.datasets import Order, OtherClass, SpeechFeatures
 
 

@@ -1,7 +1,9 @@
-"""A small speech encoder for contrastive learning: a GRU or convolutions over frame features, and attention pooling.
+"""A small speech encoder for contrastive learning: a convolution or a GRU over frame features, and attention pooling.
 
 It is trained together with an image network on pairs alone (contrastive_objective.py).
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -10,22 +12,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from Audio_to_Image.front_ends import front_end
 
-HEADS = 4
-BLOCKS, KERNEL = 3, 5  # of the body of convolutions
+MOST_HEADS = 8  # of the attention: each named attribute stands at another place of the sentence
+KERNEL = 5  # of the convolution: five columns of 80 ms are about a word and its neighbour
 STEM_KERNEL = 5
-
-
-class _Block(nn.Module):
-    """A residual convolution over time; `[N, T, width]` likewise."""
-
-    def __init__(self, width: int, dropout: float):
-        super().__init__()
-        self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
-        self.conv = nn.Conv1d(width, width, KERNEL, padding=KERNEL // 2)
-
-    def forward(self, x, valid):
-        inside = self.norm(x) * valid[:, :, None]  # silence is 0 for the neighbours
-        return x + self.dropout(F.gelu(self.conv(inside.transpose(1, 2)).transpose(1, 2)))
 
 
 class ContrastiveEncoder(nn.Module):
@@ -33,12 +22,15 @@ class ContrastiveEncoder(nn.Module):
 
     n_filters  features of a column of the front end
     nhidden    width of the output, of the sentence as of the positions
-    width      of the body: both directions of the GRU, or channels of the convolutions
-    body       "gru" or "conv"
+    width      of the body: both directions of the GRU, or channels of the convolution
+    body       "conv" or "gru"
     halvings   convolutions of stride 2 before the body: two for columns of 10 ms, none for those of 80 ms
     dropout    before and after the body
+    summary    let 2·n_filters numbers of the sentence be mean and maximum of each feature over the clip, as they come
+               from the front end: what an image does not show, or not to so small a network, is then not lost
 
-    The sentence has numbers of variance about 1, so that a generator's linear layer is served by it as it is.
+    Each head of the attention pools its own share of the words' features; the sentence is all heads side by side. Its
+    numbers have variance about 1, so that a generator's linear layer is served by it as it is.
     """
 
     name = "contrastive"
@@ -55,13 +47,20 @@ class ContrastiveEncoder(nn.Module):
     def __init__(
         self,
         n_filters: int = 40,
-        nhidden: int = 256,
-        width: int = 256,
-        body: str = "gru",
+        nhidden: int = 512,
+        width: int = 192,
+        body: str = "conv",
         halvings: int = 2,
         dropout: float = 0.2,
+        summary: bool = False,
     ):
         super().__init__()
+        learnt = nhidden - 2 * n_filters if summary else nhidden
+        if summary and (halvings or learnt < 1):
+            raise ValueError(
+                f"a summary of {n_filters} features needs columns as they come and a sentence wider than "
+                f"{2 * n_filters}, not {nhidden}"
+            )
         if width % 2:
             raise ValueError(f"a bidirectional GRU needs an even width, not {width}")
         self.n_filters, self.nhidden, self.body, self.halvings = n_filters, nhidden, body, halvings
@@ -74,31 +73,33 @@ class ContrastiveEncoder(nn.Module):
         if body == "gru":
             self.rnn = nn.GRU(inputs, width // 2, batch_first=True, bidirectional=True)
         else:
-            self.inlet = nn.Linear(inputs, width)
-            self.blocks = nn.ModuleList(_Block(width, dropout) for _ in range(BLOCKS))
+            self.conv = nn.Conv1d(inputs, width, KERNEL, padding=KERNEL // 2)
         self.dropout = nn.Dropout(dropout)
-        self.attention = nn.Linear(width, HEADS)
-        self.words = nn.Linear(width, nhidden)
-        self.sentence = nn.Linear(HEADS * nhidden, nhidden)
+        self.attention = nn.Linear(width, math.gcd(learnt, MOST_HEADS))
+        self.words = nn.Linear(width, learnt)
+        self.summary = nn.BatchNorm1d(2 * n_filters) if summary else None
 
     @classmethod
     def from_settings(cls, network, width: int) -> "ContrastiveEncoder":
         front = front_end(network.front_end)
         halvings = 2 if front.columns(2048) > 1024 else 0
-        return cls(front.bands, network.sentence_width, body=network.body, halvings=halvings)
+        summary = not halvings and network.sentence_width >= 4 * front.bands
+        return cls(front.bands, network.sentence_width, body=network.body, halvings=halvings, summary=summary)
 
     @staticmethod
     def recognises(state: dict) -> bool:
-        return "attention.weight" in state and "sentence.weight" in state and "norm.running_mean" in state
+        return "attention.weight" in state and "words.weight" in state and "norm.running_mean" in state
 
     @classmethod
     def from_state(cls, state: dict) -> "ContrastiveEncoder":
+        filters, summary = state["norm.running_mean"].shape[0], "summary.running_mean" in state
         return cls(
-            state["norm.running_mean"].shape[0],
-            state["sentence.weight"].shape[0],
+            filters,
+            state["words.weight"].shape[0] + (2 * filters if summary else 0),
             state["attention.weight"].shape[1],
             "gru" if "rnn.weight_hh_l0" in state else "conv",
             sum(1 for key in state if key.startswith("stem.") and key.endswith(".weight")),
+            summary=summary,
         )
 
     def positions(self, n_frames: torch.Tensor) -> torch.Tensor:
@@ -121,7 +122,7 @@ class ContrastiveEncoder(nn.Module):
         x = x[:, :, : int(n_frames.max())]
         valid = _within(n_frames, x.shape[2], x.device)
         x = self._normalised(x.transpose(1, 2), valid)
-        lens = n_frames
+        lens, columns = n_frames, x
         for conv in self.stem:
             x = F.gelu(conv(x.transpose(1, 2)).transpose(1, 2))
             lens = (lens + 1) // 2
@@ -130,8 +131,13 @@ class ContrastiveEncoder(nn.Module):
         x = self.dropout(self._body(self.dropout(x), lens, valid))
         scores = self.attention(x).float().masked_fill(~valid[:, :, None], -torch.inf)
         words = self.words(x) * valid[:, :, None]
-        pooled = scores.softmax(1).transpose(1, 2) @ words.float()  # [N, HEADS, nhidden]
-        sentence = F.normalize(self.sentence(pooled.flatten(1)).float(), dim=1) * self.nhidden**0.5
+        shares = words.float().unflatten(2, (scores.shape[2], -1))  # [N, T', heads, nhidden / heads]
+        sentence = _spread(torch.einsum("nth,nthd->nhd", scores.softmax(1), shares).flatten(1))
+        if self.summary is not None:
+            mean = columns.sum(1) / n_frames[:, None].to(columns.device)
+            most = columns.masked_fill(~valid[:, :, None], -torch.inf).amax(1)
+            sentence = _spread(torch.cat((sentence, self.summary(torch.cat((mean, most), 1)).float()), 1))
+            words = torch.cat((words, columns.to(words.dtype), columns.to(words.dtype)), 2)
         return F.pad(words.transpose(1, 2), (0, total - words.shape[1])), sentence
 
     def _normalised(self, x, valid):
@@ -144,10 +150,12 @@ class ContrastiveEncoder(nn.Module):
         if self.body == "gru":
             packed = pack_padded_sequence(x, lens, batch_first=True, enforce_sorted=False)
             return pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.shape[1])[0]
-        x = self.inlet(x)
-        for block in self.blocks:
-            x = block(x, valid)
-        return x
+        return F.gelu(self.conv((x * valid[:, :, None]).transpose(1, 2)).transpose(1, 2))
+
+
+def _spread(sentence):
+    """float32 `[N, d]` of length sqrt(d)."""
+    return F.normalize(sentence.float(), dim=1) * sentence.shape[1] ** 0.5
 
 
 def _within(lens: torch.Tensor, total: int, device) -> torch.Tensor:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from common.bounding_boxes import bounding_boxes, crop_box
 from common.cache_place import choose_place
 from common.cli import UserError
 from common.devices import send
@@ -22,7 +23,6 @@ from common.files import atomic_path, file_state, npy_header, npy_or_none, read_
 from common.parallel import in_chunks, one_torch_thread, parallel_map
 from common.progress import tqdm
 from common.untrusted.images import LONGEST_SIDE, open_rgb, scale_shorter_side
-from StackGAN_v2.data.bounding_boxes import bounding_boxes, crop_box
 
 _FORMAT = 2  # raise it when the stored pixels change
 _MARGIN = 76 / 64  # the random crop has this much room

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from common.bounding_boxes import bounding_boxes
 from common.cli import UserError
 from common.files import atomic_path, file_state, read_note, write_json
 from common.untrusted.images import FORMATS, open_rgb
-from StackGAN_v2.data.bounding_boxes import bounding_boxes
 from StackGAN_v2.data.image_cache import prepare
 from StackGAN_v2.data.image_names import NAME, first_sentences, sentence_counts
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 
+from common.bounding_boxes import bounding_boxes
 from common.cli import UserError
 from common.untrusted.images import open_rgb
 from scripts.report import comparison, media, sentences
 from StackGAN_v2 import sampler
-from StackGAN_v2.data.bounding_boxes import bounding_boxes
 from StackGAN_v2.data.image_names import first_sentences, image_name
 
 _COLUMNS = 8

@@ -1,4 +1,4 @@
-"""Bounding boxes of a set's images, in CUB's two text files, and the crop that the generator is trained on.
+"""Bounding boxes of a set's images, in CUB's two text files, and the crop that both trainings see.
 
 `images.txt` has a line `<number> <image>` for each image, whose name may hold spaces; `bounding_boxes.txt` has a line
 `<number> <x> <y> <width> <height>`, in pixels from the upper left corner. They lie beside or above the image folder.
