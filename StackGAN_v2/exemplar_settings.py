@@ -9,11 +9,11 @@ from common.settings import Group, setting
 class ExemplarSettings(Group):
     """MODEL: exemplar."""
 
-    PARTS: int = setting(12, "parts, each a mask and a colour", at_least=1, at_most=256, published=False)
+    PARTS: int = setting(16, "parts, each a mask and a colour", at_least=1, at_most=256, published=False)
     CONDITION_DIM: int = setting(
         96, "width of the speech embedding's projection", at_least=1, at_most=65536, published=False
     )
-    SPATIAL_DIM: int = setting(3, "channels of the spatial code", at_least=1, at_most=256, published=False)
+    SPATIAL_DIM: int = setting(4, "channels of the spatial code", at_least=1, at_most=256, published=False)
     GLOBAL_DIM: int = setting(8, "width of the global code", at_least=1, at_most=4096, published=False)
     CONSTANTS: int = setting(8, "channels of the learnt constant maps", at_least=1, at_most=256, published=False)
     COARSE_DIM: int = setting(48, "channels of the decoder's 16×16 maps", at_least=1, at_most=4096, published=False)
@@ -42,6 +42,14 @@ class ExemplarSettings(Group):
         at_least=0,
         at_most=65536,
         published=False,
+        only_with="TRAIN.COEFF.MATCHING",
+    )
+    FEATURE_LOSS: float = setting(
+        0.3,
+        "weight of the L1 distance of the matching network's local features, in the reconstruction",
+        at_least=0,
+        published=False,
+        more="from half of MATCH_FROM on",
         only_with="TRAIN.COEFF.MATCHING",
     )
     WEIGHT_DECAY: float = setting(1e-3, "AdamW's weight decay", at_least=0, published=False)

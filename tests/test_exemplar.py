@@ -74,6 +74,12 @@ def lrelu(x):
     return torch.where(x > 0, x, 0.2 * x)
 
 
+def between(x):
+    """Twice as many rows, a quarter of the way to each neighbour; the border goes on as it is."""
+    above, below = torch.cat((x[:, :, :1], x[:, :, :-1]), 2), torch.cat((x[:, :, 1:], x[:, :, -1:]), 2)
+    return torch.stack((0.75 * x + 0.25 * above, 0.75 * x + 0.25 * below), 3).flatten(2, 3)
+
+
 def plain_image(g, condition, spatial, of_all):
     joint, n = torch.cat((condition, of_all), 1), len(condition)
     layers = iter(g.modulations(joint))
@@ -89,16 +95,15 @@ def plain_image(g, condition, spatial, of_all):
                 x = lrelu(x * gamma + beta)
             x = conv(x)
         h = block.shortcut(h) + 0.7 * x
-    head = g.head(lrelu(h))
-    rows = []
-    for k in range(6):  # four channels in turn: the pixels of a 2×2 square
-        square = head[:, 4 * k : 4 * k + 4].unflatten(1, (2, 2))
+    residual, rows = g.residual(lrelu(h)), []
+    for k in range(3):  # four channels in turn: the pixels of a 2×2 square
+        square = residual[:, 4 * k : 4 * k + 4].unflatten(1, (2, 2))
         rows.append(square.permute(0, 3, 1, 4, 2).flatten(3).flatten(1, 2))
-    maps = torch.stack(rows, 1)
-    masks = maps[:, :3].exp() / maps[:, :3].exp().sum(1, keepdim=True)
+    logits = 1.5 * between(between(g.masks(lrelu(h))).transpose(2, 3)).transpose(2, 3)
+    masks = logits.exp() / logits.exp().sum(1, keepdim=True)
     hidden = lrelu(F.linear(joint, g.palette[0].weight, g.palette[0].bias))
     colours = torch.tanh(F.linear(hidden, g.palette[2].weight, g.palette[2].bias)).view(n, 3, 3)
-    return (masks[:, :, None] * colours[:, :, :, None, None]).sum(1) + maps[:, 3:]
+    return (masks[:, :, None] * colours[:, :, :, None, None]).sum(1) + torch.stack(rows, 1)
 
 
 def test_the_decoder_equals_the_plain_computation():

@@ -56,6 +56,7 @@ STEP = [
     "TRAIN.EMA_RAMP=2",
     "EXEMPLAR.PARTS=3",
     "EXEMPLAR.CONDITION_DIM=6",
+    "EXEMPLAR.SPATIAL_DIM=3",
     "EXEMPLAR.COARSE_DIM=4",
     "EXEMPLAR.CONSTANTS=2",
     "EXEMPLAR.MATCH_AGAINST=5",
@@ -127,8 +128,16 @@ def test_two_steps_equal_the_plain_computation():
         assert found["rec"].item() == pytest.approx(rec.item(), rel=1e-4)
         assert found["KL_global"].item() == pytest.approx(2e-3 * kl[1].item(), rel=1e-4)
         if step:
-            loss = loss + stepper.match(y[1::2], said[1::2], labels[1::2], step)
-        assert found["G"].item() == pytest.approx(loss.item(), rel=1e-4) and ("match" in found) == bool(step)
+            parts = stepper.match.matcher.parts
+            local = [parts.stem(F.interpolate(image[::2], 64, mode="bilinear", antialias=True)) for image in (y, x)]
+            fine = [parts.fine(h) for h in local]
+            middle = [parts.middle(h) for h in local]
+            feature = 0.3 * sum((a - b.detach()).abs().mean() for a, b in (fine, middle))
+            assert found["feature"].item() == pytest.approx(feature.item(), rel=1e-4)
+            loss = loss + feature + stepper.match(y[1::2], said[1::2], labels[1::2], step)
+        assert found["G"].item() == pytest.approx(loss.item(), rel=1e-4) and ("match" in found) == (
+            "feature" in found
+        ) == bool(step)
         adam.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for n, p in g.named_parameters() if not n.startswith("encoder")], 0.05)

@@ -25,6 +25,7 @@ CODE_SIDE = 16  # of the spatial code, whatever the image's size
 DRAWS = 12  # normal numbers an image that `recolour` takes: a 3×3 map and a shift
 SHIFT = 0.3  # standard deviation of that shift
 LOGVAR = (-8.0, 4.0)  # bounds of the codes' log-variances
+SHARPNESS = 1.5  # factor of the masks' logits, which interpolation flattens
 RESIDUAL = 0.7  # weight of a decoder block's residual
 ENCODER_WIDTHS = (24, 48, 64)  # channels of the spatial encoder: before the code's size, at it, at half of it
 GLOBAL_WIDTHS = (16, 32, 48, 48)  # of the global encoder, each of half the side of the one before
@@ -48,11 +49,11 @@ class Sizes:
     """
 
     widths: tuple[int, ...] = (48, 32)
-    parts: int = 12
+    parts: int = 16
     z_dim: int = 100
     text_dim: int = 1024
     condition_dim: int = 96
-    spatial_dim: int = 3
+    spatial_dim: int = 4
     global_dim: int = 8
     constants: int = 8
 
@@ -162,7 +163,7 @@ class ExemplarGenerator(nn.Module):
         super().__init__()
         self.shape, self.z_dim, self.text_dim = sizes, sizes.z_dim, sizes.text_dim
         widths, constants = sizes.widths, sizes.constants
-        self.widest_map = max(sizes.parts + 3, *widths)
+        self.widest_map = max(sizes.parts, *widths)
         self.encoder = ImageEncoder(sizes)
         self.projection = nn.Linear(sizes.text_dim, sizes.condition_dim)
         joint = sizes.condition_dim + sizes.global_dim
@@ -173,8 +174,9 @@ class ExemplarGenerator(nn.Module):
         ins = [widths[0], *(width + constants for width in widths[:-1])]
         self.blocks = nn.ModuleList(map(DecoderBlock, ins, widths))
         self.modulations = Modulations(joint, [width for i, o in zip(ins, widths) for width in (i, i, o, o)])
-        # masks and residual at twice the side, by pixel shuffle
-        self.head = nn.Conv2d(widths[-1], 4 * (sizes.parts + 3), 3, 1, 1)
+        # both at twice the side: masks by interpolation, so that they keep smooth outlines, the residual by pixel shuffle
+        self.masks = nn.Conv2d(widths[-1], sizes.parts, 3, 1, 1)
+        self.residual = nn.Conv2d(widths[-1], 12, 3, 1, 1)
         self.palette = nn.Sequential(
             nn.Linear(joint, PALETTE_HIDDEN), nn.LeakyReLU(SLOPE), nn.Linear(PALETTE_HIDDEN, 3 * sizes.parts)
         )
@@ -248,7 +250,7 @@ class ExemplarGenerator(nn.Module):
     def initialise(self) -> None:
         """Different colours for the parts, and a small residual; the rest is initialised as torch does it."""
         self.palette[2].bias.uniform_(-0.8, 0.8)
-        self.head.weight[4 * self.shape.parts :] *= 0.1
+        self.residual.weight *= 0.1
 
     def init_condition(self, speech: torch.Tensor) -> None:
         """Start the projection with conditions of mean 0 and variance 1 on embeddings `[M, text_dim]`."""
@@ -268,9 +270,10 @@ class ExemplarGenerator(nn.Module):
                 h = torch.cat((h, self.constants[i].to(h.dtype).expand(n, -1, -1, -1)), 1)
                 h = h.contiguous(memory_format=torch.channels_last)
             h = block(h, layers[4 * i : 4 * i + 4])
-        head = F.pixel_shuffle(self.head(F.leaky_relu(h, SLOPE)), 2).float()
-        masks, residual = head.split((self.shape.parts, 3), 1)
-        with torch.autocast(head.device.type, enabled=False):
+        h = F.leaky_relu(h, SLOPE)
+        masks = F.interpolate(SHARPNESS * self.masks(h), scale_factor=2.0, mode="bilinear").float()
+        residual = F.pixel_shuffle(self.residual(h), 2).float()
+        with torch.autocast(masks.device.type, enabled=False):
             palette = self.palette(joint.float()).tanh().unflatten(1, (-1, 3))
             return compose(masks.softmax(1), palette) + residual
 

@@ -23,7 +23,8 @@ CHUNK = 64  # images that are encoded at a time for the bank
 class ExemplarStepper:
     """One training iteration. Losses come back as tensors, so that nothing waits for the device.
 
-    Every image is encoded and reconstructed with its own sentence (L1). From the share EXEMPLAR.MATCH_FROM of the
+    Every image is encoded and reconstructed with its own sentence (L1 of pixels, and from half of EXEMPLAR.MATCH_FROM on
+    of the matching network's local features). From the share EXEMPLAR.MATCH_FROM of the
     training on, those at odd places of the batch are decoded with the sentence of another one instead, and `match`, if
     not None, pulls them to it; their codes learn nothing from that. All that is random is a function of (seed,
     iteration), and any number of ranks shares one batch.
@@ -59,6 +60,8 @@ class ExemplarStepper:
             "KL": cfg.EXEMPLAR.KL_SPATIAL * gaussian_kl(*codes[:2]),
             "KL_global": cfg.EXEMPLAR.KL_GLOBAL * gaussian_kl(*codes[2:]),
         }
+        if self.match is not None and cfg.EXEMPLAR.FEATURE_LOSS and done >= cfg.EXEMPLAR.MATCH_FROM / 2:
+            terms["feature"] = cfg.EXEMPLAR.FEATURE_LOSS * self.match.distance(images[part], batch.real[-1][part])
         if matching:
             terms["match"] = self.match(images[1::2], speech[1::2], labels[1::2], iteration)
         total = sum(terms.values())
