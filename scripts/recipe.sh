@@ -142,6 +142,12 @@ if [ ! -x "$python" ]; then        # libraries that are here anyway will do
 fi
 encoder_options="$encoder_options${encoder_changes:+ $encoder_changes}"
 gan_options="$gan_options${gan_changes:+ $gan_changes}"
+case "$encoder_options" in *"--front_end speech_embedding"*)       # its weights come in a package for Python ≥ 3.11
+    if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+        echo "$program: --front_end log_mel instead of speech_embedding, whose weights need Python 3.11 or newer"
+        encoder_options="${encoder_options//--front_end speech_embedding/--front_end log_mel}"
+    fi ;;
+esac
 [ -n "$tag_given" ] || tag="${tag:-$dataset}$other"
 case " $(echo $encoder_options) " in    # encoders that learn from images rather than from a teacher's features
     *" --encoder contrastive "*) no_teacher=contrastive ;;

@@ -395,7 +395,7 @@ def test_mistakes_in_a_recipe_get_one_sentence(words, sentence):
         ("flowers", "flowers_3stages"),
         ("places", "Places_subset"),
         ("flickr8k", "engine             none"),
-        ("toybirds", "efficientnet_lite0"),
+        ("toybirds", "toybirds_exemplar"),
         ("toybirds_256", "TREE.BASE_SIZE=64"),
         ("cub100", "captions_per_image 2,1"),
         ("birds_modern", "cfg/birds_modern.yml"),
@@ -411,8 +411,8 @@ def test_every_recipe_shows_its_choices(name, expected):
     [
         ("flowers --method published", "--jel_flag", "flowers_3stages"),
         ("toybirds --method published", "--epoch 1000", "birds_3stages"),
-        ("toybirds --method modern", "--encoder contrastive", "toybirds_affine"),
-        ("cub100", "--encoder contrastive", "toybirds_affine"),
+        ("toybirds --method modern", "--encoder contrastive", "toybirds_exemplar"),
+        ("cub100", "--encoder contrastive", "toybirds_exemplar"),
         ("cub100 --method improved", "--jel_flag", "toybirds_3stages"),
     ],
 )
