@@ -18,6 +18,8 @@ from common import checkpoint
 from common.cli import UserError
 from common.devices import seed_everything
 from common.distributed import ranks
+from scripts.report import figures
+from scripts.report import runs as runs_of_report
 from StackGAN_v2 import sampler
 from StackGAN_v2.config import load_config
 from StackGAN_v2.data.datasets import generator_of
@@ -230,6 +232,9 @@ def test_a_run_in_parts_equals_one(folder, tmp_path, capsys):
     assert {path.name for path in (tmp_path / "parts" / "Image").iterdir()} == {
         f"32_{n:06d}.png" for n in (0, 2, 3, 4, 5)
     }
+    charts = figures.generator_charts(runs_of_report.columns([tmp_path / "parts"])[0])
+    drawn = ["Generator, reconstruction and matching", "Generator, all terms", "Generator, KL term"]
+    assert [chart.title for chart in charts[:3]] == drawn and all(chart.svg for chart in charts[:3])
     with pytest.raises(UserError, match="made with model = exemplar, now it is affine"):
         run_main(folder, "--output_dir", tmp_path / "parts", "--max_steps", 6, "--set", "MODEL=affine")
 
