@@ -220,7 +220,10 @@ def test_a_comparison_runs_every_row_with_every_seed(tmp_path):
     (tmp_path / "scripts/run.sh").write_text('printf "%s|" run "$@" >> said; echo >> said\n')
     python = tmp_path / ".venv/bin/python"
     python.parent.mkdir(parents=True)
-    python.write_text('#!/bin/sh\nprintf "%s|" page "$@" >> said; echo >> said\necho table > "$7/table.md"\n')
+    python.write_text(
+        '#!/bin/sh\ncase "$1" in */comparison_page.py) ;; *) exit 0 ;; esac\n'
+        'printf "%s|" page "$@" >> said; echo >> said\necho table > "$7/table.md"\n'
+    )
     python.chmod(0o755)
     (tmp_path / "my parts.txt").write_text(
         "# a comment\n\nno average | --gan_changes '--set TRAIN.EMA=0' --minutes 3\n"
