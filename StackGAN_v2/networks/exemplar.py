@@ -261,8 +261,12 @@ class ExemplarGenerator(nn.Module):
 
         The residual may bring them a little out of [−1, 1].
         """
-        joint = torch.cat((condition, of_all), 1)
-        layers, n = self.modulations(joint), len(joint)
+        masks, residual = self.draw_parts(condition, spatial, of_all)
+        return compose(masks, self.colours(condition, of_all)) + residual
+
+    def draw_parts(self, condition, spatial, of_all):
+        """→ the parts' masks `[N, K, s, s]`, which add up to 1, and the residual `[N, 3, s, s]`, both float32."""
+        layers, n = self.modulations(torch.cat((condition, of_all), 1)), len(condition)
         h = self.first(torch.cat((spatial, self.constants[0].expand(n, -1, -1, -1)), 1))
         for i, block in enumerate(self.blocks):
             if i:
@@ -272,10 +276,13 @@ class ExemplarGenerator(nn.Module):
             h = block(h, layers[4 * i : 4 * i + 4])
         h = F.leaky_relu(h, SLOPE)
         masks = F.interpolate(SHARPNESS * self.masks(h), scale_factor=2.0, mode="bilinear").float()
-        residual = F.pixel_shuffle(self.residual(h), 2).float()
-        with torch.autocast(masks.device.type, enabled=False):
-            palette = self.palette(joint.float()).tanh().unflatten(1, (-1, 3))
-            return compose(masks.softmax(1), palette) + residual
+        return masks.softmax(1), F.pixel_shuffle(self.residual(h), 2).float()
+
+    def colours(self, condition, of_all):
+        """→ the palette `[N, K, 3]`, float32."""
+        joint = torch.cat((condition, of_all), 1).float()
+        with torch.autocast(joint.device.type, enabled=False):
+            return self.palette(joint).tanh().unflatten(1, (-1, 3))
 
     def exemplars(self, z):
         """Noise `[N, z_dim]` → spatial codes, global codes and, `[N]`, whether the image is to be mirrored.
