@@ -26,7 +26,7 @@ class ExemplarStepper:
     Every image is encoded and reconstructed with its own sentence (L1 of pixels, and from half of EXEMPLAR.MATCH_FROM on
     of the matching network's local features). From the share EXEMPLAR.MATCH_FROM of the
     training on, those at odd places of the batch are decoded with the sentence of another one instead, and `match`, if
-    not None, pulls their colours to it. All that is random is a function of (seed,
+    not None, pulls masks and colours to it. All that is random is a function of (seed,
     iteration), and any number of ranks shares one batch.
 
     progress(iteration): the share of the training that is done, equal on all ranks.
@@ -97,11 +97,11 @@ class ExemplarStepper:
             if not matching:
                 return self.decode(condition, spatial, of_all), codes
             own = self.decode(condition[::2], spatial[::2], of_all[::2])
-            # Of the images that say something else only the colours are pulled to it: as soon as masks or residual are
-            # pulled too, they learn a pattern in the middle of the image that the matching network takes for anything.
-            with torch.no_grad():
-                masks, residual = self.draw_parts(condition[1::2], spatial[1::2], of_all[1::2])
-            other = compose(masks, generator.colours(condition[1::2], of_all[1::2].detach())) + residual
+            # The residual of images that say something else learns nothing: pulled too, it learns a pattern in the middle
+            # of the image that the matching network takes for anything.
+            code = condition[1::2], spatial[1::2].detach(), of_all[1::2].detach()
+            masks, residual = self.draw_parts(*code)
+            other = compose(masks, generator.colours(code[0], code[2])) + residual.detach()
             return torch.stack((own, other), 1).flatten(0, 1), codes
 
     def _learning_rate(self, iteration: int, done: float) -> float:
