@@ -4,8 +4,12 @@ A teacher is a class with the interface of `teacher.Teacher` in a file of its ow
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from common.cli import UserError
+
+if TYPE_CHECKING:
+    from Audio_to_Image.teachers.teacher import Teacher
 
 # name of the teacher, and of the files of its features → module and class; the first is the published one
 TEACHERS = {
@@ -14,7 +18,7 @@ TEACHERS = {
 }
 
 
-def teacher_class(name: str) -> type:
+def teacher_class(name: str) -> "type[Teacher]":
     """The class of the teacher `name`. UserError for an unknown name."""
     if name not in TEACHERS:
         raise UserError(f"--teacher {name}: choose one of {', '.join(TEACHERS)}")
