@@ -26,6 +26,7 @@ TINY = {
     "encoder_options": "--jel_flag --l1_flag --distill_flag --bidirectional --max_frames 128 --batch_size 4 --max_steps 2 "
     "--epoch 1 --jobs 1",
     "extract_options": "--jobs 1",
+    "gan_cfg": "StackGAN_v2/cfg/toybirds_3stages.yml",
     "gan_options": "--max_steps 2 --set TRAIN.BATCH_SIZE=4 --set TRAIN.MATCHER_STEPS=2 --set GAN.GF_DIM=8 "
     "--set GAN.DF_DIM=4",
     "sample_options": "--all_sizes --limit 12",

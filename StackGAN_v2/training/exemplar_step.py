@@ -14,7 +14,7 @@ from StackGAN_v2.config import Config
 from StackGAN_v2.data.datasets import Batch, generator_of
 from StackGAN_v2.data.image_cache import ImageCache
 from StackGAN_v2.losses import gaussian_kl, reconstruction_loss
-from StackGAN_v2.networks.exemplar import CODE_SIDE, DRAWS, compose, perturbed, recolour
+from StackGAN_v2.networks.exemplar import CODE_SIDE, DRAWS, perturbed, recolour
 from StackGAN_v2.training.networks import Networks, average_decay
 
 CHUNK = 64  # images that are encoded at a time for the bank
@@ -26,7 +26,7 @@ class ExemplarStepper:
     Every image is encoded and reconstructed with its own sentence (L1 of pixels, and from half of EXEMPLAR.MATCH_FROM on
     of the matching network's local features). From the share EXEMPLAR.MATCH_FROM of the
     training on, those at odd places of the batch are decoded with the sentence of another one instead, and `match`, if
-    not None, pulls masks and colours to it. All that is random is a function of (seed,
+    not None, pulls them to it; their codes learn nothing from that. All that is random is a function of (seed,
     iteration), and any number of ranks shares one batch.
 
     progress(iteration): the share of the training that is done, equal on all ranks.
@@ -41,13 +41,12 @@ class ExemplarStepper:
         self.networks, self.cfg, self.device, self.precision = networks, cfg, device, precision
         self.seed, self.progress, self.match = seed, progress, match
         generator = networks.generator
-        self.encode, self.decode, self.draw_parts = generator.encoder, generator.decode, generator.draw_parts
+        self.encode, self.decode = generator.encoder, generator.decode
         self.clipped = [p for name, p in generator.named_parameters() if not name.startswith("encoder.")]
 
     def compile(self) -> None:
         """Compile what takes the time."""
-        parts = self.encode, self.decode, self.draw_parts
-        self.encode, self.decode, self.draw_parts = (torch.compile(part, dynamic=False) for part in parts)
+        self.encode, self.decode = (torch.compile(part, dynamic=False) for part in (self.encode, self.decode))
 
     def __call__(self, batch: Batch, iteration: int) -> dict[str, torch.Tensor]:
         cfg, done = self.cfg, self.progress(iteration)
@@ -93,16 +92,11 @@ class ExemplarStepper:
             mean, logvar, mean_of_all, logvar_of_all = codes
             spatial = perturbed(mean, logvar, noise.reshape(mean.shape))
             of_all = perturbed(mean_of_all, logvar_of_all, noise_of_all)
-            condition = generator.projection(speech).float()
-            if not matching:
-                return self.decode(condition, spatial, of_all), codes
-            own = self.decode(condition[::2], spatial[::2], of_all[::2])
-            # The residual of images that say something else learns nothing: pulled too, it learns a pattern in the middle
-            # of the image that the matching network takes for anything.
-            code = condition[1::2], spatial[1::2].detach(), of_all[1::2].detach()
-            masks, residual = self.draw_parts(*code)
-            other = compose(masks, generator.colours(code[0], code[2])) + residual.detach()
-            return torch.stack((own, other), 1).flatten(0, 1), codes
+            if matching:  # the codes are those of an image that says something else
+                odd = torch.arange(n, device=self.device) % 2 == 1
+                spatial = torch.where(odd[:, None, None, None], spatial.detach(), spatial)
+                of_all = torch.where(odd[:, None], of_all.detach(), of_all)
+            return self.decode(generator.projection(speech).float(), spatial, of_all), codes
 
     def _learning_rate(self, iteration: int, done: float) -> float:
         own = self.cfg.EXEMPLAR
