@@ -140,12 +140,6 @@ class TrainSettings(Group):
     MATCHER_STEPS: int = setting(
         600, "steps that train the matching network", at_least=1, published=False, only_with="TRAIN.COEFF.MATCHING"
     )
-    MATCHER_LEARNS_SPEECH: bool = setting(
-        False,
-        "train the matching network's linear layer on speech, which else keeps the principal directions",
-        published=False,
-        only_with="TRAIN.COEFF.MATCHING",
-    )
 
     def check(self) -> None:
         if not set(self.augmentations) <= set(AUGMENTATIONS):

@@ -78,12 +78,9 @@ def test_images_of_any_size_are_read_at_64(size):
     torch.testing.assert_close(fitted(colour.expand(2, 3, size, size)), colour.expand(2, 3, 64, 64))
 
 
-@pytest.mark.parametrize("learns_speech", [False, True])
-def test_it_learns_from_pairs_alone_and_then_stays_as_it_is(learns_speech):
+def test_it_learns_from_pairs_alone_and_then_stays_as_it_is(tmp_path):
     pairs = ColouredPairs(16)
-    matcher = train_matcher(pairs, pairs.speech, 40, learns_speech=learns_speech, progress=False)
-    fixed = principal_directions(pairs.speech, matcher.directions.shape[1])[1]
-    assert torch.equal(matcher.directions, fixed) is not learns_speech
+    matcher = train_matcher(pairs, pairs.speech, 40, progress=False)
     assert not matcher.training and not any(p.requires_grad for p in matcher.parameters())
     batch = pairs(0)
     loss = matching_loss(matcher(batch.real[-1]), matcher.said(batch.speech), batch.labels)

@@ -23,20 +23,15 @@ BATCH, LEARNING_RATE = 24, 4e-3
 class Matcher(nn.Module):
     """`forward(images [N, 3, s, s] in [−1, 1])` and `said(speech [N, text_dim])` → `[N, 128]`; compared by the cosine.
 
-    The speech side is made of the principal directions of the training embeddings, which are fixed, or, with
-    `learns_speech`, where it begins. The image side is learnt.
+    The speech side is fixed: principal directions of the training embeddings. The image side is learnt.
     """
 
-    def __init__(self, text_dim: int, learns_speech: bool = False):
+    def __init__(self, text_dim: int):
         super().__init__()
         self.parts = PartsReader(PARTS)
         self.what = nn.Linear(PARTS * self.parts.out_features, DIRECTIONS)
         self.register_buffer("mean", torch.zeros(text_dim))
-        directions = torch.zeros(text_dim, DIRECTIONS)
-        if learns_speech:
-            self.directions = nn.Parameter(directions)
-        else:
-            self.register_buffer("directions", directions)
+        self.register_buffer("directions", torch.zeros(text_dim, DIRECTIONS))
 
     def forward(self, images):
         assert images.dim() == 4 and images.shape[1] == 3 and images.shape[2] == images.shape[3], tuple(images.shape)
@@ -69,9 +64,7 @@ def matching_loss(seen: torch.Tensor, said: torch.Tensor, labels: torch.Tensor) 
     return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
 
 
-def train_matcher(
-    batches, speech: torch.Tensor, steps: int, *, learns_speech=False, seed: int = 0, progress: bool = True
-) -> Matcher:
+def train_matcher(batches, speech: torch.Tensor, steps: int, *, seed: int = 0, progress: bool = True) -> Matcher:
     """Train a matcher on real pairs; it is returned in evaluation mode, without gradients.
 
     batches(step) → a `datasets.Batch`, whose largest images are used; speech `[M, text_dim]`: all training embeddings.
@@ -80,9 +73,8 @@ def train_matcher(
     device = batches.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        matcher = Matcher(speech.shape[1], learns_speech)
-        matcher.mean, directions = principal_directions(speech, DIRECTIONS)
-        matcher.directions.data.copy_(directions)
+        matcher = Matcher(speech.shape[1])
+        matcher.mean, matcher.directions = principal_directions(speech, DIRECTIONS)
         matcher.to(device, memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(matcher.parameters(), LEARNING_RATE, weight_decay=0.02)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.15)
@@ -97,10 +89,10 @@ def train_matcher(
     return matcher.eval().requires_grad_(False)
 
 
-def load_or_train(path, key: dict, batches, speech, steps: int, seed: int, learns_speech=False) -> Matcher:
+def load_or_train(path, key: dict, batches, speech, steps: int, seed: int) -> Matcher:
     """The matcher in the file `path` if it was trained with `key`, else a new one, written there by rank 0."""
     if ranks.is_main() and _read(path, key) is None:
-        matcher = train_matcher(batches, speech, steps, learns_speech=learns_speech, seed=seed)
+        matcher = train_matcher(batches, speech, steps, seed=seed)
         state = {name: value.cpu().contiguous() for name, value in matcher.state_dict().items()}
         checkpoint.save(path, {"key": key, "state_dict": state})
     ranks.barrier()

@@ -260,13 +260,11 @@ def make_matcher(cfg: Config, path: Path, split, batches):
         "sizes": plan.sizes,
         "speech": checkpoint.digest({"speech": speech}),
     }
-    if cfg.TRAIN.MATCHER_LEARNS_SPEECH:
-        key["learns speech"] = True
     own = dataclasses.replace(
         plan, batch_size=matching_network.BATCH, seed=plan.seed + 1, wrong_images=False, augmentation=False
     )
     mine = Batches(batches.cache, batches.features, split.labels, own, batches.device)
-    return matching_network.load_or_train(path, key, mine, speech, steps, plan.seed, cfg.TRAIN.MATCHER_LEARNS_SPEECH)
+    return matching_network.load_or_train(path, key, mine, speech, steps, plan.seed)
 
 
 def make_sample_sheet(data: DataSettings, count: int, seed: int, generator, run: Run):
