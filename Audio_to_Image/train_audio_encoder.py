@@ -165,6 +165,7 @@ def train(options: EncoderOptions, clips: dict, voices: tuple, image: dict, devi
         "short_clips": data.short_clips,
     }
     train_set = datasets.TrainingSet(clips["train"], image["train"], voices)
+    run.limit(training.max_minutes)
     job = trainer.Trainer(
         network,
         train_set,

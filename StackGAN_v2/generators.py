@@ -14,7 +14,6 @@ GENERATORS = {
     "exemplar": "StackGAN_v2.networks.exemplar:ExemplarGenerator",
 }
 DEFAULT = "stackgan_v2"  # the published one
-WITHOUT_DISCRIMINATORS = ("exemplar",)  # trained by `training.exemplar_step` instead of `training.step`
 
 
 class GeneratorNetwork(Protocol):
@@ -50,7 +49,7 @@ class GeneratorNetwork(Protocol):
         IndexError, ValueError or RuntimeError for a state dict without sense."""
 
     def discriminators(self, cfg) -> list:
-        """New discriminators, one for each of `sizes`; [] for those of `WITHOUT_DISCRIMINATORS`.
+        """New discriminators, one for each of `sizes`; [] for a generator that is trained without.
 
         They have `encode(image, groups)` → code, `condition_logits(code, condition, groups)` → `[N]` and
         `uncond_logits(code)` → `[N, …]`, or None for the latter; groups: the batches that an argument holds, one after

@@ -1,7 +1,7 @@
 """Does bf16 train like float32? Both trainers in both precisions with several seeds: curves and results compared.
 
-Needs a set whose stages 0 to 2 are done, such as that of `bash scripts/demo.sh --stop_stage 2`; the generator learns
-from embeddings made of the sentences' words, so that its runs differ in its own precision alone. The *distance* of a
+Needs a set whose stages 0 to 2 are done, such as that of `bash scripts/demo.sh --method improved --stop_stage 2`; the
+generator learns from embeddings made of the sentences' words, so that its runs differ in its own precision alone. The *distance* of a
 curve is that between the precisions' mean curves, relative to the distance between two seeds of float32; about 1
 means no effect.
 """

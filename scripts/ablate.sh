@@ -25,6 +25,7 @@ done
 [ -n "$(echo $only)" ] || fail "--only names no row; there are: $rows"
 [ "$stage" -le 3 ] || fail "--stage $stage: the encoders are stage 3, so it can be 3 at the most"
 [ "$stop_stage" = 8 ] || fail "--stop_stage is for run.sh; every row here is trained and evaluated"
+[ -z "$no_teacher" ] || fail "--dataset $dataset: its encoder learns without these losses; give --method improved or published"
 
 stage_given=                 # what is done stays done
 data_stages

@@ -59,7 +59,8 @@ choices="dataset stage stop_stage data_root output_root tag nproc nnodes node_ra
 # What --method changes: encoder_options, gan_cfg and gan_options, to the values that <method>_… have here or in a set's
 # file of choices. Such a file names the set's own_method; one that does not has the published method's choices as they are.
 # published: Li et al.'s encoder and losses. improved: the same networks with the losses of cfg/toybirds_3stages.yml.
-# modern: an encoder that learns from pairs alone, on a pretrained front end, and a generator with one discriminator.
+# modern: an encoder that learns from pairs alone, on a pretrained front end, and a generator for the machine: on GPUs the
+# GAN of cfg/birds_modern.yml, on CPUs cfg/toybirds_exemplar.yml.
 own_method=
 improved_encoder_options= improved_gan_cfg= improved_gan_options=
 published_encoder_options="$encoder_options" published_gan_cfg="$gan_cfg" published_gan_options=
@@ -230,8 +231,8 @@ state_of() {    # number, command … : the command, wherever the project lies, 
     fingerprint "$1"
 }
 
-fingerprint() { # number: of split files by content; of large files by size, first and last MiB
-    local files=() splits=()
+fingerprint() { # number: of split files and cfg by content; of large files by size, first and last MiB
+    local files=() whole=()
     case $1 in
         3) [ -n "$no_teacher" ] || files=("$data"/{train,test}/image_features_"$teacher".pickle) ;;
         4) files=("$encoder/latest.pth") ;;
@@ -239,8 +240,9 @@ fingerprint() { # number: of split files by content; of large files by size, fir
         5) files=("$data"/{train,test}/audio_features_"$features".pickle) ;;
         6) files=("$generator/Model/latest.pth") ;;
     esac
-    [ "$1" = 0 ] || splits=("$data"/{train,test}.json)
-    "$python" scripts/shell_parts.py fingerprint ${splits[@]+"${splits[@]}"} -- ${files[@]+"${files[@]}"}
+    [ "$1" = 0 ] || whole=("$data"/{train,test}.json)
+    case $1 in 5 | 6) whole+=("$gan_cfg") ;; esac
+    "$python" scripts/shell_parts.py fingerprint ${whole[@]+"${whole[@]}"} -- ${files[@]+"${files[@]}"}
 }
 
 put() { printf '%s' "$1" > "$2.tmp" && mv "$2.tmp" "$2"; }     # text, file: complete or not at all

@@ -8,10 +8,10 @@
 #
 #   0 data             download, draw or prepare the set, where a recipe can
 #   1 speech           synthesise the captions (sets that come with recordings have none to make)
-#   2 image features   ten views of every image through the teacher
+#   2 image features   ten views of every image through the teacher (left out where the encoder needs none)
 #   3 encoder          train the speech encoder
 #   4 speech features  embed every caption
-#   5 generator        train StackGAN-v2
+#   5 generator        train it
 #   6 images         generate every test sentence
 #   7 evaluation       the numbers
 #   8 report           one HTML page

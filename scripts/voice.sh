@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Say or type a sentence and see images of it, on a page of this machine: set-up if needed, then the server.
-#   bash scripts/voice.sh            bash scripts/voice.sh --port 8000 --encoder toybirds --generator toybirds
+#   bash scripts/voice.sh            bash scripts/voice.sh --port 8000 --generator FILE
 set -euo pipefail
 here="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 bash "$here/setup.sh"

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from StackGAN_v2 import losses
+from StackGAN_v2.networks import exemplar
 from StackGAN_v2.networks.exemplar import (
     ExemplarGenerator,
     ImageEncoder,
@@ -104,6 +105,16 @@ def plain_image(g, condition, spatial, of_all):
     hidden = lrelu(F.linear(joint, g.palette[0].weight, g.palette[0].bias))
     colours = torch.tanh(F.linear(hidden, g.palette[2].weight, g.palette[2].bias)).view(n, 3, 3)
     return (masks[:, :, None] * colours[:, :, :, None, None]).sum(1) + torch.stack(rows, 1)
+
+
+def test_an_image_is_composed_in_float32_under_autocast(monkeypatch):
+    """256 levels are more than bf16 tells apart."""
+    seen = []
+    monkeypatch.setattr(exemplar, "compose", lambda *parts: seen.extend((*parts, compose(*parts))) or seen[-1])
+    g = random_weights(ExemplarGenerator(SMALL))
+    with torch.autocast("cpu", torch.bfloat16):
+        image = g.decode(torch.randn(N, 5), torch.randn(N, 2, 16, 16), torch.randn(N, 3))
+    assert [value.dtype for value in (*seen, image)] == [torch.float32] * 4
 
 
 def test_the_decoder_equals_the_plain_computation():

@@ -208,6 +208,7 @@ def test_an_ablation_trains_each_row_once(done):
         (["--only", "jel+jel"], "--only jel+jel is none of"),
         (["--seeds", "x"], "--seeds x"),
         (["--stop_stage", "5"], "--stop_stage is for run.sh"),
+        (["--encoder_options", "--encoder contrastive"], "its encoder learns without these losses"),
     ):
         result = ablate(*words)
         assert result.returncode == 2 and sentence in result.stderr and result.stderr.count("\n") == 1

@@ -34,7 +34,7 @@ class Recipe:
         self.place, self.marks = place, place / "output/trial"
         self.program = place / "program.sh"
         self.program.write_text(PROGRAM.format(root=ROOT, train=train))
-        self.train, self.image, self.audio, self.encoder, self.generator = self.inputs = [
+        self.train, self.image, self.audio, self.encoder, self.generator, self.cfg = self.inputs = [
             place / name
             for name in (
                 "data/toy/train.json",
@@ -42,6 +42,7 @@ class Recipe:
                 "data/toy/train/audio_features_stub.pickle",
                 "output/Audio_to_Image/log/trial_speech_encoder/latest.pth",
                 "output/StackGAN_v2/trial_speech_encoder/Model/latest.pth",
+                "gan cfg/toy.yml",
             )
         ]
         for path in self.inputs:
@@ -58,6 +59,8 @@ class Recipe:
             "trial",
             "--teacher",
             "stub",
+            "--gan_cfg",
+            self.cfg,
             "--data_root",
             self.place / "data",
             "--output_root",
@@ -91,7 +94,8 @@ def test_nothing_runs_again_without_a_reason(recipe):
 
 
 @pytest.mark.parametrize(
-    "name, again", [("train", "123456"), ("image", "3456"), ("encoder", "456"), ("audio", "56"), ("generator", "6")]
+    "name, again",
+    [("train", "123456"), ("image", "3456"), ("encoder", "456"), ("audio", "56"), ("generator", "6"), ("cfg", "56")],
 )
 def test_a_changed_input_repeats_its_stage_and_those_behind_it(recipe, name, again):
     path = getattr(recipe, name)

@@ -38,7 +38,6 @@ _BANK = ("bank_mean", "bank_logvar", "bank_global_mean", "bank_global_logvar")  
 class Sizes:
     """Sizes of an exemplar generator. ValueError for those that do not go together.
 
-    image                  side in pixels: 32, 64, 128 or 256
     widths                 channels of the decoder's maps of 16, 32, … pixels, up to half of the image
     parts                  masks, each with one colour
     z_dim, text_dim        widths of the noise and of the speech embedding
@@ -64,6 +63,7 @@ class Sizes:
 
     @property
     def image(self) -> int:
+        """Side in pixels: 32, 64, 128 or 256."""
         return CODE_SIDE << len(self.widths)
 
 
@@ -163,7 +163,7 @@ class ExemplarGenerator(nn.Module):
         super().__init__()
         self.shape, self.z_dim, self.text_dim = sizes, sizes.z_dim, sizes.text_dim
         widths, constants = sizes.widths, sizes.constants
-        self.widest_map = max(sizes.parts, *widths)
+        self.widest_map = max(sizes.parts, widths[-1])  # of the image's size, or near it
         self.encoder = ImageEncoder(sizes)
         self.projection = nn.Linear(sizes.text_dim, sizes.condition_dim)
         joint = sizes.condition_dim + sizes.global_dim
@@ -261,12 +261,8 @@ class ExemplarGenerator(nn.Module):
 
         The residual may bring them a little out of [−1, 1].
         """
-        masks, residual = self.draw_parts(condition, spatial, of_all)
-        return compose(masks, self.colours(condition, of_all)) + residual
-
-    def draw_parts(self, condition, spatial, of_all):
-        """→ the parts' masks `[N, K, s, s]`, which add up to 1, and the residual `[N, 3, s, s]`, both float32."""
-        layers, n = self.modulations(torch.cat((condition, of_all), 1)), len(condition)
+        joint = torch.cat((condition, of_all), 1)
+        layers, n = self.modulations(joint), len(joint)
         h = self.first(torch.cat((spatial, self.constants[0].expand(n, -1, -1, -1)), 1))
         for i, block in enumerate(self.blocks):
             if i:
@@ -276,13 +272,10 @@ class ExemplarGenerator(nn.Module):
             h = block(h, layers[4 * i : 4 * i + 4])
         h = F.leaky_relu(h, SLOPE)
         masks = F.interpolate(SHARPNESS * self.masks(h), scale_factor=2.0, mode="bilinear").float()
-        return masks.softmax(1), F.pixel_shuffle(self.residual(h), 2).float()
-
-    def colours(self, condition, of_all):
-        """→ the palette `[N, K, 3]`, float32."""
-        joint = torch.cat((condition, of_all), 1).float()
-        with torch.autocast(joint.device.type, enabled=False):
-            return self.palette(joint).tanh().unflatten(1, (-1, 3))
+        residual = F.pixel_shuffle(self.residual(h), 2).float()
+        with torch.autocast(masks.device.type, enabled=False):
+            palette = self.palette(joint.float()).tanh().unflatten(1, (-1, 3))
+            return compose(masks.softmax(1), palette) + residual
 
     def exemplars(self, z):
         """Noise `[N, z_dim]` → spatial codes, global codes and, `[N]`, whether the image is to be mirrored.

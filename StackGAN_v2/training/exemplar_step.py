@@ -24,10 +24,10 @@ class ExemplarStepper:
     """One training iteration. Losses come back as tensors, so that nothing waits for the device.
 
     Every image is encoded and reconstructed with its own sentence (L1 of pixels, and from half of EXEMPLAR.MATCH_FROM on
-    of the matching network's local features). From the share EXEMPLAR.MATCH_FROM of the
-    training on, those at odd places of the batch are decoded with the sentence of another one instead, and `match`, if
-    not None, pulls them to it; their codes learn nothing from that. All that is random is a function of (seed,
-    iteration), and any number of ranks shares one batch.
+    of the matching network's local features). With `match`, from the share EXEMPLAR.MATCH_FROM of the training on, those
+    at odd places of the batch are decoded with the sentence of another one instead, and it pulls them to it; their codes
+    learn nothing from that. All that is random is a function of (seed, iteration), and any number of ranks shares one
+    batch.
 
     progress(iteration): the share of the training that is done, equal on all ranks.
     """

@@ -71,8 +71,13 @@ class Networks:
     @torch.no_grad()
     def update_average(self, decay: float) -> None:
         torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - decay)
-        if own := list(self.average.buffers()):
-            torch._foreach_copy_(own, list(self.generator.buffers()))
+        bank = bank_of(self.generator)  # `refresh` sets both networks'
+        average, ours = (
+            [buffer for name, buffer in network.named_buffers() if name not in bank]
+            for network in (self.average, self.generator)
+        )
+        if ours:
+            torch._foreach_copy_(average, ours)
 
 
 def average_decay(train: TrainSettings, iteration: int) -> float:

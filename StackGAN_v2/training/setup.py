@@ -20,7 +20,6 @@ from StackGAN_v2 import sampler, sheets
 from StackGAN_v2.config import Config
 from StackGAN_v2.data import image_cache
 from StackGAN_v2.data.datasets import Ahead, Batches, BatchPlan, SpeechFeatures
-from StackGAN_v2.generators import WITHOUT_DISCRIMINATORS
 from StackGAN_v2.networks import convolution
 from StackGAN_v2.sampling import memory_format, speech_of
 from StackGAN_v2.settings import DataSettings, GeneratorOptions
@@ -171,7 +170,7 @@ def make_stepper(options: GeneratorOptions, cfg: Config, networks: Networks, bat
     device, compiled = batches.device, options.compute.compile
     compiled = device.type == "cuda" if compiled is None else compiled
     path = run.folder / "Model" / "matcher.pth"
-    if cfg.MODEL not in WITHOUT_DISCRIMINATORS:
+    if cfg.MODEL != "exemplar":
         further = make_image_losses(cfg, path, split, batches, precision)
         return Stepper(networks, cfg.TRAIN, device, precision, compiled, further)
     seed, weight, match = options.training.seed, cfg.TRAIN.COEFF.MATCHING, None
@@ -204,7 +203,7 @@ def make_batches(cfg: Config, data: DataSettings, split, kept, speech: SpeechFea
         generator.z_dim,
         generator.embedding_dim,
         seed,
-        cfg.TRAIN.WRONG == "image" and cfg.MODEL not in WITHOUT_DISCRIMINATORS,
+        cfg.TRAIN.WRONG == "image" and cfg.MODEL != "exemplar",
         bool(cfg.TRAIN.augmentations),
     )
     labels = [split.labels[i] for i in kept]
