@@ -221,6 +221,13 @@ def open_clips(
     return SpeechClips(split, cache, max_frames, device, where, short_clips)
 
 
+def open_clips_for(meta: dict, split: Split, device: torch.device, jobs: int | None = None) -> SpeechClips:
+    """The clips of a split as the encoder of `meta` (speech_encoder.load_encoder) is given them."""
+    return open_clips(
+        split, meta["max_frames"], device, jobs=jobs, short_clips=meta["short_clips"], front=meta["front_end"]
+    )
+
+
 class TrainingSet:
     """Pairs of speech and teacher features: `clips` of a split and `features`, one array `[views, d]` an item.
 

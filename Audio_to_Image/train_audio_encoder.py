@@ -35,11 +35,8 @@ def parse(argv=None) -> EncoderOptions:
 def defaults_of_encoder(argv) -> dict:
     """The defaults that the encoder named on the command line has instead of Li et al.'s."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--encoder", default="cnn_rnn", help=argparse.SUPPRESS)
-    try:
-        name = first.parse_known_args(argv)[0].encoder
-    except SystemExit:  # --encoder without a name: the parser of all options says so
-        return {}
+    first.add_argument("--encoder", nargs="?", default="cnn_rnn")  # without a name: the parser of all options says so
+    name = first.parse_known_args(argv)[0].encoder
     return encoder_class(name).defaults if name in ENCODERS and name != "cnn_rnn" else {}
 
 
@@ -165,6 +162,7 @@ def train(options: EncoderOptions, clips: dict, voices: tuple, image: dict, devi
         "short_clips": data.short_clips,
     }
     train_set = datasets.TrainingSet(clips["train"], image["train"], voices)
+    run.limit(training.max_minutes)
     job = trainer.Trainer(
         network,
         train_set,

@@ -83,8 +83,6 @@ class Trainer(TrainingLoop):
         self.train, self.test, self.test_image = train, test, test_image
         self.meta, self.settings, self.run = {**meta, "encoder": network.name}, settings, run
         self.objective = objective or TeacherLosses(settings, network.nhidden)
-        if run:  # benchmarks have none
-            run.limit(settings.max_minutes)
         self._divide_batches()
         self._prepare(network)
         devices.seed_everything(settings.seed + ranks.rank())  # for dropout, which each rank draws for itself

@@ -74,6 +74,7 @@ def make_trainer(folder, output, rnn_layers=1, **settings):
     devices.seed_everything(settings.seed)
     network = CNNRNN(nhidden=WIDTH, rnn_layers=rnn_layers, bidirectional=True)
     run = runs.Run(output, {}, ranks.is_main(), tensorboard=False)
+    run.limit(settings.max_minutes)
     return trainer.Trainer(network, train, test, image, META, settings, run)
 
 
