@@ -23,7 +23,6 @@ from Audio_to_Image import (
 )
 from Audio_to_Image.encoders import contrastive, davenet, s2igan
 from Audio_to_Image.encoders.s2igan_objective import MatchingObjective
-from Audio_to_Image.settings import MatchmapSettings
 from Audio_to_Image.speech_encoder import CNNRNN, embed, load_encoder
 from common import checkpoint, devices, resume, runs, splits
 from common.cli import UserError
@@ -355,7 +354,7 @@ def read_by_davenet(path):
     """The image of a file as crops of 28 pixels are cut from it."""
     from Audio_to_Image.encoders.davenet_objective import MatchmapObjective
 
-    objective = MatchmapObjective(TinyImage(), MatchmapSettings(image_size=28))
+    objective = MatchmapObjective(TinyImage(), types.SimpleNamespace(image_size=28))
     (image,) = objective.read_images(types.SimpleNamespace(items=[types.SimpleNamespace(image=path)]))
     return image
 
