@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def measure_model(options) -> int:
-    from Audio_to_Image import datasets, trainer
+    from Audio_to_Image import datasets, encoder_metrics
     from Audio_to_Image.objectives import load_objective
     from Audio_to_Image.recording_remarks import first
     from Audio_to_Image.speech_encoder import load_encoder
@@ -56,7 +56,7 @@ def measure_model(options) -> int:
         teacher_features(options, encoder, meta, objective, folder, split) if objective.needs_teacher else (None, None)
     )
     clips = datasets.open_clips_for(meta, split, device, options.jobs)
-    values = trainer.evaluate(
+    values = encoder_metrics.evaluate(
         encoder,
         meta,
         clips,
@@ -127,8 +127,8 @@ def measure_features(options) -> int:
     import numpy as np
     import torch
 
+    from Audio_to_Image.encoder_metrics import mean_views
     from Audio_to_Image.metrics import speech_metrics
-    from Audio_to_Image.trainer import mean_views
     from common import features, splits
     from common.files import append_line
 
@@ -163,7 +163,7 @@ def measure_features(options) -> int:
 
 def teacher_features(options, encoder, meta, objective, folder, split):
     """→ (the teacher's name, the mean of each image's views `[images, width]`). UserError if they do not fit."""
-    from Audio_to_Image import trainer
+    from Audio_to_Image.encoder_metrics import mean_views
     from common import features
 
     teacher = options.teacher or meta["teacher"]
@@ -181,7 +181,7 @@ def teacher_features(options, encoder, meta, objective, folder, split):
             f"{teacher} have {image[0].shape[1]}; name the teacher that it was trained with by "
             "--teacher"
         )
-    return teacher, trainer.mean_views(image)
+    return teacher, mean_views(image)
 
 
 if __name__ == "__main__":

@@ -145,6 +145,7 @@ def train(options: EncoderOptions, clips: dict, voices: tuple, image: dict, devi
     voices: variants of the training clips (--augment_voice).
     """
     from Audio_to_Image import datasets, trainer
+    from Audio_to_Image.encoder_metrics import mean_views
     from Audio_to_Image.objectives import objective_class
     from common import devices, validation
 
@@ -167,7 +168,7 @@ def train(options: EncoderOptions, clips: dict, voices: tuple, image: dict, devi
         network,
         train_set,
         clips[tested],
-        trainer.mean_views(image[tested]),
+        mean_views(image[tested]),
         meta,
         training,
         run,
