@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from common.attributes import Attributes
 
-MOST_SENTENCES = 8000  # of the training split that are embedded for it
+MOST_SENTENCES = 8000  # embedded for it, of the training split and of the split that is measured, each
 PENALTIES = (1e-4, 1e-3, 1e-2)  # on the mean square of the weights; chosen on held-out training classes
 HELD_OUT = 5  # one training class in so many
 ITERATIONS = 60  # of L-BFGS

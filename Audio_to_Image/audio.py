@@ -1,8 +1,8 @@
 """Sound files → log-mel spectrograms, the input of the speech encoder.
 
 The settings are those of Li et al. (arXiv 2004.03413). torch does the transforms, of many clips at a time in each
-thread but always in blocks of the same shape, so that a clip's numbers do not depend on what is computed beside it. torch and
-librosa are imported only where sound is read.
+thread but always in blocks of the same shape, so that a clip's numbers do not depend on what is computed beside it.
+torch and librosa are imported only where sound is read.
 """
 
 import functools
@@ -89,22 +89,22 @@ def read_audio(path, rate: int = RATE) -> np.ndarray:
     return resample(sound.samples, sound.rate, rate)
 
 
-def load_clip(path, encode=None, compute=None) -> Clip:
+def load_clip(path, compute=None) -> Clip:
     """The features of a file at its own length, and what there is to say about the file; nothing is raised.
 
-    encode: maps features float32 [bands, n] to what is handed back; compute: of a front end, else the log-mels.
+    compute: of a front end, else the log-mels.
     """
-    return next(_load_clips([(0, path)], encode, compute))[1]
+    return next(_load_clips([(0, path)], compute=compute))[1]
 
 
-def clip_of(sound: Sound, encode=None, compute=None) -> Clip:
+def clip_of(sound: Sound, compute=None) -> Clip:
     """The same of samples."""
     samples = resample(sound.samples, sound.rate, RATE)
     (features,) = (compute or log_mels_of_samples)([samples])
-    return _clip(sound, samples, features, encode)
+    return _clip(sound, samples, features)
 
 
-def _clip(sound: Sound, samples: np.ndarray, features: np.ndarray, encode) -> Clip:
+def _clip(sound: Sound, samples: np.ndarray, features: np.ndarray, encode=None) -> Clip:
     held = encode(features) if encode else features
     return Clip(held, sound.seconds, sound.promised, sound.remarks, n_frames=frames_of(samples))
 
@@ -243,8 +243,11 @@ def mel_filters() -> np.ndarray:
 
 
 def iter_clips(paths, jobs: int | None = None, progress: bool = False, encode=None, compute=None, prepare=None):
-    """Yield (index, Clip) for every path, in no fixed order, computed by `jobs` threads; encode, compute: as in
-    load_clip; prepare: maps (index, samples) to the samples that are taken in their place."""
+    """Yield (index, Clip) for every path, in no fixed order, computed by `jobs` threads.
+
+    encode: maps features float32 [bands, n] to what is handed back; compute: as in load_clip; prepare: maps
+    (index, samples) to the samples that are taken in their place.
+    """
     from common.progress import tqdm
 
     chunks = in_chunks(list(enumerate(map(str, paths))), 64)
@@ -263,7 +266,7 @@ def _clips_of_chunk(chunk, encode, compute, prepare):
         return list(_load_clips(chunk, encode, compute, prepare))
 
 
-def _load_clips(numbered, encode, compute=None, prepare=None):
+def _load_clips(numbered, encode=None, compute=None, prepare=None):
     """(number, path) → (number, Clip), computing as many together as have `_TOGETHER` frames."""
     waiting, frames = [], 0
 

@@ -53,7 +53,7 @@ class Batch:
     n_frames: torch.Tensor
     image: torch.Tensor
     labels: torch.Tensor
-    items: np.ndarray | None = None
+    items: np.ndarray
     images: torch.Tensor | None = None
 
 
@@ -71,10 +71,10 @@ def default_short_clips(dataset: str) -> str:
 class SpeechClips:
     """The frame features of a split's captions, from its `cache`, in batches on `device`. Clips count as in the cache.
 
-    max_frames: frames of 10 ms that a batch's maps span; they are `width` columns wide. where: 'gpu' and 'ram' hold all clips there, 'disk' reads the mapped file;
-    what does not fit falls back to the next, and all give the same numbers. short_clips: what becomes of those under
-    0.64 s (audio.is_heard). `items[c]` is the item of clip c, `n_frames[c]` its length in frames of 10 ms, `usable` the clips that can be
-    used. UserError if there is none.
+    max_frames: frames of 10 ms that a batch's maps span; they are `width` columns wide. where: 'gpu' and 'ram' hold all
+    clips there, 'disk' reads the mapped file; what does not fit falls back to the next, and all give the same numbers.
+    short_clips: what becomes of those under 0.64 s (audio.is_heard). `items[c]` is the item of clip c, `n_frames[c]` its
+    length in frames of 10 ms, `usable` the clips that can be used. UserError if there is none.
     """
 
     def __init__(
@@ -92,7 +92,8 @@ class SpeechClips:
         self.items = np.repeat(np.arange(len(split.items)), [len(item.audio) for item in split.items])
         assert len(self.items) == len(cache), (len(self.items), len(cache))
         self.n_frames = cache.n_frames
-        self.usable = np.flatnonzero(is_heard(self.n_frames, self._silent(), short_clips))
+        silent = np.array([SILENT in clip.remarks for clip in cache.clips], bool)
+        self.usable = np.flatnonzero(is_heard(self.n_frames, silent, short_clips))
         if not len(self.usable):
             raise UserError(no_recording(split, cache))
         self.where = self._hold(where or "auto")
@@ -112,10 +113,6 @@ class SpeechClips:
         if not len(part.usable):
             raise UserError(no_recording(split, part.cache))
         return part
-
-    def _silent(self) -> np.ndarray:
-        clips = getattr(self.cache, "clips", None)  # a benchmark's stand-in has none
-        return np.array([SILENT in clip.remarks for clip in clips] if clips else np.zeros(len(self.n_frames)), bool)
 
     def _hold(self, wanted: str) -> str:
         """Bring the clips as near as there is room for; where that is."""
@@ -219,6 +216,13 @@ def open_clips(
     if not ranks.is_main():
         cache = MelCache.of_split(split, build=False, progress=False, front=front, variant=variant)
     return SpeechClips(split, cache, max_frames, device, where, short_clips)
+
+
+def open_clips_for(meta: dict, split: Split, device: torch.device, jobs: int | None = None) -> SpeechClips:
+    """The clips of a split as the encoder of `meta` (speech_encoder.load_encoder) is given them."""
+    return open_clips(
+        split, meta["max_frames"], device, jobs=jobs, short_clips=meta["short_clips"], front=meta["front_end"]
+    )
 
 
 class TrainingSet:

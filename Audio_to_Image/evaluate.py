@@ -16,7 +16,7 @@ PROTOCOL = {
     "ap50": "own images among the 50 of highest score for a class centre, mean over classes, %",
     "ap50_highest": "AP@50 of a perfect ranking: a class may have fewer than 50 images, %",
     "probe": "of the attributes that sentences name, those that a linear probe reads in the embedding, %; it is trained on "
-    "training sentences (8,000 at most); sets with attributes.json",
+    "training sentences and read on those of the split, 8,000 at most of each; sets with attributes.json",
     "matchmap": "davenet alone: the first usable caption of each of at most 1,000 images, compared by matchmap; R@k, %",
     "retrieval": "an image and its own captions are right, others wrong; R@k: a right one among the best k, %; mAP, %",
 }
@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def measure_model(options) -> int:
-    from Audio_to_Image import datasets, trainer
+    from Audio_to_Image import datasets, encoder_metrics
     from Audio_to_Image.objectives import load_objective
     from Audio_to_Image.recording_remarks import first
     from Audio_to_Image.speech_encoder import load_encoder
@@ -49,18 +49,14 @@ def measure_model(options) -> int:
 
     folder = splits.data_dir(options.dataset, options.data_root)
     split = splits.load_split(folder, options.split)
-    device = devices.pick_device(options.device)
-    precision = devices.pick_precision(options.precision, device)
-    devices.set_up_arithmetic(device, precision)
+    device, precision = devices.set_up(options.device, options.precision)
     encoder, meta = load_encoder(options.model, device)
     objective = load_objective(options.model, encoder, options.image_model)
     teacher, image = (
         teacher_features(options, encoder, meta, objective, folder, split) if objective.needs_teacher else (None, None)
     )
-    clips = datasets.open_clips(
-        split, meta["max_frames"], device, jobs=options.jobs, short_clips=meta["short_clips"], front=meta["front_end"]
-    )
-    values = trainer.evaluate(
+    clips = datasets.open_clips_for(meta, split, device, options.jobs)
+    values = encoder_metrics.evaluate(
         encoder,
         meta,
         clips,
@@ -108,14 +104,7 @@ def read_attributes(options, folder, encoder, meta: dict, clips, precision: str)
     if not path.is_file() or clips.split.name == "train" or "train" not in splits.splits_in(folder):
         return {}
     known = attributes.load_attributes(path)
-    train = datasets.open_clips(
-        splits.load_split(folder, "train"),
-        meta["max_frames"],
-        clips.device,
-        jobs=options.jobs,
-        short_clips=meta["short_clips"],
-        front=meta["front_end"],
-    )
+    train = datasets.open_clips_for(meta, splits.load_split(folder, "train"), clips.device, options.jobs)
     embedded, named, chosen = [], [], {}
     for role, one in (("train", train), ("test", clips)):
         chosen[role] = attribute_reading.chosen_sentences(one)
@@ -138,8 +127,8 @@ def measure_features(options) -> int:
     import numpy as np
     import torch
 
+    from Audio_to_Image.encoder_metrics import mean_views
     from Audio_to_Image.metrics import speech_metrics
-    from Audio_to_Image.trainer import mean_views
     from common import features, splits
     from common.files import append_line
 
@@ -174,7 +163,7 @@ def measure_features(options) -> int:
 
 def teacher_features(options, encoder, meta, objective, folder, split):
     """→ (the teacher's name, the mean of each image's views `[images, width]`). UserError if they do not fit."""
-    from Audio_to_Image import trainer
+    from Audio_to_Image.encoder_metrics import mean_views
     from common import features
 
     teacher = options.teacher or meta["teacher"]
@@ -192,7 +181,7 @@ def teacher_features(options, encoder, meta, objective, folder, split):
             f"{teacher} have {image[0].shape[1]}; name the teacher that it was trained with by "
             "--teacher"
         )
-    return teacher, trainer.mean_views(image)
+    return teacher, mean_views(image)
 
 
 if __name__ == "__main__":

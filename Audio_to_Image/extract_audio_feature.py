@@ -89,7 +89,7 @@ def per_image(clips, embeddings):
 
 def main() -> int:
     options = parse()
-    from Audio_to_Image.datasets import embed_clips, open_clips
+    from Audio_to_Image.datasets import embed_clips, open_clips_for
     from Audio_to_Image.recording_remarks import first
     from Audio_to_Image.speech_encoder import load_encoder
     from common import devices, features
@@ -98,23 +98,11 @@ def main() -> int:
     for split in loaded:
         for switch in (options.audio_switch, f"lens_{options.audio_switch}"):
             features.require_replaceable(features.feature_path(split.folder, split.name, "audio", switch))
-    device = devices.pick_device(options.device)
-    precision = devices.pick_precision(options.precision, device)
-    devices.set_up_arithmetic(device, precision)
+    device, precision = devices.set_up(options.device, options.precision)
     encoder, meta = load_encoder(options.model, device)
     check_claims(options, meta)
     meta["short_clips"] = options.short_clips or meta["short_clips"]
-    opened = [
-        open_clips(
-            split,
-            meta["max_frames"],
-            device,
-            jobs=options.jobs,
-            short_clips=meta["short_clips"],
-            front=meta["front_end"],
-        )
-        for split in loaded
-    ]
+    opened = [open_clips_for(meta, split, device, options.jobs) for split in loaded]
     for split, clips in zip(loaded, opened):
         if options.strict and clips.without_speech():
             raise cli.UserError(

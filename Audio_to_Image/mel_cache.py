@@ -39,7 +39,7 @@ class MelCache:
 
     `errors` maps the numbers of clips that cannot be used (missing, empty, not sound) to reasons; these have 0 frames.
     `clips[number]` is what is known about a clip beside its features, an audio.Clip with `mel` None. `n_frames` are
-    frames of 10 ms, `columns` those of the front end `front`; of log-mels both are the same.
+    frames of 10 ms, which `columns_of` turns into those of the front end `front`; of log-mels both are the same.
     """
 
     front = front_end("log_mel")
@@ -103,11 +103,6 @@ class MelCache:
 
     def __len__(self) -> int:
         return len(self.paths)
-
-    @property
-    def columns(self) -> np.ndarray:
-        """Columns of each clip: int64; 0 of those that cannot be used."""
-        return columns_of(self.front, self.n_frames)
 
     def frames(self, number: int) -> int:
         """Frames (10 ms) of a clip before padding, at most 2048; 0 if it cannot be used."""

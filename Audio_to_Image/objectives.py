@@ -63,6 +63,32 @@ class Objective(nn.Module):
         return {}
 
 
+class ImageObjective(Objective):
+    """Base of the objectives that look at the images themselves; `images` are those of the training split."""
+
+    needs_teacher = False
+
+    def __init__(self):
+        super().__init__()
+        self.images: Any = None
+        self._held: dict[tuple, Any] = {}
+
+    def hold_training_images(self, split) -> None:
+        """Read them now, so that no two threads of `prepare` do, and no batch asks for the split's digest."""
+        self.images = self.images_of(split)
+
+    def images_of(self, split):
+        """The images of a split's items as `read_images` gives them, read once."""
+        key = split.path, split.digest()  # what is held out for validation has the path of the rest
+        if key not in self._held:
+            self._held[key] = self.read_images(split)
+        return self._held[key]
+
+    def read_images(self, split):
+        """One uint8 array `[H, W, 3]` an item, all held in memory. UserError names an image that cannot be used."""
+        raise NotImplementedError
+
+
 def loss_terms(audio, image, labels, settings: LossSettings) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """→ (the total to minimise, the terms that it is made of, unweighted, and the training accuracy in percent).
 

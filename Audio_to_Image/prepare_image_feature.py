@@ -62,9 +62,7 @@ def main(argv=None) -> int:
     from common.features import find_features
     from common.splits import data_dir, load_split
 
-    device = devices.pick_device(options.device)
-    precision = devices.pick_precision(options.precision, device)
-    devices.set_up_arithmetic(device, precision)
+    device, precision = devices.set_up(options.device, options.precision)
     folder = data_dir(options.dataset, options.data_root)
     splits = [load_split(folder, name) for name in options.splits]
     whole_images = device.type == "cpu"

@@ -82,7 +82,7 @@ class NetworkSettings(Group):
         "cnn_rnn",
         "speech encoder",
         metavar="|".join(ENCODERS),
-        more="cnn_rnn: the paper's, which the options below and the losses shape; others have "
+        more="cnn_rnn: the paper's, for which --bidirectional, --rnn_layers, --dropout and the losses are; others have "
         "losses and defaults of their own",
     )
     front_end: str = setting(

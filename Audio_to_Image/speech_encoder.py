@@ -191,9 +191,9 @@ def build_from(state: dict, path, name=None) -> SpeechEncoder:
 def load_encoder(path, device="cpu") -> tuple[SpeechEncoder, dict]:
     """Read an encoder's file, this project's or a published one → (network in evaluation mode, meta).
 
-    meta always has `encoder` (a name in encoders.ENCODERS), `front_end` (one in front_ends.FRONT_ENDS), `max_frames` (2048 if the file does not say), `nhidden`,
-    `rnn_layers`, `bidirectional`, `n_filters`, `teacher` and `dataset` (None if unknown), `short_clips` ('skip' if the
-    file does not say) and `digest`, the hash of the tensors.
+    meta always has `encoder` (a name in encoders.ENCODERS), `front_end` (one in front_ends.FRONT_ENDS), `max_frames`
+    (2048 if the file does not say), `nhidden`, `rnn_layers`, `bidirectional`, `n_filters`, `teacher` and `dataset` (None
+    if unknown), `short_clips` ('skip' if the file does not say) and `digest`, the hash of the tensors.
     UserError: the file is missing, damaged, or of another architecture.
     """
     content = checkpoint.load(path)
@@ -244,10 +244,10 @@ def positions_of(n_frames: torch.Tensor) -> torch.Tensor:
 def embed(encoder: SpeechEncoder, meta: dict, mels: torch.Tensor, n_frames) -> torch.Tensor:
     """Sentence embeddings `[N, nhidden]`, float32 on the encoder's device, of clips in any order.
 
-    mels: features `[N, n_filters, T]` of the encoder's front end, padded with 0; any T is cut or padded to the encoder's
-    own `max_frames`, since the embedding may be a mean over them. n_frames: `[N]`, frames of 10 ms of each clip: 64 at
-    least, or 1 if the encoder was trained to hear short clips by padding (ValueError). In batches of another size or width the embeddings are equal up to
-    rounding.
+    mels: features `[N, n_filters, T]` of the encoder's front end, padded with 0; any T is cut or padded to the
+    encoder's own `max_frames`, since the embedding may be a mean over them. n_frames: `[N]`, frames of 10 ms of each
+    clip: 64 at least, or 1 if the encoder was trained to hear short clips by padding (ValueError). In batches of
+    another size or width the embeddings are equal up to rounding.
     """
     assert mels.dim() == 3 and mels.shape[1] == encoder.n_filters and len(mels) == len(n_frames), tuple(mels.shape)
     n_frames = torch.as_tensor(n_frames, device="cpu").long().clamp(max=meta["max_frames"])

@@ -35,11 +35,8 @@ def parse(argv=None) -> EncoderOptions:
 def defaults_of_encoder(argv) -> dict:
     """The defaults that the encoder named on the command line has instead of Li et al.'s."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--encoder", default="cnn_rnn", help=argparse.SUPPRESS)
-    try:
-        name = first.parse_known_args(argv)[0].encoder
-    except SystemExit:  # --encoder without a name: the parser of all options says so
-        return {}
+    first.add_argument("--encoder", nargs="?", default="cnn_rnn")  # without a name: the parser of all options says so
+    name = first.parse_known_args(argv)[0].encoder
     return encoder_class(name).defaults if name in ENCODERS and name != "cnn_rnn" else {}
 
 
@@ -148,6 +145,7 @@ def train(options: EncoderOptions, clips: dict, voices: tuple, image: dict, devi
     voices: variants of the training clips (--augment_voice).
     """
     from Audio_to_Image import datasets, trainer
+    from Audio_to_Image.encoder_metrics import mean_views
     from Audio_to_Image.objectives import objective_class
     from common import devices, validation
 
@@ -170,7 +168,7 @@ def train(options: EncoderOptions, clips: dict, voices: tuple, image: dict, devi
         network,
         train_set,
         clips[tested],
-        trainer.mean_views(image[tested]),
+        mean_views(image[tested]),
         meta,
         training,
         run,

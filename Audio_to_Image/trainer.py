@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from Audio_to_Image.datasets import Batch, SpeechClips, TrainingSet, embed_clips
+from Audio_to_Image.datasets import Batch, SpeechClips, TrainingSet
+from Audio_to_Image.encoder_metrics import evaluate
 from Audio_to_Image.encoders import SpeechEncoder
-from Audio_to_Image.metrics import speech_metrics
 from Audio_to_Image.objectives import Objective, TeacherLosses
 from Audio_to_Image.optimization import learning_rate, make_optimizer
 from Audio_to_Image.settings import Settings
@@ -23,41 +23,6 @@ from common.distributed import ranks
 from common.distributed.sync_bn import require_two, synchronize_batch_norm
 from common.runs import Run
 from common.training_loop import TrainingLoop, is_better
-
-
-def evaluate(
-    encoder: SpeechEncoder,
-    meta: dict,
-    clips: SpeechClips,
-    image: torch.Tensor,
-    batch_size: int,
-    precision: str = "fp32",
-    everything: bool = True,
-    progress: bool = False,
-    project=None,
-) -> dict[str, float]:
-    """`speech_metrics` over every usable caption of a split. image: `[images, d]`, what they are compared with.
-
-    project: the objective's, of sentences that are compared in a space of its own; None: as they are.
-
-    The encoder is left in the mode that it was in. Every rank gets the result.
-    """
-    training = encoder.training
-    audio = embed_clips(encoder.eval(), meta, clips, batch_size, precision, progress)
-    encoder.train(training)
-    if project:
-        with torch.no_grad():
-            audio = project(audio)
-    numbers = np.array(clips.split.image_numbers)  # an image that several items share counts once
-    first = np.unique(numbers, return_index=True)[1]
-    own = torch.from_numpy(numbers[clips.items[clips.usable]]).to(audio.device)
-    labels = torch.tensor(clips.split.labels)[first].to(audio.device) if clips.split.has_classes else None
-    return speech_metrics(audio, own, image[first].to(audio.device), labels, everything)
-
-
-def mean_views(features: list[np.ndarray]) -> torch.Tensor:
-    """One array `[views, d]` an image → `[images, d]`."""
-    return torch.from_numpy(np.stack([rows.mean(0) for rows in features]))
 
 
 class Trainer(TrainingLoop):

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from Audio_to_Image.audio import RATE
 from Audio_to_Image.sound_files import resample
 
 VERSION = 1  # raise when equal numbers would give another sound
-RATE = 16000
 PACE = (0.85, 1.2)  # factor of the speaking rate
 SEMITONES = (-4.0, 4.0)  # of pitch and formants together
 REVERBERATION = (0.08, 0.5)  # seconds until a sound has faded by 60 dB

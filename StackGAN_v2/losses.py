@@ -33,7 +33,6 @@ _D_TERMS = {
     "hinge": (lambda x: F.relu(1 - x).mean(), lambda x: F.relu(1 + x).mean()),  # Lim & Ye 2017
 }
 _G_TERM = {"bce": lambda x: _bce(x, 1.0), "hinge": lambda x: -x.mean()}
-ADVERSARIAL = tuple(_G_TERM)
 
 
 def kl_loss(mu, logvar):

@@ -84,7 +84,7 @@ def plain_feed(split, batches):
     import torch
 
     from benchmarks.plain_gan import plain_images
-    from StackGAN_v2.data.image_cache import bounding_boxes
+    from common.bounding_boxes import bounding_boxes
 
     boxes = bounding_boxes(split)
 

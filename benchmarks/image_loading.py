@@ -17,12 +17,12 @@ class Job:
         import torch
 
         from benchmarks import synthetic_data
-        from StackGAN_v2.data import image_cache
+        from common.bounding_boxes import bounding_boxes
 
         self.folder, self.batch, self.device = folder, batch, device
         self.random = torch.Generator().manual_seed(0)
         self.split = synthetic_data.draw_images(folder, count, side)
-        self.boxes = image_cache.bounding_boxes(self.split)
+        self.boxes = bounding_boxes(self.split)
 
     def build(self):
         from StackGAN_v2.data import image_cache

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from StackGAN_v2.data.image_cache import crop_box
+from common.bounding_boxes import crop_box
 
 
 class PlainGLU(nn.Module):

@@ -36,7 +36,7 @@ def write_sounds(folder, count: int, rate: int = 16000, seed: int = 0) -> list[P
 
 def log_mels(count: int, seed: int = 0):
     """A log-mel cache of `count` synthetic clips, in memory."""
-    from Audio_to_Image.audio import N_MELS
+    from Audio_to_Image.audio import N_MELS, Clip
     from Audio_to_Image.mel_cache import MelCache
 
     class InMemory(MelCache):
@@ -45,6 +45,7 @@ def log_mels(count: int, seed: int = 0):
             self.offsets = N_MELS * (np.cumsum(n_frames) - n_frames)
             self.values = np.random.default_rng(seed).integers(-32767, 0, N_MELS * n_frames.sum(), np.int16)
             self.paths = [Path(f"{number}.wav") for number in range(count)]
+            self.clips = [Clip(seconds=int(frames) / 100, n_frames=int(frames)) for frames in n_frames]
 
     return InMemory(caption_frames(count, seed))
 

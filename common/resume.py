@@ -32,8 +32,8 @@ def find(choice: str, folder):
     """→ (content, path) of the resume file that `choice` means, or None for a start from scratch.
 
     choice: none; auto, the newest intact one in `folder`, if there is any; or a file. When the launcher starts a
-    process again, the training goes on from its own file, whatever the choice was. UserError if a file that was asked for is
-    missing, or all are damaged.
+    process again, the training goes on from its own file, whatever the choice was. UserError if a file that was asked
+    for is missing, or all are damaged.
     """
     newest = Path(folder) / RESUME
     if newest.is_file() and newest.stat().st_mtime > float(os.environ.get(BEGAN, "inf")):

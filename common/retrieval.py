@@ -21,11 +21,6 @@ def cosine(queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
     return F.normalize(queries) @ F.normalize(gallery).T
 
 
-def nearness(queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
-    """The Euclidean distances, negative, so that the nearest scores highest."""
-    return -torch.cdist(queries, gallery)
-
-
 def blocks(rows):
     """Rows in tensors of at most `BLOCK` rows, in order."""
     return (rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK))

@@ -15,10 +15,9 @@ from pathlib import Path, PurePosixPath
 from common import ROOT
 from common.cli import UserError, first_few
 from common.files import read_json
+from common.listed_files import UNUSABLE, WINDOWS_DRIVE, find_file, is_long
 
 _HALF = re.compile("[\ud800-\udfff]")  # halves of characters, which JSON can write and no file can hold
-_UNUSABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\ud800-\udfff]")  # and commands to a terminal
-_WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _NUMBERED = re.compile(r"(\d{1,6})(?!\d)[\W_]*(.*)", re.DOTALL)  # "001.Black_footed_Albatross"
 _SPLITS = ("train", "val", "test")  # whose classes are numbered together
 _FORMS = ("{}.json", "metadata/{}.json", "metadata/{}_split.json")  # the last two: the published Places
@@ -133,7 +132,7 @@ def load_split(folder, name: str) -> Split:
 
     Labels are the same in every split of the folder; see `_labels`.
     """
-    if not name or "/" in name or _UNUSABLE.search(name):
+    if not name or "/" in name or UNUSABLE.search(name):
         raise UserError(f"{name[:80]!r} is not the name of a split, such as train or test")
     path = locate(folder, name)
     if not path.is_file():
@@ -187,12 +186,12 @@ def _base(content: dict, field: str, path: Path, usual: str) -> Path:
     """The folder that `field` names. Published files that name none, or one of their authors' machine, mean a folder of
     the set itself: `usual`, or the one with the same last parts."""
     value, own = _named(content, field), folder_of(path)
-    usable = isinstance(value, str) and value and not _UNUSABLE.search(value) and not _is_long(value)
+    usable = isinstance(value, str) and value and not UNUSABLE.search(value) and not is_long(value)
     if path.parent != own and (own / usual).is_dir() and not (usable and (ROOT / value).is_dir()):
         return own / usual
     if not usable:
         raise UserError(f"{path}: '{field}' is missing or not a path")
-    if _WINDOWS_DRIVE.match(value):
+    if WINDOWS_DRIVE.match(value):
         raise UserError(f"{path}: '{field}' is a path of Windows, {value}; write the folder's path on this machine")
     if "\\" in value and not (ROOT / value).is_dir():
         value = value.replace("\\", "/")
@@ -221,7 +220,7 @@ def _named_features(content: dict, path: Path) -> Path | None:
     """The feature file that a published split file names; None if there is none, or only a folder."""
     for field in ("image_feature_path", "image_feature"):
         value = _named(content, field)
-        if isinstance(value, str) and value.endswith(".pickle") and not _UNUSABLE.search(value) and not _is_long(value):
+        if isinstance(value, str) and value.endswith(".pickle") and not UNUSABLE.search(value) and not is_long(value):
             found = _within(folder_of(path), value) or ROOT / value
             if found.is_file():
                 return found
@@ -236,7 +235,7 @@ def _image_root(base: Path, first) -> Path:
     name = first.get("image", first.get("img")) if isinstance(first, dict) else None
     with contextlib.suppress(ValueError, OSError):  # what is wrong with the item is said where all are read
         inner = base / "images"
-        if isinstance(name, str) and not _file(base, name).is_file() and _file(inner, name).is_file():
+        if isinstance(name, str) and not find_file(base, name).is_file() and find_file(inner, name).is_file():
             return inner
     return base
 
@@ -250,7 +249,7 @@ def _dropped(audio_root: Path | None, data: list) -> int:
     usual, other = (5, 0) if "asr_text" in first else (0, 5)
     with contextlib.suppress(ValueError, OSError, TypeError, KeyError):  # a fault is told where all are read
         name = _recordings(first)[0]
-        if not _file(audio_root, name[usual:]).is_file() and _file(audio_root, name[other:]).is_file():
+        if not find_file(audio_root, name[usual:]).is_file() and find_file(audio_root, name[other:]).is_file():
             return other
     return usual
 
@@ -260,44 +259,8 @@ def _recordings(raw: dict) -> list:
     return [named] if isinstance(named, str) else named
 
 
-def inside(base: Path, relative: str) -> Path:
-    """`base / relative`; ValueError if `relative` is absolute, climbs out of `base`, or is not a name that a file
-    can have.
-
-    Links below `base` are followed: only the user can have made them, since archives that hold links are refused.
-    """
-    if not isinstance(relative, str) or not relative or _UNUSABLE.search(relative):
-        raise ValueError(f"{str(relative)[:80]!r} is not a path")
-    pure = PurePosixPath(relative)
-    if pure.is_absolute() or ".." in pure.parts or not pure.parts or _WINDOWS_DRIVE.match(relative):
-        raise ValueError(f"'{relative[:80]}' leaves its base folder")
-    if _is_long(relative):
-        raise ValueError(f"'{relative[:80]}…' is too long for the name of a file")
-    return base / pure
-
-
-def _file(base: Path, name: str) -> Path:
-    """`inside`, and where there is no such file but one that is written otherwise, that: with slashes for backslashes
-    (lists made on Windows), or with accents in another Unicode form (lists or archives made on a Mac)."""
-    path = inside(base, name)
-    if "\\" in name and not path.exists():
-        name = name.replace("\\", "/")
-        path = inside(base, name)
-    if name.isascii() or path.exists():
-        return path
-    found = base
-    for part in PurePosixPath(name).parts:
-        forms = [found / part, *(found / unicodedata.normalize(form, part) for form in ("NFC", "NFD"))]
-        found = next((other for other in forms if other.exists()), forms[0])
-    return found
-
-
-def _is_long(path: str) -> bool:
-    return len(path.encode()) > 2048 or any(len(part.encode()) > 255 for part in path.split("/"))
-
-
 def _item(raw: dict, number: int, image_root: Path, audio_root: Path | None, dropped: int) -> Item:
-    image = _file(image_root, _image_name(raw))
+    image = find_file(image_root, _image_name(raw))
     texts = raw.get("text", [raw["asr_text"]] if "asr_text" in raw else [])
     texts = [texts] if isinstance(texts, str) else texts
     if not all(isinstance(text, str) and not _HALF.search(text) for text in texts):
@@ -313,7 +276,7 @@ def _item(raw: dict, number: int, image_root: Path, audio_root: Path | None, dro
         number,
         _class_of(raw, name),
         tuple(texts),
-        tuple(_file(audio_root, wav) for wav in audio) if audio_root else (),
+        tuple(find_file(audio_root, wav) for wav in audio) if audio_root else (),
     )
 
 
@@ -327,7 +290,7 @@ def _class_of(raw: dict, image_name: str) -> str:
     """The class of an item, "" if it has none. ValueError if it is neither a name nor a number."""
     given = raw.get("class", _places_class(image_name) if "asr_text" in raw else "")
     name = str(given).strip() if isinstance(given, (str, int)) and not isinstance(given, bool) else "\0"
-    if len(name) > 200 or _UNUSABLE.search(name):
+    if len(name) > 200 or UNUSABLE.search(name):
         raise ValueError("its 'class' is neither a name nor a number")
     return name
 

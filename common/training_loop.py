@@ -10,7 +10,6 @@ import time
 
 import torch
 
-from common.cli import UserError
 from common.distributed import ranks
 from common.runs import StopSignal
 
@@ -165,12 +164,6 @@ class TrainingLoop:
     def exit_status(self) -> int:
         """0, or 128 + the signal that ended the training."""
         return 0 if self.stopped_by is None else 128 + self.stopped_by
-
-
-def require_finite(wrong: str | None, where: str, advice: str) -> None:
-    """UserError about weights that are not finite: `wrong` names the first of them, if any."""
-    if wrong:
-        raise UserError(f"{where}: {wrong} is not finite, though the losses were; {advice}")
 
 
 def is_better(value: float | None, best: float | None, lower: bool = False) -> bool:

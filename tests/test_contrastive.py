@@ -104,8 +104,7 @@ def test_training_goes_on_exactly_and_the_image_side_is_kept(tmp_path, folder):
 
 
 def _of(train, objective):
-    objective.split = train.clips.split
-    objective.images_of(objective.split)
+    objective.hold_training_images(train.clips.split)
     return objective
 
 

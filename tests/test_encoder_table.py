@@ -210,7 +210,8 @@ def test_defaults_are_the_encoders_where_nothing_is_given(capsys):
     for words, said in ((["--encoder", "other"], "known are cnn_rnn, davenet, s2igan"), (["--encoder"], "--encoder")):
         with pytest.raises(SystemExit):
             train_audio_encoder.parse([*need, *words])
-        assert said in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert said in error and error.count("error:") == 1
 
 
 class ToyEncoder(nn.Module):
@@ -349,17 +350,47 @@ def test_pairs_score_as_in_the_matrix():
         )
 
 
-def test_crops_are_within_the_bounds_and_as_drawn():
+def read_by_davenet(path):
+    """The image of a file as crops of 28 pixels are cut from it."""
+    from Audio_to_Image.encoders.davenet_objective import MatchmapObjective
+
+    objective = MatchmapObjective(TinyImage(), types.SimpleNamespace(image_size=28))
+    (image,) = objective.read_images(types.SimpleNamespace(items=[types.SimpleNamespace(image=path)]))
+    return image
+
+
+def test_crops_are_within_the_bounds_and_as_drawn(tmp_path):
     from PIL import Image
 
-    from Audio_to_Image.encoders.davenet_objective import centre_crop, random_crop, shorter_side
+    from Audio_to_Image.encoders.davenet_objective import centre_crop, random_crop
 
-    image = shorter_side(Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)), 28)
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    image = read_by_davenet(tmp_path / "a.png")
     assert image.shape == (32, 48, 3) and (centre_crop(image, 28) == image[2:30, 10:38]).all()
     crops = [random_crop(image, 28, np.random.default_rng([0, i])) for i in range(20)]
     assert all(crop.shape == (28, 28, 3) for crop in crops)
     assert (crops[3] == random_crop(image, 28, np.random.default_rng([0, 3]))).all() and (crops[0] != crops[1]).any()
     assert random_crop(np.zeros((2, 400, 3), np.uint8), 28, np.random.default_rng(0)).shape == (28, 28, 3)
+
+
+def test_an_image_too_thin_to_be_scaled_is_named(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (1, 100_000)).save(tmp_path / "thin.png")
+    with pytest.raises(UserError, match=r"thin.png is too thin an image \(1 × 100000 pixels, .*; crop it"):
+        read_by_davenet(tmp_path / "thin.png")
+
+
+@pytest.mark.parametrize("name", ["contrastive", "davenet"])
+def test_batches_do_not_ask_for_the_splits_digest(name, with_images, monkeypatch):
+    network, train = SMALL[name](), parts(with_images)[0]
+    start = types.SimpleNamespace(image_weights=None)
+    options = types.SimpleNamespace(training=trainer.Settings(image_size=32), start=start)
+    objective = objectives.objective_class(network).from_data(options, network, train)
+    monkeypatch.setattr(type(train.clips.split), "digest", lambda split: pytest.fail("the digest was computed"))
+    batch = train.batch(train.plan(0, 0, 4), 0, slice(4))
+    assert objective.prepare(batch, (0, 0)).images.shape[:2] == (4, 3)
 
 
 def test_davenet_through_the_commands(with_images, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ import soundfile
 import torch
 
 from Audio_to_Image import datasets, evaluate, extract_audio_feature, train_audio_encoder, trainer
+from Audio_to_Image.encoder_metrics import mean_views
 from Audio_to_Image.speech_encoder import CNNRNN, load_encoder
 from common import checkpoint, devices, resume, runs, splits
 from common.cli import UserError
@@ -65,7 +66,7 @@ def parts(folder):
     split = {name: splits.load_split(folder, name) for name in ("train", "test")}
     clips = {name: datasets.open_clips(split[name], FRAMES, CPU, jobs=1, progress=False) for name in split}
     image = {name: load_features(feature_path(folder, name, "image", "stub"), split[name], "") for name in split}
-    return datasets.TrainingSet(clips["train"], image["train"]), clips["test"], trainer.mean_views(image["test"])
+    return datasets.TrainingSet(clips["train"], image["train"]), clips["test"], mean_views(image["test"])
 
 
 def make_trainer(folder, output, rnn_layers=1, **settings):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_encoder_training import META, call, make_set, make_trainer, parts, stats
 
-from Audio_to_Image import datasets, evaluate, trainer
+from Audio_to_Image import datasets, encoder_metrics, evaluate
 from Audio_to_Image.speech_encoder import load_encoder
 from common import splits
 from common.features import feature_path, load_features
@@ -101,11 +101,11 @@ def test_an_image_in_several_items_is_one(trained):
     other = splits.load_split(folder, "rows")
     assert other.image_numbers == other.labels == numbers  # without classes an image is its own
     found = [
-        trainer.evaluate(
+        encoder_metrics.evaluate(
             encoder,
             meta,
             datasets.open_clips(one, meta["max_frames"], torch.device("cpu"), jobs=1),
-            trainer.mean_views([rows[i] for i in images]),
+            encoder_metrics.mean_views([rows[i] for i in images]),
             64,
         )
         for one, images in ((split, range(len(rows))), (other, numbers))

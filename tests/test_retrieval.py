@@ -61,21 +61,16 @@ def test_retrieval_without_self():
     }
 
 
-def test_retrieval_by_dot_product_and_by_distance():
+def test_retrieval_by_dot_product():
     queries, gallery = torch.tensor([[1.0], [-1.0]]), torch.tensor([[4.0], [3.0], [2.0], [1.0]])
     # query 0 ranks 0 1 2 3, right 1 and 3: precision (1/2 + 2/4) / 2; query 1 ranks 3 2 1 0, right 0: 1/4
     found = retrieval.retrieval(queries, gallery, torch.tensor([1, 0]), torch.tensor([0, 1, 2, 1]), ranks=(1, 2, 4))
     assert found == pytest.approx({"map": 100 * (0.5 + 0.25) / 2, "r1": 0, "r2": 50, "r4": 100})
     with pytest.raises(ValueError):
         retrieval.retrieval(queries, gallery, torch.tensor([8, 8]), torch.tensor([0, 1, 2, 1]))
-    # by distance: query 0 (at 1) ranks 3 2 1 0, right 1 and 3: (1/1 + 2/3) / 2; query 1 ranks the same, right 0: 1/4
-    found = retrieval.retrieval(
-        queries, gallery, torch.tensor([1, 0]), torch.tensor([0, 1, 2, 1]), (1, 3), retrieval.nearness
-    )
-    assert found == pytest.approx({"map": 100 * (5 / 6 + 1 / 4) / 2, "r1": 50, "r3": 50})
 
 
 def test_equal_scores_are_no_success():
     same = torch.ones(6, 4)
-    for score in (retrieval.dot, retrieval.cosine, retrieval.nearness):
+    for score in (retrieval.dot, retrieval.cosine):
         assert retrieval.retrieval(same, same, torch.arange(6), torch.arange(6), score=score)["r5"] == 0

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from Audio_to_Image.objectives import Objective, random_of
+from Audio_to_Image.objectives import ImageObjective, random_of
 from common.bounding_boxes import bounding_boxes, crop_box
 from common.devices import autocast
 from common.distributed import ranks
@@ -47,10 +47,9 @@ class ImageNetwork(nn.Module):
         return F.normalize(self.what(seen).float(), dim=1)
 
 
-class ContrastiveObjective(Objective):
+class ContrastiveObjective(ImageObjective):
     """margin: share of the mean difference between own and other pairs that the own score is lowered by; 0: InfoNCE."""
 
-    needs_teacher = False
     terms = ("contrastive", "temperature", "train_recall")
 
     def __init__(self, nhidden: int, margin: float = 0.0, precision: str = "fp32"):
@@ -59,13 +58,11 @@ class ContrastiveObjective(Objective):
         self.speech = nn.Sequential(nn.Linear(nhidden, nhidden), nn.GELU(), nn.Linear(nhidden, PROJECTED))
         self.log_scale = nn.Parameter(torch.tensor(math.log(SCALE)))
         self.margin, self.precision = margin, precision
-        self.split, self.held = None, {}
 
     @classmethod
     def from_data(cls, options, network, train):
         objective = cls(network.nhidden, options.training.contrastive_margin, options.training.precision)
-        objective.split = train.clips.split
-        objective.images_of(objective.split)  # here, so that no two threads read them
+        objective.hold_training_images(train.clips.split)
         return objective
 
     @classmethod
@@ -74,24 +71,20 @@ class ContrastiveObjective(Objective):
 
     # ---- images ----
 
-    def images_of(self, split) -> np.ndarray:
-        """The images of a split's items, uint8 `[items, 76, 76, 3]`; read once, 17 kB each.
+    def read_images(self, split) -> np.ndarray:
+        """uint8 `[items, 76, 76, 3]`, 17 kB each.
 
         Cropped around the bounding boxes where the set has them, as the generator's are: birds are small in whole
         images, and what cannot be seen is not learnt. UserError if a box lies outside its image.
         """
-        key = split.path, split.digest()  # what is held out for validation has the path of the rest
-        if key not in self.held:
-            boxes = bounding_boxes(split)
-            paths = {item.image: boxes.get(item.key) for item in split.items}
-            with ThreadPoolExecutor(default_jobs()) as threads:
-                images = dict(zip(paths, threads.map(_read, paths.keys(), paths.values())))
-            self.held[key] = np.stack([images[item.image] for item in split.items])
-        return self.held[key]
+        boxes = bounding_boxes(split)
+        paths = {item.image: boxes.get(item.key) for item in split.items}
+        with ThreadPoolExecutor(default_jobs()) as threads:
+            images = dict(zip(paths, threads.map(_read, paths.keys(), paths.values())))
+        return np.stack([images[item.image] for item in split.items])
 
     def prepare(self, batch, seed):
-        images = self.images_of(self.split)
-        crops = np.stack([random_crop(images[item], random_of((*seed, int(item)))) for item in batch.items])
+        crops = np.stack([random_crop(self.images[item], random_of((*seed, int(item)))) for item in batch.items])
         held = torch.from_numpy(crops).permute(0, 3, 1, 2)
         return dataclasses.replace(batch, images=held.to(batch.mels.device, non_blocking=True))
 

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from Audio_to_Image.encoders import davenet
-from Audio_to_Image.objectives import Objective, random_of
+from Audio_to_Image.objectives import ImageObjective, random_of
 from Audio_to_Image.settings import MatchmapSettings
 from common import checkpoint
 from common.devices import autocast
 from common.distributed import ranks
 from common.parallel import default_jobs
-from common.untrusted.images import open_rgb
+from common.untrusted.images import open_rgb, scale_shorter_side
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in 0..1
 # In the recalls by matchmap, as in the authors' test set: time and memory grow with the square.
@@ -25,19 +25,17 @@ MOST_IMAGES = 1000
 IMAGES_AT_ONCE = 32
 
 
-class MatchmapObjective(Objective):
+class MatchmapObjective(ImageObjective):
     """An image network, trained with the speech network so that pairs score higher than sampled impostors by a margin.
 
     image: images `[N, 3, S, S]`, normalised → maps `[N, d, H, W]`; settings: settings.MatchmapSettings
     """
 
-    needs_teacher = False
     terms = ("margin",)
 
     def __init__(self, image: torch.nn.Module, settings: MatchmapSettings, precision: str = "fp32"):
         super().__init__()
         self.image, self.settings, self.precision = image, settings, precision
-        self.split, self.held = None, {}
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
 
@@ -55,8 +53,7 @@ class MatchmapObjective(Objective):
             last = list(own)[-1].rpartition(".")[0]  # torchvision's VGG16 ends before it
             checkpoint.load_into(image, {**{key: own[key] for key in own if key.startswith(last)}, **state}, weights)
         objective = cls(image, options.training, options.training.precision)
-        objective.split = train.clips.split
-        objective.images_of(objective.split)  # here, so that no two threads read them
+        objective.hold_training_images(train.clips.split)
         return objective
 
     @classmethod
@@ -69,20 +66,18 @@ class MatchmapObjective(Objective):
 
     # ---- images ----
 
-    def images_of(self, split) -> list[np.ndarray]:
-        """The images of a split's items, uint8 `[H, W, 3]`, the shorter side as in the authors' test; read once."""
-        key = split.path, split.digest()  # what is held out for validation has the path of the rest
-        if key not in self.held:
-            paths = list(dict.fromkeys(item.image for item in split.items))
-            read = lambda path: shorter_side(open_rgb(path), self.settings.image_size)
-            with ThreadPoolExecutor(default_jobs()) as threads:
-                images = dict(zip(paths, threads.map(read, paths)))
-            self.held[key] = [images[item.image] for item in split.items]
-        return self.held[key]
+    def read_images(self, split) -> list[np.ndarray]:
+        """uint8 `[H, W, 3]` each, the shorter side 256/224 of that of the crops, as in the authors' test."""
+        paths = list(dict.fromkeys(item.image for item in split.items))
+        side = round(self.settings.image_size * 256 / 224)
+        read = lambda path: np.asarray(scale_shorter_side(open_rgb(path), side, path))
+        with ThreadPoolExecutor(default_jobs()) as threads:
+            images = dict(zip(paths, threads.map(read, paths)))
+        return [images[item.image] for item in split.items]
 
     def prepare(self, batch, seed):
-        size, images = self.settings.image_size, self.images_of(self.split)
-        crops = [random_crop(images[item], size, random_of((*seed, int(item)))) for item in batch.items]
+        size = self.settings.image_size
+        crops = [random_crop(self.images[item], size, random_of((*seed, int(item)))) for item in batch.items]
         return dataclasses.replace(batch, images=to_tensor(crops).to(batch.mels.device, non_blocking=True))
 
     def maps(self, images: torch.Tensor, precision: str) -> torch.Tensor:
@@ -142,13 +137,6 @@ class MatchmapObjective(Objective):
             for maps in self._maps_of(clips.split, items, precision)
         ]
         return {f"matchmap_{name}": value for name, value in davenet.recalls(torch.cat(scores)).items()}
-
-
-def shorter_side(image: Image.Image, size: int) -> np.ndarray:
-    """The image with its shorter side 256/224 of `size` (bilinear, antialiased): uint8 `[H, W, 3]`."""
-    shorter = round(size * 256 / 224)
-    width, height = (max(1, int(shorter * side / min(image.size))) for side in image.size)
-    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def centre_crop(image: np.ndarray, size: int) -> np.ndarray:

@@ -14,7 +14,8 @@ from Audio_to_Image.audio import HOP, MIN_FRAMES, RATE
 from Audio_to_Image.sound_files import SILENCE, read_sound
 from common.cli import UserError
 from common.files import write_bytes
-from common.splits import Split, inside
+from common.listed_files import inside
+from common.splits import Split
 
 _TAG = "speech-to-image"  # begins the comment in files of ours
 _HEAD_BYTES = 1024  # everything but the samples of a file of ours fits in

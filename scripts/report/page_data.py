@@ -180,7 +180,7 @@ def _take_measured(column) -> None:
 
 def _show_and_play(data: PageData) -> None:
     """Each sentence's real image and sound."""
-    from StackGAN_v2.data.image_cache import bounding_boxes
+    from common.bounding_boxes import bounding_boxes
 
     boxes = {}
     try:

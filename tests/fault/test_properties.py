@@ -19,8 +19,9 @@ from worker import check_sentence
 
 from Audio_to_Image import audio
 from common.cli import UserError
+from common.listed_files import inside
 from common.settings import flatten
-from common.splits import inside, load_split
+from common.splits import load_split
 from common.untrusted.pickles import read_pickle
 from scripts.data.download.unpack import Limits, unpack
 from StackGAN_v2.config import Config, load_config

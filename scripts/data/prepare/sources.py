@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from common import files
 from common.cli import UserError
-from common.splits import inside
+from common.listed_files import inside
 from scripts.data.prepare.options import HOW_TO_GET
 
 
