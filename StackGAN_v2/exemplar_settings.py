@@ -10,8 +10,12 @@ class ExemplarSettings(Group):
     """MODEL: exemplar."""
 
     PARTS: int = setting(16, "parts, each a mask and a colour", at_least=1, at_most=256, published=False)
+    COLOURS: int = setting(48, "colours that a part may have", at_least=1, at_most=4096, published=False)
+    HIDDEN_DIM: int = setting(
+        128, "width of the layers that choose a part's colour", at_least=1, at_most=65536, published=False
+    )
     CONDITION_DIM: int = setting(
-        96, "width of the speech embedding's projection", at_least=1, at_most=65536, published=False
+        32, "width of the speech embedding's projection", at_least=1, at_most=65536, published=False
     )
     SPATIAL_DIM: int = setting(4, "channels of the spatial code", at_least=1, at_most=256, published=False)
     GLOBAL_DIM: int = setting(8, "width of the global code", at_least=1, at_most=4096, published=False)
@@ -24,6 +28,16 @@ class ExemplarSettings(Group):
         at_most=4096,
         published=False,
         more="larger maps have half of those before, 16 at least",
+    )
+    SAID_LOSS: float = setting(
+        1.0,
+        "weight of the reconstruction with the colours that the sentence says",
+        at_least=0,
+        published=False,
+        more="that with the true mean colours of the parts has weight 1",
+    )
+    COLOUR_LOSS: float = setting(
+        0.1, "weight of the cross-entropy of the parts' true colours", at_least=0, published=False
     )
     COARSE_LOSS: float = setting(1.0, "weight of the L1 distance of 4×4 means", at_least=0, published=False)
     KL_SPATIAL: float = setting(1e-5, "weight of the spatial code's KL term", at_least=0, published=False)
@@ -44,16 +58,8 @@ class ExemplarSettings(Group):
         published=False,
         only_with="TRAIN.COEFF.MATCHING",
     )
-    FEATURE_LOSS: float = setting(
-        0.3,
-        "weight of the L1 distance of the matching network's local features, in the reconstruction",
-        at_least=0,
-        published=False,
-        more="from half of MATCH_FROM on",
-        only_with="TRAIN.COEFF.MATCHING",
-    )
-    WEIGHT_DECAY: float = setting(1e-3, "AdamW's weight decay", at_least=0, published=False)
-    CLIP: float = setting(1.0, "norm that the decoder's gradient is cut to", above=0, published=False)
+    WEIGHT_DECAY: float = setting(1e-2, "AdamW's weight decay", at_least=0, published=False)
+    CLIP: float = setting(1.0, "norm that the gradient is cut to", above=0, published=False)
     WARM_UP: int = setting(50, "iterations in which the learning rate rises", at_least=1, published=False)
     FINAL_LR: float = setting(
         0.02,

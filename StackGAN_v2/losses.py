@@ -88,6 +88,19 @@ def gaussian_kl(mean, logvar):
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1).mean()
 
 
+def colour_loss(logits, wanted, colours, areas, width: float = 0.08, seen: float = 0.01) -> torch.Tensor:
+    """Cross-entropy of colours with soft targets (Zhang et al., Colorful Image Colorization, ECCV 2016, section 2.2), 0-d.
+
+    logits `[N, K, C]`, wanted colours `[N, K, 3]` of the parts, the C colours `[C, 3]`, all within [−1, 1]; areas
+    `[N, K]`: shares of the image, of which those below `seen` count less; width: standard deviation of the targets.
+    """
+    assert logits.shape[:2] == wanted.shape[:2] == areas.shape and logits.shape[2] == len(colours), logits.shape
+    distances = torch.cdist(wanted, colours.expand(len(wanted), -1, -1))
+    targets = (-(distances**2) / (2 * width**2)).softmax(2)
+    each = -(targets * logits.log_softmax(2)).sum(2)
+    return (each * (areas / seen).clamp(max=1)).mean()
+
+
 def reconstruction_loss(images, real, coarse_weight: float):
     """Mean L1 distance of images `[N, 3, s, s]`, and `coarse_weight` times that of their 4×4 means; 0-d."""
     coarse = (F.avg_pool2d(images, 4) - F.avg_pool2d(real, 4)).abs().mean()

@@ -52,3 +52,18 @@ def init_projection(layer: torch.nn.Linear, speech: torch.Tensor) -> None:
     weight /= ((speech.float() - mean) @ weight.T).std(0).clamp(min=1e-6)[:, None]
     layer.weight.copy_(weight)
     layer.bias.copy_(-(weight @ mean))
+
+
+@torch.no_grad()
+def set_projection(layer: torch.nn.Linear, mean: torch.Tensor, directions: torch.Tensor, speech: torch.Tensor) -> None:
+    """Let a linear layer give the first `directions` `[in_features, d]` of embeddings around their mean `[in_features]`.
+
+    On embeddings `[M, in_features]` its outputs have mean variance 1 together; those beyond d are 0.
+    """
+    count = min(layer.out_features, directions.shape[1])
+    mean, weight = mean.cpu(), directions[:, :count].T.cpu()
+    weight = weight / ((speech.float().cpu() - mean) @ weight.T).var(0).mean().sqrt().clamp(min=1e-6)
+    for parameter in layer.parameters():
+        parameter.zero_()
+    layer.weight[:count] = weight.to(layer.weight)
+    layer.bias[:count] = -(weight @ mean).to(layer.bias)

@@ -1,14 +1,16 @@
-"""Exemplar generator: a conditional VAE whose prior is the codes of the training images, for small compute budgets.
+"""Exemplar generator: a VAE of image segments whose prior is the codes of the training images, for small compute budgets.
 
 The prior is that of Norouzi et al. (Exemplar VAE, NeurIPS 2020; compare the VampPrior of Tomczak & Welling, AISTATS
 2018): to generate is to take the code of a training image, perturb it within its posterior and decode it with another
 sentence. So pose and outline of every generated image come from a training image: they are decoded from its code, not
 copied pixel by pixel, and there are at most twice as many poses (mirrored ones too) as images in the bank. What is
-said decides the colours, and how the decoder draws the parts.
+said decides the colours.
 
 The spatial code sees an image after a random linear map of its colours (`recolour`), so that it cannot hold them; the
-global code, of few numbers, sees the true image: background and light. The decoder composes the image of parts, each
-of them a mask and one colour, and a small residual. The condition acts by channel-wise affine modulation (DF-GAN).
+global code, of few numbers, sees the true image: background and light. The decoder makes masks of the spatial code
+alone, and for each mask the mean of its own features under it, its slot (compare Locatello et al., Slot Attention,
+NeurIPS 2020). What a sentence says of a slot is a distribution over a fixed set of colours, as in Zhang et al. (Colorful
+Image Colorization, ECCV 2016): a mean of colours, which a distance of pixels teaches, is grey where hearing is unsure.
 """
 
 import dataclasses
@@ -18,19 +20,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from StackGAN_v2.networks.affine import SLOPE, Modulations, modulate
+from StackGAN_v2.networks.affine import SLOPE
 from StackGAN_v2.networks.condition_init import init_projection
 
 CODE_SIDE = 16  # of the spatial code, whatever the image's size
 DRAWS = 12  # normal numbers an image that `recolour` takes: a 3×3 map and a shift
 SHIFT = 0.3  # standard deviation of that shift
 LOGVAR = (-8.0, 4.0)  # bounds of the codes' log-variances
-SHARPNESS = 1.5  # factor of the masks' logits, which interpolation flattens
-RESIDUAL = 0.7  # weight of a decoder block's residual
+SHARPNESS = 2.0  # factor of the masks' logits, which interpolation flattens
+MASK_SCALE = 3.0  # of the masks' first weights: masks that differ from the first step on become parts sooner
+RESIDUAL = 0.5  # bound of what the residual adds to a colour
+TEMPERATURE = 0.3  # of the distribution over colours, whose mean is shown (section 2.3 of Zhang et al.: 0.38)
+PART_DIM = 16  # width of the learnt vector that tells one mask from another
 ENCODER_WIDTHS = (24, 48, 64)  # channels of the spatial encoder: before the code's size, at it, at half of it
 GLOBAL_WIDTHS = (16, 32, 48, 48)  # of the global encoder, each of half the side of the one before
 GLOBAL_SIDE = 64  # larger images are scaled to it for the global code
-PALETTE_HIDDEN = 256
 _BANK = ("bank_mean", "bank_logvar", "bank_global_mean", "bank_global_logvar")  # buffers, as the encoder gives them
 
 
@@ -39,7 +43,8 @@ class Sizes:
     """Sizes of an exemplar generator. ValueError for those that do not go together.
 
     widths                 channels of the decoder's maps of 16, 32, … pixels, up to half of the image
-    parts                  masks, each with one colour
+    parts, colours         masks, and the colours that each of them may have
+    hidden                 width of the two hidden layers that choose a mask's colour
     z_dim, text_dim        widths of the noise and of the speech embedding
     condition_dim          width of the speech embedding's projection
     spatial_dim            channels of the spatial code, of 16×16 positions
@@ -49,9 +54,11 @@ class Sizes:
 
     widths: tuple[int, ...] = (48, 32)
     parts: int = 16
+    colours: int = 48
+    hidden: int = 128
     z_dim: int = 100
     text_dim: int = 1024
-    condition_dim: int = 96
+    condition_dim: int = 32
     spatial_dim: int = 4
     global_dim: int = 8
     constants: int = 8
@@ -89,6 +96,26 @@ def compose(masks: torch.Tensor, palette: torch.Tensor) -> torch.Tensor:
     """Masks `[N, K, H, W]`, which add up to 1, and a palette `[N, K, 3]` → images `[N, 3, H, W]`."""
     flat = masks.permute(0, 2, 3, 1).flatten(1, 2) @ palette
     return flat.unflatten(1, masks.shape[2:]).permute(0, 3, 1, 2)
+
+
+def mean_colours(masks: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Masks `[N, K, H, W]` and images `[N, 3, H, W]` → the mean colour under each mask, `[N, K, 3]`.
+
+    Of masks of less than a pixel it is drawn to 0.
+    """
+    masks = masks.flatten(2)
+    return masks @ images.permute(0, 2, 3, 1).flatten(1, 2) / (masks.sum(2, keepdim=True) + 1)
+
+
+def common_colours(pixels: torch.Tensor, count: int, rounds: int = 20) -> torch.Tensor:
+    """Pixels `[M, 3]` → `[count, 3]`: their means by k-means from the first `count` of them (Lloyd, 1982)."""
+    colours = pixels[torch.arange(count) % len(pixels)].clone()
+    for _ in range(rounds):
+        nearest = torch.cdist(pixels, colours).argmin(1)
+        sums = torch.zeros_like(colours).index_add_(0, nearest, pixels)
+        number = nearest.bincount(minlength=count)[:, None]
+        colours = torch.where(number > 0, sums / number.clamp(min=1), colours)
+    return colours
 
 
 def perturbed(mean: torch.Tensor, logvar: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -136,18 +163,15 @@ class ImageEncoder(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """h `[N, i, H, W]` and four affine layers → `[N, o, H, W]`: a residual of two times [affine, LeakyReLU, affine,
-    LeakyReLU, 3×3 convolution] beside a 1×1 convolution, as in DF-GAN, without the upsampling.
-    """
+    """h `[N, i, H, W]` → `[N, o, H, W]`: two 3×3 convolutions with batch norm beside a 1×1 convolution (ResNet)."""
 
     def __init__(self, channels_in: int, channels_out: int):
         super().__init__()
-        self.conv1, self.conv2 = (nn.Conv2d(c, channels_out, 3, 1, 1) for c in (channels_in, channels_out))
+        self.conv1, self.conv2 = _conv(channels_in, channels_out), _conv(channels_out, channels_out)[:2]
         self.shortcut = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
 
-    def forward(self, h, layers):
-        residual = self.conv2(modulate(self.conv1(modulate(h, layers[:2])), layers[2:]))
-        return torch.add(self.shortcut(h), residual, alpha=RESIDUAL)
+    def forward(self, h):
+        return F.leaky_relu(self.shortcut(h) + self.conv2(self.conv1(h)), SLOPE)
 
 
 class ExemplarGenerator(nn.Module):
@@ -166,20 +190,26 @@ class ExemplarGenerator(nn.Module):
         self.widest_map = max(sizes.parts, widths[-1])  # of the image's size, or near it
         self.encoder = ImageEncoder(sizes)
         self.projection = nn.Linear(sizes.text_dim, sizes.condition_dim)
-        joint = sizes.condition_dim + sizes.global_dim
         self.constants = nn.ParameterList(
             nn.Parameter(0.5 * torch.randn(1, constants, CODE_SIDE << i, CODE_SIDE << i)) for i in range(len(widths))
         )
         self.first = nn.Conv2d(sizes.spatial_dim + constants, widths[0], 3, 1, 1)
         ins = [widths[0], *(width + constants for width in widths[:-1])]
         self.blocks = nn.ModuleList(map(DecoderBlock, ins, widths))
-        self.modulations = Modulations(joint, [width for i, o in zip(ins, widths) for width in (i, i, o, o)])
         # both at twice the side: masks by interpolation, so that they keep smooth outlines, the residual by pixel shuffle
         self.masks = nn.Conv2d(widths[-1], sizes.parts, 3, 1, 1)
         self.residual = nn.Conv2d(widths[-1], 12, 3, 1, 1)
+        self.slot_norm = nn.LayerNorm(widths[-1] + 2)
+        self.part = nn.Parameter(0.5 * torch.randn(sizes.parts, PART_DIM))
+        joint = sizes.condition_dim + widths[-1] + 2 + PART_DIM + sizes.global_dim
         self.palette = nn.Sequential(
-            nn.Linear(joint, PALETTE_HIDDEN), nn.LeakyReLU(SLOPE), nn.Linear(PALETTE_HIDDEN, 3 * sizes.parts)
+            nn.Linear(joint, sizes.hidden),
+            nn.LeakyReLU(SLOPE),
+            nn.Linear(sizes.hidden, sizes.hidden),
+            nn.LeakyReLU(SLOPE),
+            nn.Linear(sizes.hidden, sizes.colours),
         )
+        self.register_buffer("colours", torch.zeros(sizes.colours, 3))
         # noise → a perturbation of unit variance at every position of the spatial code
         spread = torch.randn(sizes.z_dim - 2 - sizes.global_dim, sizes.spatial_dim * CODE_SIDE**2)
         self.register_buffer("spread", F.normalize(spread, dim=0))
@@ -207,6 +237,8 @@ class ExemplarGenerator(nn.Module):
             Sizes(
                 decoder_widths(cfg.TREE.image_size, own.COARSE_DIM, own.FINE_DIM),
                 own.PARTS,
+                own.COLOURS,
+                own.HIDDEN_DIM,
                 cfg.GAN.Z_DIM,
                 text_dim,
                 own.CONDITION_DIM,
@@ -222,13 +254,14 @@ class ExemplarGenerator(nn.Module):
 
     @classmethod
     def from_state(cls, state: dict):
-        blocks = sum(bool(re.fullmatch(r"blocks\.\d+\.conv2\.weight", key)) for key in state)
+        blocks = sum(bool(re.fullmatch(r"blocks\.\d+\.conv2\.0\.weight", key)) for key in state)
         images, spatial_dim = state["bank_mean"].shape[:2]
         global_dim = state["bank_global_mean"].shape[1]
         condition_dim, text_dim = state["projection.weight"].shape
         sizes = Sizes(
-            tuple(state[f"blocks.{i}.conv2.weight"].shape[0] for i in range(blocks)),
-            state["palette.2.weight"].shape[0] // 3,
+            tuple(state[f"blocks.{i}.conv2.0.weight"].shape[0] for i in range(blocks)),
+            state["masks.weight"].shape[0],
+            *state["palette.4.weight"].shape,
             state["spread"].shape[0] + 2 + global_dim,
             text_dim,
             condition_dim,
@@ -248,34 +281,53 @@ class ExemplarGenerator(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Different colours for the parts, and a small residual; the rest is initialised as torch does it."""
-        self.palette[2].bias.uniform_(-0.8, 0.8)
-        self.residual.weight *= 0.1
+        """Masks that differ at once; the rest is initialised as torch does it."""
+        self.masks.weight *= MASK_SCALE
 
     def init_condition(self, speech: torch.Tensor) -> None:
         """Start the projection with conditions of mean 0 and variance 1 on embeddings `[M, text_dim]`."""
         init_projection(self.projection, speech)
 
-    def decode(self, condition, spatial, of_all):
-        """condition `[N, E]`, spatial code `[N, c, 16, 16]`, global code `[N, g]` → images `[N, 3, s, s]`, float32.
-
-        The residual may bring them a little out of [−1, 1].
-        """
-        joint = torch.cat((condition, of_all), 1)
-        layers, n = self.modulations(joint), len(joint)
+    def segment(self, spatial):
+        """Spatial code `[N, c, 16, 16]` → masks `[N, K, s, s]`, which add up to 1, residual `[N, 3, s, s]` within
+        ±RESIDUAL, slots `[N, K, F]` and the masks' shares of the image `[N, K]`; all float32."""
+        n = len(spatial)
         h = self.first(torch.cat((spatial, self.constants[0].expand(n, -1, -1, -1)), 1))
         for i, block in enumerate(self.blocks):
             if i:
                 h = F.interpolate(h, scale_factor=2.0)
                 h = torch.cat((h, self.constants[i].to(h.dtype).expand(n, -1, -1, -1)), 1)
                 h = h.contiguous(memory_format=torch.channels_last)
-            h = block(h, layers[4 * i : 4 * i + 4])
-        h = F.leaky_relu(h, SLOPE)
-        masks = F.interpolate(SHARPNESS * self.masks(h), scale_factor=2.0, mode="bilinear").float()
-        residual = F.pixel_shuffle(self.residual(h), 2).float()
+            h = block(h)
+        logits = F.interpolate(SHARPNESS * self.masks(h), scale_factor=2.0, mode="bilinear")
+        masks, residual = logits.float().softmax(1), RESIDUAL * F.pixel_shuffle(self.residual(h), 2).float().tanh()
         with torch.autocast(masks.device.type, enabled=False):
-            palette = self.palette(joint.float()).tanh().unflatten(1, (-1, 3))
-            return compose(masks.softmax(1), palette) + residual
+            small = F.avg_pool2d(masks, 2).flatten(2)
+            values = torch.cat((h.float().flatten(2), _positions(h).expand(n, -1, -1)), 1)
+            areas = small.mean(2)
+            means = small @ values.transpose(1, 2) / small.shape[2] / (areas[:, :, None] + 1e-6)
+            return masks, residual, self.slot_norm(means), areas
+
+    def colour_logits(self, condition, slots, of_all):
+        """condition `[N, E]`, slots `[N, K, F]`, global code `[N, g]` → logits of the colours `[N, K, C]`, float32."""
+        k = slots.shape[1]
+        common = torch.cat((condition, of_all), 1).float()[:, None].expand(-1, k, -1)
+        with torch.autocast(slots.device.type, enabled=False):
+            return self.palette(torch.cat((common, slots, self.part.expand(len(slots), -1, -1)), 2))
+
+    def shown(self, logits):
+        """Logits `[N, K, C]` → the colours that the masks show, `[N, K, 3]`: the mean under a sharpened softmax."""
+        with torch.autocast(logits.device.type, enabled=False):
+            return (logits / TEMPERATURE).softmax(2) @ self.colours
+
+    def decode(self, condition, spatial, of_all):
+        """condition `[N, E]`, spatial code `[N, c, 16, 16]`, global code `[N, g]` → images `[N, 3, s, s]`, float32.
+
+        The residual may bring them out of [−1, 1].
+        """
+        masks, residual, slots, _ = self.segment(spatial)
+        with torch.autocast(masks.device.type, enabled=False):
+            return compose(masks, self.shown(self.colour_logits(condition, slots, of_all))) + residual
 
     def exemplars(self, z):
         """Noise `[N, z_dim]` → spatial codes, global codes and, `[N]`, whether the image is to be mirrored.
@@ -308,3 +360,9 @@ class ExemplarGenerator(nn.Module):
 def bank_of(generator) -> dict[str, torch.Tensor]:
     """The bank's part of a generator's state dict; {} for a generator that has none."""
     return {name: getattr(generator, name) for name in _BANK if hasattr(generator, name)}
+
+
+def _positions(h):
+    """`[1, 2, H·W]`: row and column of each position of a map, from −1 to 1."""
+    axes = (torch.linspace(-1, 1, side, device=h.device) for side in h.shape[2:])
+    return torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)[None]

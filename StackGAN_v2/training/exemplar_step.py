@@ -1,4 +1,4 @@
-"""One training iteration of the exemplar generator: reconstruction, and matching of images with other sentences."""
+"""One training iteration of the exemplar generator: segments, their colours, and images of other sentences."""
 
 import math
 from dataclasses import dataclass
@@ -13,21 +13,32 @@ from common.training_loop import ASK_EVERY
 from StackGAN_v2.config import Config
 from StackGAN_v2.data.datasets import Batch, generator_of
 from StackGAN_v2.data.image_cache import ImageCache
-from StackGAN_v2.losses import gaussian_kl, reconstruction_loss
-from StackGAN_v2.networks.exemplar import CODE_SIDE, DRAWS, perturbed, recolour
+from StackGAN_v2.losses import colour_loss, gaussian_kl, reconstruction_loss
+from StackGAN_v2.networks.condition_init import set_projection
+from StackGAN_v2.networks.exemplar import CODE_SIDE, DRAWS, common_colours, compose, mean_colours, perturbed, recolour
+from StackGAN_v2.training.matching_network import CANONICAL
 from StackGAN_v2.training.networks import Networks, average_decay
 
 CHUNK = 64  # images that are encoded at a time for the bank
+SHIFT = 3  # pixels that images are moved by, at the most, before they are matched
+SAMPLED, PIXELS = 512, 40_000  # images, and pixels of them, that the colours are chosen from
+
+
+def shifted(images: torch.Tensor, down: int, across: int) -> torch.Tensor:
+    """Images `[N, 3, s, s]`, their borders repeated, cut out so many pixels from the corner: a matching network that is
+    not trained further is fooled less by images that move."""
+    size, padded = images.shape[2], torch.nn.functional.pad(images, (SHIFT,) * 4, mode="replicate")
+    return padded[:, :, down : down + size, across : across + size]
 
 
 class ExemplarStepper:
     """One training iteration. Losses come back as tensors, so that nothing waits for the device.
 
-    Every image is encoded and reconstructed with its own sentence (L1 of pixels, and from half of EXEMPLAR.MATCH_FROM on
-    of the matching network's local features). With `match`, from the share EXEMPLAR.MATCH_FROM of the training on, those
-    at odd places of the batch are decoded with the sentence of another one instead, and it pulls them to it; their codes
-    learn nothing from that. All that is random is a function of (seed, iteration), and any number of ranks shares one
-    batch.
+    Every image is encoded and reconstructed twice (L1 of pixels): with the true mean colour under each mask, so that
+    the masks become its segments, and with the colours that its sentence says, so that they become segments that
+    sentences speak of. With `match`, from the share EXEMPLAR.MATCH_FROM of the training on, those at odd places of the
+    batch are composed with the sentence of another one, too, and it pulls them to it; residual and global code learn
+    nothing from that. All that is random is a function of (seed, iteration), and any number of ranks shares one batch.
 
     progress(iteration): the share of the training that is done, equal on all ranks.
     """
@@ -41,33 +52,43 @@ class ExemplarStepper:
         self.networks, self.cfg, self.device, self.precision = networks, cfg, device, precision
         self.seed, self.progress, self.match = seed, progress, match
         generator = networks.generator
-        self.encode, self.decode = generator.encoder, generator.decode
-        self.clipped = [p for name, p in generator.named_parameters() if not name.startswith("encoder.")]
+        self.encode, self.segment = generator.encoder, generator.segment
 
     def compile(self) -> None:
         """Compile what takes the time."""
-        self.encode, self.decode = (torch.compile(part, dynamic=False) for part in (self.encode, self.decode))
+        self.encode, self.segment = (torch.compile(part, dynamic=False) for part in (self.encode, self.segment))
 
     def __call__(self, batch: Batch, iteration: int) -> dict[str, torch.Tensor]:
-        cfg, done = self.cfg, self.progress(iteration)
-        matching = self.match is not None and done >= cfg.EXEMPLAR.MATCH_FROM
-        speech, labels = self._with_others(batch) if matching else (batch.speech, batch.labels)
-        images, codes = self._reconstruct(batch, speech, iteration, matching)
-        part = slice(None, None, 2 if matching else 1)
-        rec = reconstruction_loss(images[part], batch.real[-1][part], cfg.EXEMPLAR.COARSE_LOSS)
+        cfg, done, real = self.cfg, self.progress(iteration), batch.real[-1]
+        own, generator = cfg.EXEMPLAR, self.networks.generator
+        codes, segments, of_all = self._segments(real, iteration)
+        masks, residual, slots, areas = segments
+        true = mean_colours(masks, real)
+        logits = generator.colour_logits(generator.projection(batch.speech), slots, of_all)
+        with_true, with_said = (compose(masks, colours) + residual for colours in (true, generator.shown(logits)))
         terms = {
-            "rec": rec,
-            "KL": cfg.EXEMPLAR.KL_SPATIAL * gaussian_kl(*codes[:2]),
-            "KL_global": cfg.EXEMPLAR.KL_GLOBAL * gaussian_kl(*codes[2:]),
+            "rec": reconstruction_loss(with_true, real, own.COARSE_LOSS),
+            "said": own.SAID_LOSS * reconstruction_loss(with_said, real, own.COARSE_LOSS),
+            "colour": own.COLOUR_LOSS * colour_loss(logits, true.detach(), generator.colours, areas.detach()),
+            "KL": own.KL_SPATIAL * gaussian_kl(*codes[:2]),
+            "KL_global": own.KL_GLOBAL * gaussian_kl(*codes[2:]),
         }
-        if self.match is not None and cfg.EXEMPLAR.FEATURE_LOSS and done >= cfg.EXEMPLAR.MATCH_FROM / 2:
-            terms["feature"] = cfg.EXEMPLAR.FEATURE_LOSS * self.match.distance(images[part], batch.real[-1][part])
-        if matching:
-            terms["match"] = self.match(images[1::2], speech[1::2], labels[1::2], iteration)
+        if self.match is not None and done >= own.MATCH_FROM:
+            others = (value[1::2] for value in (masks, residual.detach(), slots, of_all.detach()))
+            terms["match"] = self._match(batch, others, iteration)
         total = sum(terms.values())
         self._update(total, self._learning_rate(iteration, done))
         self.networks.update_average(average_decay(cfg.TRAIN, iteration))
         return {name: term.detach() for name, term in terms.items()} | {"G": total.detach()}
+
+    def _match(self, batch: Batch, others, iteration: int) -> torch.Tensor:
+        """others: masks, residual, slots and global code of the images at odd places, which take other sentences."""
+        generator, (masks, residual, slots, of_all) = self.networks.generator, others
+        speech, labels = (rows[1::2] for rows in self._with_others(batch))
+        logits = generator.colour_logits(generator.projection(speech), slots, of_all)
+        images = compose(masks, generator.shown(logits)) + residual
+        moves = torch.randint(2 * SHIFT + 1, (2,), generator=generator_of(self.seed, 7, iteration)).tolist()
+        return self.match(shifted(images, *moves), speech, labels, iteration)
 
     def _with_others(self, batch: Batch):
         """speech `[N, d]` and labels `[N]` of the batch, each at an odd place replaced by those of the odd place before,
@@ -79,10 +100,9 @@ class ExemplarStepper:
             rows[1::2] = ranks.gather_rows(rows[1::2]).roll(1, 0)[first : first + mine]
         return speech, labels
 
-    def _reconstruct(self, batch: Batch, speech, iteration: int, matching: bool):
-        """→ images `[N, 3, s, s]`, float32, and the codes' means and log-variances."""
-        real, generator = batch.real[-1], self.networks.generator
-        sizes, n = generator.shape, len(speech)
+    def _segments(self, real, iteration: int):
+        """→ the codes' means and log-variances, what `segment` gives of a draw of them, and that of the global code."""
+        sizes, n = self.networks.generator.shape, len(real)
         widths = DRAWS, sizes.spatial_dim * CODE_SIDE**2, sizes.global_dim
         first, every = ranks.rank() * n, ranks.world_size() * n
         drawn = torch.randn(every, sum(widths), generator=generator_of(self.seed, 4, iteration))[first : first + n]
@@ -90,13 +110,8 @@ class ExemplarStepper:
         with autocast(self.device, self.precision):
             codes = self.encode(recolour(real, draws).to(memory_format=self.networks.memory_format), real)
             mean, logvar, mean_of_all, logvar_of_all = codes
-            spatial = perturbed(mean, logvar, noise.reshape(mean.shape))
-            of_all = perturbed(mean_of_all, logvar_of_all, noise_of_all)
-            if matching:  # the codes are those of an image that says something else
-                odd = torch.arange(n, device=self.device) % 2 == 1
-                spatial = torch.where(odd[:, None, None, None], spatial.detach(), spatial)
-                of_all = torch.where(odd[:, None], of_all.detach(), of_all)
-            return self.decode(generator.projection(speech).float(), spatial, of_all), codes
+            segments = self.segment(perturbed(mean, logvar, noise.reshape(mean.shape)))
+        return codes, segments, perturbed(mean_of_all, logvar_of_all, noise_of_all)
 
     def _learning_rate(self, iteration: int, done: float) -> float:
         own = self.cfg.EXEMPLAR
@@ -107,7 +122,7 @@ class ExemplarStepper:
         optimizer, generator = self.networks.optimizer_g, self.networks.generator
         loss.backward()
         ranks.average_gradients(generator)
-        torch.nn.utils.clip_grad_norm_(self.clipped, self.cfg.EXEMPLAR.CLIP)
+        torch.nn.utils.clip_grad_norm_(generator.parameters(), self.cfg.EXEMPLAR.CLIP)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
         optimizer.step()
@@ -142,6 +157,29 @@ class BankFiller:
         codes = [torch.cat(code) for code in zip(*parts)]
         generator.fill(codes)
         self.networks.average.fill(codes)
+
+
+def begin(networks: Networks, cfg: Config, batches, match) -> None:
+    """What a new generator starts from, beside random weights: the colours of the training images and, with
+    TRAIN.CONDITION_INIT, the directions of the embeddings that the matching network has found in images."""
+    choose_colours(networks, batches)
+    if match is not None and cfg.TRAIN.CONDITION_INIT:
+        matcher, speech = match.matcher, batches.features.flat
+        for network in (networks.generator, networks.average):
+            set_projection(network.projection, matcher.mean, matcher.directions[:, :CANONICAL], speech)
+
+
+def choose_colours(networks: Networks, batches) -> None:
+    """Set the colours of the generator and of its average to the most common ones of the training images."""
+    spoken, generator = batches.features.spoken, networks.generator
+    chosen = spoken[torch.linspace(0, len(spoken) - 1, min(SAMPLED, len(spoken))).round().long()]
+    centre, mirrored = torch.full((len(chosen), 2), 0.5), torch.zeros(len(chosen), dtype=torch.bool)
+    (images,) = batches.cache.batch(chosen, centre, mirrored, [generator.sizes[-1]])
+    pixels = images.permute(0, 2, 3, 1).flatten(0, 2)
+    drawn = torch.randint(len(pixels), (PIXELS,), generator=generator_of(batches.plan.seed, 8)).to(pixels.device)
+    colours = common_colours(pixels[drawn].cpu(), len(generator.colours))  # on the CPU: equal on all ranks
+    for network in (generator, networks.average):
+        network.colours.copy_(colours)
 
 
 def make_bank_filler(networks: Networks, batches, most: int) -> BankFiller:

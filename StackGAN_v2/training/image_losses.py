@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from common.devices import autocast
 from common.distributed import ranks
 from StackGAN_v2.data.datasets import SpeechFeatures, generator_of
-from StackGAN_v2.training.matching_network import TEMPERATURE, Matcher, fitted, matching_loss
+from StackGAN_v2.training.matching_network import TEMPERATURE, Matcher, matching_loss
 
 
 @dataclass
@@ -62,11 +62,3 @@ class SentenceMatchingLoss:
         alike = (labels[:, None] == classes).scatter(1, own[:, None], False)
         scores = F.normalize(seen.float()) @ said.T / TEMPERATURE
         return self.weight * F.cross_entropy(scores.masked_fill(alike, -1e4), own)
-
-    def distance(self, images, real) -> torch.Tensor:
-        """Mean L1 distance of the matching network's local features of images and real images `[N, 3, s, s]`; 0-d."""
-        with autocast(images.device, self.precision):
-            found = self.matcher.parts.local_features(fitted(images))
-            with torch.no_grad():
-                wanted = self.matcher.parts.local_features(fitted(real))
-        return sum((a.float() - b.float()).abs().mean() for a, b in zip(found, wanted))

@@ -24,7 +24,7 @@ from StackGAN_v2.networks import convolution
 from StackGAN_v2.sampling import memory_format, speech_of
 from StackGAN_v2.settings import DataSettings, GeneratorOptions
 from StackGAN_v2.training import matching_network, snapshot_metric, trainer
-from StackGAN_v2.training.exemplar_step import Budget, ExemplarStepper, make_bank_filler
+from StackGAN_v2.training.exemplar_step import Budget, ExemplarStepper, begin, make_bank_filler
 from StackGAN_v2.training.image_losses import MatchingLoss, SentenceMatchingLoss
 from StackGAN_v2.training.networks import Networks, start_from
 from StackGAN_v2.training.snapshot_writer import ResumeNotes, SnapshotWriter
@@ -84,6 +84,8 @@ def train(options: GeneratorOptions, cfg: Config, name: str) -> int:
         run.log(validation.choice_note(options.training.val_share, split, held[0] if held else load_test(data)))
 
     stepper = make_stepper(options, cfg, networks, batches, split, run, precision)
+    if cfg.MODEL == "exemplar" and not found and not cfg.TRAIN.NET_G:
+        begin(networks, cfg, batches, stepper.match)
 
     def files(iteration: int) -> list[str]:
         return [str(split.items[i].image) for i in batches.images(iteration)[0]]
