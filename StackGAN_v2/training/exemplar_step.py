@@ -51,6 +51,7 @@ class ExemplarStepper:
             )
         self.networks, self.cfg, self.device, self.precision = networks, cfg, device, precision
         self.seed, self.progress, self.match = seed, progress, match
+        self.fixed = match is not None and cfg.TRAIN.CONDITION_INIT  # the projection, as `begin` has set it
         generator = networks.generator
         self.encode, self.segment = generator.encoder, generator.segment
 
@@ -64,7 +65,7 @@ class ExemplarStepper:
         codes, segments, of_all = self._segments(real, iteration)
         masks, residual, slots, areas = segments
         true = mean_colours(masks, real)
-        logits = generator.colour_logits(generator.projection(batch.speech), slots, of_all)
+        logits = generator.colour_logits(self._condition(batch.speech), slots, of_all)
         with_true, with_said = (compose(masks, colours) + residual for colours in (true, generator.shown(logits)))
         terms = {
             "rec": reconstruction_loss(with_true, real, own.COARSE_LOSS),
@@ -85,10 +86,16 @@ class ExemplarStepper:
         """others: masks, residual, slots and global code of the images at odd places, which take other sentences."""
         generator, (masks, residual, slots, of_all) = self.networks.generator, others
         speech, labels = (rows[1::2] for rows in self._with_others(batch))
-        logits = generator.colour_logits(generator.projection(speech), slots, of_all)
+        logits = generator.colour_logits(self._condition(speech), slots, of_all)
         images = compose(masks, generator.shown(logits)) + residual
         moves = torch.randint(2 * SHIFT + 1, (2,), generator=generator_of(self.seed, 7, iteration)).tolist()
         return self.match(shifted(images, *moves), speech, labels, iteration)
+
+    def _condition(self, speech):
+        """Speech `[N, d]` → conditions `[N, E]`. The directions that the matching network found are not trained further:
+        trained with all of the embedding's numbers, they followed the few training sentences."""
+        with torch.set_grad_enabled(not self.fixed):
+            return self.networks.generator.projection(speech)
 
     def _with_others(self, batch: Batch):
         """speech `[N, d]` and labels `[N]` of the batch, each at an odd place replaced by those of the odd place before,
