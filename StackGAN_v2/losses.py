@@ -95,7 +95,8 @@ def colour_loss(logits, wanted, colours, areas, width: float = 0.08, seen: float
     `[N, K]`: shares of the image, of which those below `seen` count less; width: standard deviation of the targets.
     """
     assert logits.shape[:2] == wanted.shape[:2] == areas.shape and logits.shape[2] == len(colours), logits.shape
-    distances = torch.cdist(wanted, colours.expand(len(wanted), -1, -1))
+    # not by matrix products, whose short factors on GPUs (tf32) lose the small distances
+    distances = torch.cdist(wanted, colours.expand(len(wanted), -1, -1), compute_mode="donot_use_mm_for_euclid_dist")
     targets = (-(distances**2) / (2 * width**2)).softmax(2)
     each = -(targets * logits.log_softmax(2)).sum(2)
     return (each * (areas / seen).clamp(max=1)).mean()

@@ -62,7 +62,8 @@ def set_projection(layer: torch.nn.Linear, mean: torch.Tensor, directions: torch
     """
     count = min(layer.out_features, directions.shape[1])
     mean, weight = mean.cpu(), directions[:, :count].T.cpu()
-    weight = weight / ((speech.float().cpu() - mean) @ weight.T).var(0).mean().sqrt().clamp(min=1e-6)
+    variance = ((speech.float().cpu() - mean) @ weight.T).var(0, correction=0).mean()
+    weight = weight / variance.sqrt().clamp(min=1e-6)
     for parameter in layer.parameters():
         parameter.zero_()
     layer.weight[:count] = weight.to(layer.weight)

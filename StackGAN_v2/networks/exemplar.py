@@ -258,10 +258,12 @@ class ExemplarGenerator(nn.Module):
         images, spatial_dim = state["bank_mean"].shape[:2]
         global_dim = state["bank_global_mean"].shape[1]
         condition_dim, text_dim = state["projection.weight"].shape
+        colours, hidden = state["palette.4.weight"].shape
         sizes = Sizes(
             tuple(state[f"blocks.{i}.conv2.0.weight"].shape[0] for i in range(blocks)),
             state["masks.weight"].shape[0],
-            *state["palette.4.weight"].shape,
+            colours,
+            hidden,
             state["spread"].shape[0] + 2 + global_dim,
             text_dim,
             condition_dim,

@@ -174,6 +174,8 @@ def begin(networks: Networks, cfg: Config, batches, match) -> None:
         matcher, speech = match.matcher, batches.features.flat
         for network in (networks.generator, networks.average):
             set_projection(network.projection, matcher.mean, matcher.directions[:, :CANONICAL], speech)
+    for network in (networks.generator, networks.average):
+        ranks.broadcast_module(network)  # images that lie on other devices may be rounded otherwise
 
 
 def choose_colours(networks: Networks, batches) -> None:
@@ -184,7 +186,7 @@ def choose_colours(networks: Networks, batches) -> None:
     (images,) = batches.cache.batch(chosen, centre, mirrored, [generator.sizes[-1]])
     pixels = images.permute(0, 2, 3, 1).flatten(0, 2)
     drawn = torch.randint(len(pixels), (PIXELS,), generator=generator_of(batches.plan.seed, 8)).to(pixels.device)
-    colours = common_colours(pixels[drawn].cpu(), len(generator.colours))  # on the CPU: equal on all ranks
+    colours = common_colours(pixels[drawn].cpu(), len(generator.colours))  # a GPU would sum in any order
     for network in (generator, networks.average):
         network.colours.copy_(colours)
 

@@ -98,7 +98,7 @@ def align(matcher: Matcher, batches, first: int) -> None:
         batch = batches(step)
         seen.append(matcher.features(batch.real[-1].contiguous(memory_format=torch.channels_last)))
         said.append(batch.speech)
-    sides = [torch.cat(rows).double().cpu() for rows in (seen, said)]
+    sides = [torch.cat(rows).cpu().double() for rows in (seen, said)]
     means = [rows.mean(0) for rows in sides]
     of_image, of_speech = canonical_directions(*(rows - mean for rows, mean in zip(sides, means)), CANONICAL)
     for parameter in matcher.what.parameters():
@@ -155,7 +155,6 @@ def load_or_train(path, key: dict, batches, speech, steps: int, seed: int) -> Ma
 
 
 def _read(path, key: dict) -> dict | None:
-
     if not path.is_file():
         return None
     try:

@@ -198,7 +198,8 @@ def encoder_charts(columns) -> list[Chart]:
     return charts
 
 
-_TERMS = {"rec": "reconstruction", "match": "matching"}  # of a training without discriminators
+# Terms of a training without discriminators.
+_TERMS = {"rec": "reconstruction", "said": "with the colours said", "colour": "colours", "match": "matching"}
 
 
 def generator_charts(columns) -> list[Chart]:
