@@ -1,4 +1,4 @@
-"""The exemplar generator: composition, noise and bank by hand, the decoder against a plain computation."""
+"""The exemplar generator: composition, colours, noise and bank by hand, the decoder against a plain computation."""
 
 import math
 
@@ -13,18 +13,27 @@ from StackGAN_v2.networks.exemplar import (
     ImageEncoder,
     Sizes,
     bank_of,
+    common_colours,
     compose,
     decoder_widths,
+    mean_colours,
     recolour,
 )
 
-N, SMALL = 3, Sizes((4, 6), parts=3, z_dim=9, text_dim=7, condition_dim=5, spatial_dim=2, global_dim=3, constants=2)
+N = 3
+SMALL = Sizes((4, 5), 3, 8, 6, z_dim=9, text_dim=7, condition_dim=5, spatial_dim=2, global_dim=3, constants=2)
 
 
 def random_weights(network, scale=0.2):
     torch.manual_seed(0)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=scale)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.running_mean, std=scale)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    torch.nn.init.uniform_(network.colours, -1, 1)
     return network.eval().to(memory_format=torch.channels_last)
 
 
@@ -40,6 +49,29 @@ def test_composition_by_hand():
     palette = torch.tensor([[[0.2, -0.4, 1.0], [0.6, 0.4, -1.0]]])
     expected = torch.tensor([[[0.2, 0.5]], [[-0.4, 0.2]], [[1.0, -0.5]]])[None]
     torch.testing.assert_close(compose(masks, palette), expected)
+
+
+def test_mean_colours_by_hand():
+    """The sum under a mask over its area and one pixel more."""
+    masks = torch.tensor([[[[1.0, 0.5, 0.0]], [[0.0, 0.5, 1.0]], [[0.0, 0.0, 0.0]]]])
+    image = torch.tensor([[[[0.5, 1.0, -1.0]], [[0.0, -0.5, 0.25]], [[1.0, 1.0, 1.0]]]])
+    expected = torch.tensor([[[1.0, -0.25, 1.5], [-0.5, 0.0, 1.5], [0.0, 0.0, 0.0]]]) / 2.5
+    torch.testing.assert_close(mean_colours(masks, image), expected)
+    image = torch.tensor([0.2, -0.9, 0.6])[None, :, None, None].expand(1, 3, 40, 50)
+    expected = 2000 / 2001 * image[:, None, :, 0, 0]
+    torch.testing.assert_close(mean_colours(torch.ones(1, 1, 40, 50), image), expected, rtol=1e-4, atol=0)
+
+
+def test_common_colours_by_hand():
+    """From 0 and 0.1 the first round gives 0 and 2.2 / 3, the second one the two clusters."""
+    pixels = torch.tensor([0.0, 0.1, 1.0, 1.1])[:, None] * torch.tensor([1.0, -1.0, 0.5])
+    clusters = torch.tensor([[0.05], [1.05]]) * torch.tensor([1.0, -1.0, 0.5])
+    torch.testing.assert_close(common_colours(pixels, 2, 1)[1], 2.2 / 3 * torch.tensor([1.0, -1.0, 0.5]))
+    torch.testing.assert_close(common_colours(pixels, 2), clusters)
+    again = torch.cat((pixels[:1], pixels[:1], pixels[2:], -0.1 * pixels[2:3], 0.1 * pixels[2:3]))
+    torch.testing.assert_close(common_colours(again, 3), torch.stack((pixels[0], pixels[0], clusters[1])))
+    assert torch.equal(common_colours(pixels[1:3], 5), pixels[[1, 2, 1, 2, 1]])
+    assert torch.equal(pixels[1], 0.1 * torch.tensor([1.0, -1.0, 0.5]))  # what is given stays
 
 
 def test_recolouring_by_hand():
@@ -71,6 +103,22 @@ def test_losses_by_hand():
     assert float(loss) == pytest.approx(0.75 + 2 * 0.25)
 
 
+def test_the_loss_of_colours_by_hand():
+    """Two colours as far apart as the targets' deviation: one is wanted, or none of them more. The second part is a
+    quarter of a hundredth of the image, and the colour that it lacks counts a quarter."""
+    colours = torch.tensor([[0.0, 0.5, 0.0], [0.0, 0.5, 0.08]])
+    wanted = torch.stack((colours[0], colours.mean(0)))[None]
+    logits = torch.log(torch.tensor([[[1.0, 3.0], [3.0, 2.0]]]))
+    target = 1 / (1 + math.exp(-0.5))
+    first = -target * math.log(1 / 4) - (1 - target) * math.log(3 / 4)
+    second = -0.5 * math.log(3 / 5) - 0.5 * math.log(2 / 5)
+    for area, share in ((0.0025, 0.25), (0.01, 1.0), (0.6, 1.0)):
+        loss = losses.colour_loss(logits, wanted, colours, torch.tensor([[0.3, area]]))
+        assert float(loss) == pytest.approx((first + share * second) / 2, rel=1e-5)
+    with pytest.raises(AssertionError):
+        losses.colour_loss(logits, wanted, colours[:1], torch.ones(1, 2))
+
+
 def lrelu(x):
     return torch.where(x > 0, x, 0.2 * x)
 
@@ -81,30 +129,91 @@ def between(x):
     return torch.stack((0.75 * x + 0.25 * above, 0.75 * x + 0.25 * below), 3).flatten(2, 3)
 
 
-def plain_image(g, condition, spatial, of_all):
-    joint, n = torch.cat((condition, of_all), 1), len(condition)
-    layers = iter(g.modulations(joint))
+def plain_norm(x, norm):
+    """Batch norm as evaluation computes it."""
+    scale = norm.weight / (norm.running_var + 1e-5).sqrt()
+    return (x - norm.running_mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
+
+
+def plain_block(block, h):
+    x = lrelu(plain_norm(F.conv2d(h, block.conv1[0].weight, padding=1), block.conv1[1]))
+    x = plain_norm(F.conv2d(x, block.conv2[0].weight, padding=1), block.conv2[1])
+    return lrelu(block.shortcut(h) + x)
+
+
+def plain_segments(g, spatial):
+    """→ masks, residual, slots and areas."""
+    n = len(spatial)
     h = g.first(torch.cat((spatial, g.constants[0].repeat(n, 1, 1, 1)), 1))
     for i, block in enumerate(g.blocks):
         if i:
             h = h.repeat_interleave(2, 2).repeat_interleave(2, 3)
             h = torch.cat((h, g.constants[i].repeat(n, 1, 1, 1)), 1)
-        x = h
-        for conv in (block.conv1, block.conv2):
-            for _ in range(2):
-                gamma, beta = next(layers)
-                x = lrelu(x * gamma + beta)
-            x = conv(x)
-        h = block.shortcut(h) + 0.7 * x
-    residual, rows = g.residual(lrelu(h)), []
+        h = plain_block(block, h)
+    residual, rows = g.residual(h), []
     for k in range(3):  # four channels in turn: the pixels of a 2×2 square
         square = residual[:, 4 * k : 4 * k + 4].unflatten(1, (2, 2))
         rows.append(square.permute(0, 3, 1, 4, 2).flatten(3).flatten(1, 2))
-    logits = 1.5 * between(between(g.masks(lrelu(h))).transpose(2, 3)).transpose(2, 3)
+    logits = 2 * between(between(g.masks(h)).transpose(2, 3)).transpose(2, 3)
     masks = logits.exp() / logits.exp().sum(1, keepdim=True)
-    hidden = lrelu(F.linear(joint, g.palette[0].weight, g.palette[0].bias))
-    colours = torch.tanh(F.linear(hidden, g.palette[2].weight, g.palette[2].bias)).view(n, 3, 3)
-    return (masks[:, :, None] * colours[:, :, :, None, None]).sum(1) + torch.stack(rows, 1)
+    side = h.shape[2]
+    place = torch.tensor([-1 + 2 * i / (side - 1) for i in range(side)])
+    down, across = (axis.expand(n, 1, side, side) for axis in (place[:, None], place))
+    values = torch.cat((h, down, across), 1)
+    small = masks.unflatten(3, (side, 2)).unflatten(2, (side, 2)).mean((3, 5))
+    slots = (small[:, :, None] * values[:, None]).sum((3, 4)) / small.sum((2, 3))[:, :, None]
+    centred = slots - slots.mean(2, keepdim=True)
+    slots = centred / (centred.square().mean(2, keepdim=True) + 1e-5).sqrt() * g.slot_norm.weight + g.slot_norm.bias
+    return masks, 0.5 * torch.tanh(torch.stack(rows, 1)), slots, masks.mean((2, 3))
+
+
+def plain_logits(g, condition, slots, of_all):
+    parts = []
+    for k in range(slots.shape[1]):
+        h = torch.cat((condition, of_all, slots[:, k], g.part[k].repeat(len(slots), 1)), 1)
+        for i in (0, 2, 4):
+            h = h @ g.palette[i].weight.T + g.palette[i].bias
+            h = lrelu(h) if i < 4 else h
+        parts.append(h)
+    return torch.stack(parts, 1)
+
+
+def plain_colours(g, logits):
+    weights = (logits / 0.3).exp()
+    return (weights[..., None] * g.colours).sum(2) / weights.sum(2, keepdim=True)
+
+
+def test_a_block_equals_the_plain_computation():
+    g = random_weights(ExemplarGenerator(SMALL))
+    for block, channels, shortcut in zip(g.blocks, (4, 6), (torch.nn.Identity, torch.nn.Conv2d)):
+        h = torch.randn(N, channels, 8, 6)
+        assert isinstance(block.shortcut, shortcut)
+        torch.testing.assert_close(block(h), plain_block(block, h), atol=1e-5, rtol=1e-4)
+
+
+def test_segments_and_their_colours_equal_the_plain_computation():
+    g = random_weights(ExemplarGenerator(SMALL))
+    condition, spatial, of_all = torch.randn(N, 5), torch.randn(N, 2, 16, 16), torch.randn(N, 3)
+    found, expected = g.segment(spatial), plain_segments(g, spatial)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    masks, residual, slots, areas = found
+    assert masks.shape == (N, 3, 64, 64) and residual.shape == (N, 3, 64, 64) and slots.shape == (N, 3, 5 + 2)
+    torch.testing.assert_close(masks.sum(1), torch.ones(N, 64, 64))
+    torch.testing.assert_close(areas.sum(1), torch.ones(N))
+    assert masks.std() > 0.02 and residual.abs().max() > 0.1
+    logits = g.colour_logits(condition, slots, of_all)
+    assert logits.shape == (N, 3, 8) and logits.std() > 0.1
+    torch.testing.assert_close(logits, plain_logits(g, condition, slots, of_all), atol=1e-5, rtol=1e-4)
+    assert len(logits.flatten(0, 1).unique(dim=0)) == 3 * N
+    torch.testing.assert_close(g.shown(logits), plain_colours(g, logits), atol=1e-5, rtol=1e-4)
+
+
+def test_the_residual_is_bounded():
+    g = random_weights(ExemplarGenerator(SMALL))
+    g.residual.weight.data *= 1e3
+    residual = g.segment(torch.randn(N, 2, 16, 16))[1]
+    assert residual.abs().max() == 0.5 and residual.min() < 0 < residual.max()
 
 
 def test_an_image_is_composed_in_float32_under_autocast(monkeypatch):
@@ -112,15 +221,25 @@ def test_an_image_is_composed_in_float32_under_autocast(monkeypatch):
     seen = []
     monkeypatch.setattr(exemplar, "compose", lambda *parts: seen.extend((*parts, compose(*parts))) or seen[-1])
     g = random_weights(ExemplarGenerator(SMALL))
+    condition, spatial, of_all = torch.randn(N, 5), torch.randn(N, 2, 16, 16), torch.randn(N, 3)
     with torch.autocast("cpu", torch.bfloat16):
-        image = g.decode(torch.randn(N, 5), torch.randn(N, 2, 16, 16), torch.randn(N, 3))
+        image = g.decode(condition, spatial, of_all)
+        segments = g.segment(spatial)
+        logits = g.colour_logits(condition, segments[2], of_all)
+        values = (*segments, logits, g.shown(logits))
     assert [value.dtype for value in (*seen, image)] == [torch.float32] * 4
+    assert [value.dtype for value in values] == [torch.float32] * 6
+    torch.testing.assert_close(logits, g.colour_logits(condition, segments[2], of_all), rtol=0, atol=0)
+    assert (image - g.decode(condition, spatial, of_all)).abs().mean() < 0.02
 
 
 def test_the_decoder_equals_the_plain_computation():
     g = random_weights(ExemplarGenerator(SMALL))
-    code = torch.randn(N, 5), torch.randn(N, 2, 16, 16), torch.randn(N, 3)
-    found, expected = g.decode(*code), plain_image(g, *code)
+    condition, spatial, of_all = torch.randn(N, 5), torch.randn(N, 2, 16, 16), torch.randn(N, 3)
+    found = g.decode(condition, spatial, of_all)
+    masks, residual, slots, _ = plain_segments(g, spatial)
+    colours = plain_colours(g, plain_logits(g, condition, slots, of_all))
+    expected = (masks[:, :, None] * colours[..., None, None]).sum(1) + residual
     assert found.shape == (N, 3, 64, 64) == (N, 3, *g.sizes * 2) and found.std() > 0.05
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
@@ -172,13 +291,20 @@ def test_equal_noise_and_speech_give_equal_images():
 
 @pytest.mark.parametrize("image", [32, 64, 128, 256])
 def test_every_size_of_image(image):
-    sizes = Sizes(decoder_widths(image, 8, 6), 3, 9, 7, 5, 2, 3, 2)
+    sizes = Sizes(decoder_widths(image, 8, 6), 3, 8, 6, 9, 7, 5, 2, 3, 2)
     assert sizes.image == image
     g = ExemplarGenerator(sizes, 2).eval()
     images = torch.rand(2, 3, image, image) * 2 - 1
     codes = g.encoder(recolour(images, torch.randn(2, 12)), images)
     assert [code.shape for code in codes] == [(2, 2, 16, 16), (2, 2, 16, 16), (2, 3), (2, 3)]
     assert g(torch.randn(2, 9), torch.randn(2, 7))[0][0].shape == images.shape == (2, 3, *g.sizes * 2)
+    masks, residual, slots, areas = g.segment(codes[0])
+    assert residual.shape == images.shape and masks.shape == (2, 3, image, image)
+    assert slots.shape == (2, 3, sizes.widths[-1] + 2) and areas.shape == (2, 3)
+    torch.testing.assert_close(areas, masks.mean((2, 3)))
+    again = ExemplarGenerator.from_state(g.state_dict())
+    assert again.shape == sizes
+    again.load_state_dict(g.state_dict())
     assert decoder_widths(256, 48, 32) == (48, 32, 16, 16) and decoder_widths(32, 48, 32) == (48,)
 
 
@@ -208,7 +334,15 @@ def test_wrong_shapes_and_sizes_are_caught():
         g(torch.zeros(2, 9), torch.zeros(2, 8))
     with pytest.raises(AssertionError, match="z is"):
         g(torch.zeros(2, 8), torch.zeros(2, 7))
-    for given in ({"widths": ()}, {"widths": (4, 0)}, {"parts": 0}, {"z_dim": 10}, {"widths": (4,) * 5}):
+    for given in (
+        {"widths": ()},
+        {"widths": (4, 0)},
+        {"parts": 0},
+        {"colours": 0},
+        {"hidden": 0},
+        {"z_dim": 10},
+        {"widths": (4,) * 5},
+    ):
         with pytest.raises(ValueError, match="do not go together"):
             Sizes(**given)
     with pytest.raises(ValueError, match="a bank of 0 images"):

@@ -1,53 +1,29 @@
-"""Training of the exemplar generator: an iteration against a plain computation, resume, ranks, samples from the file."""
+"""Training of the exemplar generator: an iteration against a plain computation, its beginning, ranks, damaged files."""
 
 import copy
-import json
 import math
+import re
 
-import numpy as np
 import pytest
 import rank_processes
 import torch
 import torch.nn.functional as F
-from gan_set import make_set
-from PIL import Image
-from test_gan_training import assert_equal_runs, run_main
 from test_ranks_gan import CPU, LABELS, WIDTH, Keeping, make_batches
 
-from common import checkpoint
+from common import ROOT, checkpoint
 from common.cli import UserError
 from common.devices import seed_everything
 from common.distributed import ranks
-from scripts.report import figures
-from scripts.report import runs as runs_of_report
-from StackGAN_v2 import sampler
 from StackGAN_v2.config import load_config
 from StackGAN_v2.data.datasets import generator_of
 from StackGAN_v2.generators import generator_class, load_generator
-from StackGAN_v2.networks.exemplar import bank_of, recolour
-from StackGAN_v2.training.exemplar_step import Budget, ExemplarStepper, make_bank_filler
+from StackGAN_v2.networks.condition_init import set_projection
+from StackGAN_v2.networks.exemplar import bank_of, common_colours, recolour
+from StackGAN_v2.training.exemplar_step import Budget, ExemplarStepper, begin, make_bank_filler
 from StackGAN_v2.training.image_losses import SentenceMatchingLoss
 from StackGAN_v2.training.matching_network import Matcher
 from StackGAN_v2.training.networks import Networks
 
-CFG = """
-MODEL: exemplar
-DATASET_NAME: tiny
-TREE: {BRANCH_NUM: 1, BASE_SIZE: 32}
-TRAIN:
-  BATCH_SIZE: 4
-  MAX_EPOCH: 50
-  MAX_ITERATIONS: 8
-  SNAPSHOT_INTERVAL: 3
-  EMA_RAMP: 0.5
-  GENERATOR_LR: 3e-3
-  BETAS: [0.9, 0.99]
-  CONDITION_INIT: True
-  COEFF: {MATCHING: 0.1}
-  MATCHER_STEPS: 2
-GAN: {Z_DIM: 14}
-EXEMPLAR: {PARTS: 3, CONDITION_DIM: 6, COARSE_DIM: 4, FINE_DIM: 4, CONSTANTS: 2, MATCH_FROM: 0.2, MATCH_AGAINST: 5, WARM_UP: 2}
-"""
 STEP = [
     "MODEL=exemplar",
     "TREE.BRANCH_NUM=2",
@@ -57,23 +33,19 @@ STEP = [
     "TRAIN.BETAS=[0.9,0.99]",
     "TRAIN.EMA_RAMP=2",
     "EXEMPLAR.PARTS=3",
+    "EXEMPLAR.COLOURS=7",
+    "EXEMPLAR.HIDDEN_DIM=8",
     "EXEMPLAR.CONDITION_DIM=6",
     "EXEMPLAR.SPATIAL_DIM=3",
     "EXEMPLAR.COARSE_DIM=4",
     "EXEMPLAR.CONSTANTS=2",
     "EXEMPLAR.MATCH_AGAINST=5",
+    "EXEMPLAR.SAID_LOSS=0.7",
     "EXEMPLAR.WARM_UP=2",
     "EXEMPLAR.CLIP=0.05",
     "TRAIN.GENERATOR_LR=3e-3",
 ]
 SEED = 3
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = make_set(tmp_path_factory.mktemp("exemplar"))
-    (folder.parent / "tiny.yml").write_text(CFG)
-    return folder
 
 
 def make_match(batches, count=5, weight=0.1, precision="fp32"):
@@ -89,24 +61,57 @@ def stepper_of(networks, cfg, batches, precision="fp32", progress=lambda step: s
 
 
 def wake(networks) -> None:
-    """Use what starts at zero, too."""
+    """Use what starts at zero, too: parameters, and the colours."""
     torch.manual_seed(1)
     for parameter in networks.generator.parameters():
         if not parameter.any() or parameter.dim() == 0:
             torch.nn.init.normal_(parameter, std=0.3)
+    torch.nn.init.uniform_(networks.generator.colours, -1, 1)
     networks.average.load_state_dict(networks.generator.state_dict())
 
 
-def test_two_steps_equal_the_plain_computation():
-    """Step 0 reconstructs all of the batch; step 2 of 4, past MATCH_FROM, only the even places."""
-    cfg = load_config(settings=STEP)
+def coarse(image):
+    return image.reshape(-1, 3, 8, 4, 8, 4).mean((3, 5))
+
+
+def plain_rec(image, real):
+    return (image - real).abs().mean() + (coarse(image) - coarse(real)).abs().mean()
+
+
+def composed(masks, colours, residual):
+    return (masks[:, :, None] * colours[..., None, None]).sum(1) + residual
+
+
+def plain_colour_loss(logits, true, colours, areas):
+    targets = (-(true[:, :, None] - colours).square().sum(3) / (2 * 0.08**2)).exp()
+    targets = targets / targets.sum(2, keepdim=True)
+    each = logits.logsumexp(2) - (targets * logits).sum(2)
+    return (each * torch.where(areas < 0.01, areas / 0.01, 1.0)).mean()
+
+
+def moved(images, step):
+    """The pixels that lie a few places away, those of the border beyond it."""
+    down, across = torch.randint(7, (2,), generator=generator_of(SEED, 7, step)).tolist()
+    rows, columns = (torch.arange(32).add(by - 3).clamp(0, 31) for by in (down, across))
+    return images[:, :, rows][..., columns]
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_two_steps_equal_the_plain_computation(fixed):
+    """Step 0 reconstructs; in step 2 of 4, past MATCH_FROM, the odd places take another sentence, too.
+
+    fixed: the projection is that of the matching network and is not trained.
+    """
+    cfg = load_config(settings=[*STEP, f"TRAIN.CONDITION_INIT={fixed}"])
     torch.manual_seed(0)
     networks, batches = Networks(cfg, WIDTH, CPU), make_batches([32])
     wake(networks)
+    networks.generator.masks.bias.data[2] = -4.5  # a part of less than a hundredth of the image
     stepper = stepper_of(networks, cfg, batches)
     g = copy.deepcopy(networks.generator)
-    adam = torch.optim.AdamW(g.parameters(), 3e-3, betas=(0.9, 0.99), weight_decay=1e-3)
+    adam = torch.optim.AdamW(g.parameters(), 3e-3, betas=(0.9, 0.99), weight_decay=1e-2)
     average = [p.detach().clone() for p in g.parameters()]
+    start = networks.generator.projection.weight.detach().clone()
     for step, (lr, decay) in {0: (3e-3 / 2, 0.0), 2: (3e-3 / 2, 0.5**0.25)}.items():
         batch = batches(step)
         found = stepper(batch, step)
@@ -115,40 +120,55 @@ def test_two_steps_equal_the_plain_computation():
         mean, logvar, m, v = g.encoder(recolour(x, drawn[:, :12]), x)
         z = mean + (logvar / 2).exp() * drawn[:, 12:780].view(6, 3, 16, 16)
         w = m + (v / 2).exp() * drawn[:, 780:]
-        said, labels, rows = batch.speech.clone(), batch.labels.clone(), range(6)
-        if step:
-            for values, given in ((said, batch.speech), (labels, batch.labels)):
-                values[1], values[3], values[5] = given[5], given[1], given[3]
-            z, w = (torch.stack([row.detach() if i % 2 else row for i, row in enumerate(code)]) for code in (z, w))
-            rows = (0, 2, 4)
-        y = g.decode(g.projection(said), z, w)
-        rec = torch.stack([(y[i] - x[i]).abs().mean() for i in rows]).mean()
-        small = [image.reshape(6, 3, 8, 4, 8, 4).mean((3, 5)) for image in (y, x)]
-        rec = rec + torch.stack([(small[0][i] - small[1][i]).abs().mean() for i in rows]).mean()
+        masks, residual, slots, areas = g.segment(z)
+        assert (areas[:, 2] < 0.01).all() and (areas[:, :2] > 0.05).all()
+        true = (masks[:, :, None] * x[:, None]).sum((3, 4)) / (masks.sum((2, 3)) + 1)[:, :, None]
+        g.projection.requires_grad_(not fixed)
+        logits = g.colour_logits(g.projection(batch.speech), slots, w)
+        said = (logits / 0.3).softmax(2) @ g.colours
         kl = [((a**2 + b.exp() - 1 - b) / 2).sum() / 6 for a, b in ((mean, logvar), (m, v))]
-        loss = rec + 1e-5 * kl[0] + 2e-3 * kl[1]
-        assert found["rec"].item() == pytest.approx(rec.item(), rel=1e-4)
-        assert found["KL_global"].item() == pytest.approx(2e-3 * kl[1].item(), rel=1e-4)
+        terms = {
+            "rec": plain_rec(composed(masks, true, residual), x),
+            "said": 0.7 * plain_rec(composed(masks, said, residual), x),
+            "colour": 0.1 * plain_colour_loss(logits, true.detach(), g.colours, areas.detach()),
+            "KL": 1e-5 * kl[0],
+            "KL_global": 2e-3 * kl[1],
+        }
         if step:
-            parts = stepper.match.matcher.parts
-            local = [parts.stem(F.interpolate(image[::2], 64, mode="bilinear", antialias=True)) for image in (y, x)]
-            fine = [parts.fine(h) for h in local]
-            middle = [parts.middle(h) for h in local]
-            feature = 0.3 * sum((a - b.detach()).abs().mean() for a, b in (fine, middle))
-            assert found["feature"].item() == pytest.approx(feature.item(), rel=1e-4)
-            loss = loss + feature + stepper.match(y[1::2], said[1::2], labels[1::2], step)
-        assert found["G"].item() == pytest.approx(loss.item(), rel=1e-4) and ("match" in found) == (
-            "feature" in found
-        ) == bool(step)
+            others, labels = batch.speech[[5, 1, 3]], batch.labels[[5, 1, 3]]
+            logits = g.colour_logits(g.projection(others), slots[1::2], w[1::2].detach())
+            images = composed(masks[1::2], (logits / 0.3).softmax(2) @ g.colours, residual[1::2].detach())
+            terms["match"] = stepper.match(moved(images, step), others, labels, step)
+        terms["G"] = sum(terms.values())
+        assert found.keys() == terms.keys() and all(not term.requires_grad for term in found.values())
+        for name, term in terms.items():
+            assert found[name].item() == pytest.approx(term.item(), rel=1e-4), name
         adam.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_([p for n, p in g.named_parameters() if not n.startswith("encoder")], 0.05)
+        terms["G"].backward()
+        assert torch.nn.utils.clip_grad_norm_(g.parameters(), 0.05) > 0.1
         adam.param_groups[0]["lr"] = lr
         adam.step()
         average = [decay * a + (1 - decay) * p.detach() for a, p in zip(average, g.parameters())]
     for ours, plain in ((networks.generator.parameters(), g.parameters()), (networks.average.parameters(), average)):
         for one, other in zip(ours, plain, strict=True):
             torch.testing.assert_close(one, other, atol=2e-4, rtol=0)  # AdamW's steps are 1.5e-3
+    assert torch.equal(networks.generator.projection.weight, start) == fixed
+    for network in (networks.generator, networks.average):
+        for one, other in zip(network.buffers(), g.buffers(), strict=True):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_neither_residual_nor_global_code_learns_from_other_sentences():
+    cfg = load_config(settings=STEP)
+    networks, batches = Networks(cfg, WIDTH, CPU), make_batches([32])
+    wake(networks)
+    stepper = stepper_of(networks, cfg, batches)
+    given, match = [], stepper._match
+    stepper._match = lambda batch, others, iteration: match(batch, given.extend(others) or given, iteration)
+    stepper(batches(2), 2)
+    masks, residual, slots, of_all = given
+    assert masks.requires_grad and slots.requires_grad and not residual.requires_grad and not of_all.requires_grad
+    assert masks.shape == (3, 3, 32, 32) and residual.shape == (3, 3, 32, 32) and of_all.shape == (3, 8)
 
 
 def test_matching_by_hand():
@@ -217,68 +237,52 @@ def test_the_bank_holds_the_codes_of_training_images():
     assert all(torch.equal(bank[name], again[name]) and held.any() for name, held in bank.items())
 
 
-# ---- runs ----
+@pytest.mark.parametrize("matched, spread", [(True, True), (True, False), (False, True)])
+def test_a_new_generator_begins_with_common_colours_and_directions(matched, spread):
+    cfg = load_config(settings=[*STEP, f"TRAIN.CONDITION_INIT={spread}"])
+    networks, batches = Networks(cfg, WIDTH, CPU), make_batches([32])
+    before = copy.deepcopy(networks.generator.projection)
+    match = make_match(batches)
+    match.matcher.mean.normal_()
+    begin(networks, cfg, batches, match if matched else None)
+    pixels = torch.cat([image.flatten(1).T for image in batches.cache.images])
+    drawn = torch.randint(7 * 32 * 32, (40_000,), generator=generator_of(3, 8))
+    expected = common_colours(pixels[drawn], 7)
+    said = match.matcher.said(batches.features.flat)[:, :6]
+    for network in (networks.generator, networks.average):
+        torch.testing.assert_close(network.colours, expected)
+        found = network.projection(batches.features.flat)
+        if matched and spread:
+            torch.testing.assert_close(found, said / said.var(0, correction=0).mean().sqrt(), atol=1e-4, rtol=1e-4)
+        else:
+            assert torch.equal(network.projection.weight, before.weight)
+    assert expected.std() > 0.1
 
 
-def test_a_run_in_parts_equals_one(folder, tmp_path, capsys):
-    run_main(folder, "--output_dir", tmp_path / "whole", "--max_steps", 5)
-    for steps in (2, 4, 5):
-        run_main(folder, "--output_dir", tmp_path / "parts", "--max_steps", steps)
-    out = capsys.readouterr().out
-    assert "going on from iteration 4 of" in out and "iteration 5 of 5   G " in out
-    assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
-    ticks = [json.loads(line) for line in (tmp_path / "parts" / "stats.jsonl").read_text().splitlines()]
-    assert {"rec", "KL", "KL_global", "match", "G"} <= ticks[0].keys() | ticks[-1].keys() and "D0" not in ticks[0]
-    assert {path.name for path in (tmp_path / "parts" / "Image").iterdir()} == {
-        f"32_{n:06d}.png" for n in (0, 2, 3, 4, 5)
-    }
-    charts = figures.generator_charts(runs_of_report.columns([tmp_path / "parts"])[0])
-    drawn = ["Generator, reconstruction and matching", "Generator, all terms", "Generator, KL term"]
-    assert [chart.title for chart in charts[:3]] == drawn and all(chart.svg for chart in charts[:3])
-    with pytest.raises(UserError, match="made with model = exemplar, now it is affine"):
-        run_main(folder, "--output_dir", tmp_path / "parts", "--max_steps", 6, "--set", "MODEL=affine")
-
-
-def test_a_run_of_so_many_minutes(folder, tmp_path, capsys):
-    minutes = ["--set", "TRAIN.MAX_ITERATIONS=0", "--max_minutes", 0.02]
-    run_main(folder, "--output_dir", tmp_path / "run", *minutes)
-    assert "ended by --max_minutes" in capsys.readouterr().out
-
-
-def test_the_file_alone_says_how_to_sample(folder, tmp_path):
-    """Widths, parts and the bank are read from it, whatever the cfg says; equal noise gives equal images."""
-    run_main(folder, "--output_dir", tmp_path / "run", "--max_steps", 3)
-    net_g = tmp_path / "run" / "Model" / "netG_3.pth"
-    run_main(folder, "--set", "TRAIN.FLAG=False", "--set", "EXEMPLAR.PARTS=8", "--eval_net_g", net_g, "--sheet", 2)
-    generator = load_generator(net_g)
-    assert generator.name == "exemplar" and generator.sizes == [32] and len(generator.bank_mean) == 7
-    assert all(bank.any() for bank in bank_of(generator).values())
-    sample = net_g.parent / "iteration3" / "single_samples" / "valid" / "1" / "test_0.png_32_sentence0_0.png"
-    assert (net_g.parent / "iteration3" / "sheet_00.png").is_file()
-    from common.features import feature_path, load_features
-    from common.splits import load_split
-
-    split = load_split(folder, "test")
-    rows = load_features(feature_path(folder, "test", "audio", "stub"), split, "")
-    pixels = sampler.generate(generator, torch.tensor(rows[0][:1]), sampler.noise(generator, 0, 0, 0)[None])[0][0]
-    assert np.abs(np.asarray(Image.open(sample), int) - pixels).max() <= 1
-    state, content = checkpoint.load(net_g), checkpoint.load(tmp_path / "run" / "resume.pth")
-    assert all(torch.equal(state[key], content["average"][key]) for key in state)
-
-
-def test_a_run_starts_from_a_file_with_another_bank(folder, tmp_path):
-    run_main(folder, "--output_dir", tmp_path / "run", "--max_steps", 1, "--set", "EXEMPLAR.BANK=3")
-    net_g = tmp_path / "run" / "Model" / "netG_1.pth"
-    run_main(folder, "--output_dir", tmp_path / "next", "--max_steps", 1, "--set", f"TRAIN.NET_G={net_g}")
-    assert len(checkpoint.load(net_g)["bank_mean"]) == 3
-    assert len(checkpoint.load(tmp_path / "next" / "Model" / "netG_1.pth")["bank_mean"]) == 7
+def test_directions_of_a_projection():
+    """Those that are given, scaled together; outputs beyond them are 0, and one sentence alone is not too few."""
+    layer, speech = torch.nn.Linear(3, 4), torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, -1.0]])
+    mean, directions = torch.tensor([2.0, 2.0, 1.0]), torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    set_projection(layer, mean, directions, speech)
+    # along the directions −1, 2 and 1, −2: variances 1 and 4, on average 2.5
+    expected = torch.tensor([[-1.0, 2.0, 0.0, 0.0], [1.0, -2.0, 0.0, 0.0]]) / 2.5**0.5
+    torch.testing.assert_close(layer(speech), expected)
+    set_projection(layer, mean, directions, speech[:1])
+    assert layer(speech).isfinite().all()
+    narrow = torch.nn.Linear(3, 1)
+    set_projection(narrow, mean, directions, speech)
+    torch.testing.assert_close(narrow(speech), torch.tensor([[-1.0], [1.0]]))
 
 
 @pytest.mark.parametrize(
     "change, words",
     [
         (lambda state: state.pop("projection.weight"), "holds no generator .*projection.weight"),
-        (lambda state: state.pop("blocks.0.conv1.weight"), "lacks 'blocks.0.conv1.weight'"),
+        (lambda state: state.pop("blocks.0.conv1.0.weight"), "lacks 'blocks.0.conv1.0.weight'"),
+        (lambda state: state.pop("colours"), "lacks 'colours'"),
+        (lambda state: state.update({"colours": torch.zeros(6, 3)}), "'colours' is .6, 3. there"),
+        (lambda state: state.update({"palette.4.weight": torch.zeros(7, 8, 1)}), "holds no generator"),
+        (lambda state: state.update({"palette.4.weight": torch.zeros(7)}), "holds no generator"),
         (lambda state: state.update({"spread": torch.zeros(0, 768)}), "do not go together"),
         (lambda state: state.update({"spread": torch.zeros(3, 5)}), "'spread' is .3, 5. there"),
         (lambda state: state.update({"bank_mean": torch.zeros(0, 3, 16, 16)}), "a bank of 0 images"),
@@ -286,7 +290,7 @@ def test_a_run_starts_from_a_file_with_another_bank(folder, tmp_path):
             lambda state: state.update({"bank_logvar": torch.zeros(2, 3, 16, 16)}),
             "'bank_logvar' is .2, 3, 16, 16. there",
         ),
-        (lambda state: state.update({"blocks.0.conv2.weight": torch.zeros(1 << 17, 1 << 5, 1, 1)}), "another arch"),
+        (lambda state: state.update({"blocks.0.conv2.0.weight": torch.zeros(1 << 17, 1 << 5, 1, 1)}), "another arch"),
         (lambda state: state.update({"more": torch.zeros(1)}), "it has 'more'"),
     ],
 )
@@ -308,6 +312,10 @@ def rank_main(output: str) -> None:
     networks.optimizer_g = Keeping(networks.generator.parameters(), 0.01)
     batches = make_batches([32], batch=8)
     step = stepper_of(networks, cfg, batches)
+    images = batches.cache.images
+    batches.cache.images = images + 1e-3 * ranks.rank()  # as if they lay on another device
+    begin(networks, cfg, batches, step.match)
+    batches.cache.images = images
     for iteration in (0, 2):
         step(batches(iteration), iteration)
     state = {**networks.generator.state_dict(), **{f"gradient {i}": g for i, g in enumerate(networks.optimizer_g.kept)}}
@@ -352,6 +360,18 @@ def test_settings_that_cannot_be(words, said):
         load_config(settings=["MODEL=exemplar", *words])
 
 
+def test_the_rows_that_compare_parts_of_the_method_name_settings_that_exist():
+    lines = (ROOT / "scripts" / "modern_parts.txt").read_text().splitlines()
+    words = [given for line in lines for given in re.findall(r"--set (\S+=[^\s\"]+)", line)]
+    assert len(words) > 5
+    for given in words:
+        key, value = given.split("=")
+        cfg = load_config(ROOT / "StackGAN_v2" / "cfg" / "toybirds_exemplar.yml", [given])
+        for name in key.split("."):
+            cfg = getattr(cfg, name)
+        assert str(cfg) == value or cfg == float(value)
+
+
 def test_processes_with_an_odd_share_are_refused(monkeypatch):
     cfg = load_config(settings=STEP)
     networks = Networks(cfg, WIDTH, CPU)
@@ -364,4 +384,4 @@ def test_no_matching_without_its_weight():
     cfg = load_config(settings=STEP)
     batches = make_batches([32])
     stepper = ExemplarStepper(Networks(cfg, WIDTH, CPU), cfg, CPU, "fp32", SEED, lambda step: 1.0)
-    assert stepper(batches(1), 1).keys() == {"rec", "KL", "KL_global", "G"}
+    assert stepper(batches(1), 1).keys() == {"rec", "said", "colour", "KL", "KL_global", "G"}

@@ -8,7 +8,22 @@ import torch
 from common.part_attention import SIZE, PartsReader
 from StackGAN_v2.data.datasets import Batch
 from StackGAN_v2.networks.condition_init import principal_directions
-from StackGAN_v2.training.matching_network import Matcher, fitted, load_or_train, matching_loss, train_matcher
+from StackGAN_v2.training import matching_network
+from StackGAN_v2.training.matching_network import (
+    CANONICAL,
+    Matcher,
+    align,
+    canonical_directions,
+    fitted,
+    load_or_train,
+    matching_loss,
+    train_matcher,
+)
+
+
+@pytest.fixture
+def few_batches(monkeypatch):
+    monkeypatch.setattr(matching_network, "ALIGNED_ON", 3)
 
 
 class ColouredPairs:
@@ -62,6 +77,95 @@ def test_directions_have_unit_variance_and_keep_what_differs_little():
     assert principal_directions(speech, 5)[1].shape == (3, 5) and principal_directions(speech, 5)[1][:, 3:].eq(0).all()
 
 
+def made_sides(rows=400):
+    """Two numbers that both sides show, one of them loudly, among others that only one side has."""
+    torch.manual_seed(0)
+    shared = torch.randn(rows, 2, dtype=torch.double)
+    a = shared @ torch.randn(2, 4).double() + 0.7 * torch.randn(rows, 4).double()
+    b = shared * torch.tensor([3.0, 0.5]) @ torch.randn(2, 3).double() + 0.4 * torch.randn(rows, 3).double()
+    return a - a.mean(0), b - b.mean(0)
+
+
+def test_canonical_directions_equal_the_plain_computation():
+    """The squared correlations are the eigenvalues of A⁻¹·C·B⁻¹·Cᵀ, A and B the regularised covariances."""
+    a, b = made_sides()
+    of_a, of_b = (directions.double() for directions in canonical_directions(a, b, 5))
+    assert of_a.shape == (4, 5) and of_b.shape == (3, 5)
+    assert of_a[:, 3:].eq(0).all() and of_b[:, 3:].eq(0).all()  # of three numbers there are three directions
+    ours, theirs = (x.T @ x / 400 for x in (a, b))
+    ours, theirs = (x + 0.1 * x.trace() / len(x) * torch.eye(len(x), dtype=torch.double) for x in (ours, theirs))
+    across = a.T @ b / 400
+    values, vectors = torch.linalg.eig(ours.inverse() @ across @ theirs.inverse() @ across.T)
+    order = values.real.argsort(descending=True)[:3]
+    correlations = values.real[order].sqrt()
+    assert correlations[0] > 0.7 > correlations[1] + 0.02 and correlations[2] < 0.2
+    close = {"atol": 1e-5, "rtol": 1e-5}
+    of_a, of_b = of_a[:, :3], of_b[:, :3]
+    torch.testing.assert_close(of_a.T @ ours @ of_a, correlations.diag(), **close)
+    torch.testing.assert_close(of_b.T @ theirs @ of_b, correlations.diag(), **close)
+    torch.testing.assert_close(of_a.T @ across @ of_b, correlations.square().diag(), **close)
+    for found, expected in zip(of_a.T, vectors.real[:, order].T):
+        assert abs(float(torch.cosine_similarity(found, expected, dim=0))) == pytest.approx(1, abs=1e-6)
+
+
+def test_the_variance_along_a_direction_is_about_the_correlation(monkeypatch):
+    a, b = made_sides()
+    monkeypatch.setattr(matching_network, "RIDGE", 0.0)
+    of_a, of_b = (rows @ directions.double() for rows, directions in zip((a, b), canonical_directions(a, b, 2)))
+    for one, other in zip(of_a.T, of_b.T):
+        correlation = float(one @ other / (one.norm() * other.norm()))
+        assert correlation > 0.3
+        for side in (one, other):
+            assert float(side.square().mean()) == pytest.approx(correlation, rel=1e-4)
+
+
+def test_sides_that_share_nothing_and_constant_ones_are_no_error():
+    for rows in (torch.zeros(6, 4), torch.zeros(1, 4)):
+        for directions in canonical_directions(rows.double(), rows[:, :3].double(), 2):
+            assert directions.isfinite().all() and directions.dtype == torch.float32
+
+
+def mean_loss(matcher, pairs, batches):
+    losses = []
+    for step in batches:
+        batch = pairs(step)
+        losses.append(float(matching_loss(matcher(batch.real[-1]), matcher.said(batch.speech), batch.labels)))
+    return sum(losses) / len(losses)
+
+
+@torch.no_grad()
+def test_alignment_tells_pairs_apart():
+    """The features of an untrained network hold colours, but its last layer mixes them with others at random."""
+    pairs = ColouredPairs(16)
+    matcher = Matcher(20)
+    matcher.mean, matcher.directions = principal_directions(pairs.speech, 128)
+    matcher.eval()
+    before = mean_loss(matcher, pairs, range(5))
+    told, features = pairs.told, {name: value.clone() for name, value in matcher.parts.state_dict().items()}
+    numbers = []
+    align(matcher, lambda step: numbers.append(step) or pairs(step), 7)
+    assert numbers == list(range(7, 157)) and pairs.told == told + 150
+    after = mean_loss(matcher, pairs, range(5))
+    assert after < 0.5 * math.log(12) < 0.9 * math.log(12) < before
+    batch = pairs(0)
+    seen, said = matcher(batch.real[-1]), matcher.said(batch.speech)
+    assert seen.shape == said.shape == (12, 128) and seen[:, CANONICAL:].eq(0).all() and said[:, 20:].eq(0).all()
+    assert torch.cosine_similarity(seen, said).mean() > 0.8
+    assert torch.cosine_similarity(seen, said.roll(1, 0)).mean() < 0.5
+    assert all(torch.equal(features[name], value) for name, value in matcher.parts.state_dict().items())
+
+
+def test_alignment_centres_both_sides(few_batches):
+    pairs = ColouredPairs(16)
+    batches = [pairs(step) for step in range(3)]
+    matcher = Matcher(20).eval().requires_grad_(False)
+    align(matcher, batches.__getitem__, 0)
+    for rows in ([matcher(batch.real[-1]) for batch in batches], [matcher.said(batch.speech) for batch in batches]):
+        rows = torch.cat(rows)
+        assert rows.std() > 0.01
+        torch.testing.assert_close(rows.mean(0), torch.zeros(128), atol=1e-3, rtol=0)
+
+
 def test_the_loss_of_two_pairs_by_hand():
     """Scores are cosines over the temperature 0.1: own 10 and other 0 one way, the reverse if they are swapped."""
     seen, said = torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -90,7 +194,7 @@ def test_it_learns_from_pairs_alone_and_then_stays_as_it_is(tmp_path):
     assert images.grad.abs().sum() > 0
 
 
-def test_it_is_kept_and_trained_again_only_for_something_else(tmp_path):
+def test_it_is_kept_and_trained_again_only_for_something_else(tmp_path, few_batches):
     path, pairs = tmp_path / "matcher.pth", ColouredPairs(16)
     first = load_or_train(path, {"seed": 0}, pairs, pairs.speech, 2, 0)
     told = pairs.told
@@ -99,13 +203,13 @@ def test_it_is_kept_and_trained_again_only_for_something_else(tmp_path):
         torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values())
     )
     load_or_train(path, {"seed": 1}, pairs, pairs.speech, 2, 1)
-    assert pairs.told == told + 2
+    assert pairs.told == told + 2 + 3
     path.write_bytes(path.read_bytes()[:1000])  # damaged: made again, not an error
     load_or_train(path, {"seed": 1}, pairs, pairs.speech, 2, 1)
-    assert pairs.told == told + 4
+    assert pairs.told == told + 2 * (2 + 3)
 
 
-def test_equal_arguments_give_equal_matchers():
+def test_equal_arguments_give_equal_matchers(few_batches):
     states = []
     for _ in range(2):
         pairs = ColouredPairs(16)

@@ -1,0 +1,132 @@
+"""Runs of the exemplar generator's training: resume, start from a file, samples from the file alone."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from gan_set import make_set
+from PIL import Image
+from test_gan_training import assert_equal_runs, run_main
+
+from common import checkpoint
+from common.cli import UserError
+from scripts.report import figures
+from scripts.report import runs as runs_of_report
+from StackGAN_v2 import sampler
+from StackGAN_v2.generators import load_generator
+from StackGAN_v2.networks.exemplar import bank_of
+from StackGAN_v2.training import matching_network, setup
+from StackGAN_v2.training.exemplar_step import begin
+
+CFG = """
+MODEL: exemplar
+DATASET_NAME: tiny
+TREE: {BRANCH_NUM: 1, BASE_SIZE: 32}
+TRAIN:
+  BATCH_SIZE: 4
+  MAX_EPOCH: 50
+  MAX_ITERATIONS: 8
+  SNAPSHOT_INTERVAL: 3
+  EMA_RAMP: 0.5
+  GENERATOR_LR: 3e-3
+  BETAS: [0.9, 0.99]
+  CONDITION_INIT: True
+  COEFF: {MATCHING: 0.1}
+  MATCHER_STEPS: 2
+GAN: {Z_DIM: 14}
+EXEMPLAR:
+  {PARTS: 3, COLOURS: 7, HIDDEN_DIM: 8, CONDITION_DIM: 6, COARSE_DIM: 4, FINE_DIM: 4, CONSTANTS: 2, MATCH_FROM: 0.2,
+   MATCH_AGAINST: 5, WARM_UP: 2}
+"""
+
+
+@pytest.fixture(autouse=True)
+def few_batches(monkeypatch):
+    """Matching networks of runs are trained and aligned quickly."""
+    monkeypatch.setattr(matching_network, "ALIGNED_ON", 3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = make_set(tmp_path_factory.mktemp("exemplar"))
+    (folder.parent / "tiny.yml").write_text(CFG)
+    return folder
+
+
+def test_only_a_new_run_begins_with_common_colours_and_directions(folder, tmp_path, monkeypatch):
+    """Not one that goes on, nor one from a file, whose colours it keeps."""
+    begun = []
+    monkeypatch.setattr(setup, "begin", lambda *given: begun.append(given[3]) or begin(*given))
+    run_main(folder, "--output_dir", tmp_path / "run", "--max_steps", 1)
+    assert len(begun) == 1 and begun[0] is not None
+    run_main(folder, "--output_dir", tmp_path / "run", "--max_steps", 2)
+    assert checkpoint.load(tmp_path / "run" / "Model" / "matcher.pth")["key"]["version"] == 2  # 1 was not aligned
+    net_g = tmp_path / "run" / "Model" / "netG_2.pth"
+    state = checkpoint.load(net_g)
+    assert torch.equal(state["colours"], checkpoint.load(net_g.parent / "netG_1.pth")["colours"])
+    assert state["colours"].std() > 0.05
+    other = {**state, "colours": state["colours"] + 0.125}
+    checkpoint.save(tmp_path / "other.pth", other)
+    run_main(
+        folder, "--output_dir", tmp_path / "next", "--max_steps", 1, "--set", f"TRAIN.NET_G={tmp_path / 'other.pth'}"
+    )
+    assert len(begun) == 1
+    assert torch.equal(checkpoint.load(tmp_path / "next" / "Model" / "netG_1.pth")["colours"], state["colours"] + 0.125)
+
+
+def test_a_run_in_parts_equals_one(folder, tmp_path, capsys):
+    run_main(folder, "--output_dir", tmp_path / "whole", "--max_steps", 5)
+    for steps in (2, 4, 5):
+        run_main(folder, "--output_dir", tmp_path / "parts", "--max_steps", steps)
+    out = capsys.readouterr().out
+    assert "going on from iteration 4 of" in out and "iteration 5 of 5   G " in out
+    assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
+    ticks = [json.loads(line) for line in (tmp_path / "parts" / "stats.jsonl").read_text().splitlines()]
+    terms = {"rec", "said", "colour", "KL", "KL_global", "match", "G"}
+    assert terms <= ticks[0].keys() | ticks[-1].keys() and "D0" not in ticks[0]
+    assert {path.name for path in (tmp_path / "parts" / "Image").iterdir()} == {
+        f"32_{n:06d}.png" for n in (0, 2, 3, 4, 5)
+    }
+    charts = figures.generator_charts(runs_of_report.columns([tmp_path / "parts"])[0])
+    drawn = ["Generator, reconstruction and matching", "Generator, all terms", "Generator, KL term"]
+    assert [chart.title for chart in charts[:3]] == drawn and all(chart.svg for chart in charts[:3])
+    lines = [line[0] for line in charts[0].legend]
+    assert lines == ["reconstruction", "with the colours said", "colours", "matching"]
+    with pytest.raises(UserError, match="made with model = exemplar, now it is affine"):
+        run_main(folder, "--output_dir", tmp_path / "parts", "--max_steps", 6, "--set", "MODEL=affine")
+
+
+def test_a_run_of_so_many_minutes(folder, tmp_path, capsys):
+    minutes = ["--set", "TRAIN.MAX_ITERATIONS=0", "--max_minutes", 0.02]
+    run_main(folder, "--output_dir", tmp_path / "run", *minutes)
+    assert "ended by --max_minutes" in capsys.readouterr().out
+
+
+def test_the_file_alone_says_how_to_sample(folder, tmp_path):
+    """Widths, parts and the bank are read from it, whatever the cfg says; equal noise gives equal images."""
+    run_main(folder, "--output_dir", tmp_path / "run", "--max_steps", 3)
+    net_g = tmp_path / "run" / "Model" / "netG_3.pth"
+    run_main(folder, "--set", "TRAIN.FLAG=False", "--set", "EXEMPLAR.PARTS=8", "--eval_net_g", net_g, "--sheet", 2)
+    generator = load_generator(net_g)
+    assert generator.name == "exemplar" and generator.sizes == [32] and len(generator.bank_mean) == 7
+    assert all(bank.any() for bank in bank_of(generator).values())
+    sample = net_g.parent / "iteration3" / "single_samples" / "valid" / "1" / "test_0.png_32_sentence0_0.png"
+    assert (net_g.parent / "iteration3" / "sheet_00.png").is_file()
+    from common.features import feature_path, load_features
+    from common.splits import load_split
+
+    split = load_split(folder, "test")
+    rows = load_features(feature_path(folder, "test", "audio", "stub"), split, "")
+    pixels = sampler.generate(generator, torch.tensor(rows[0][:1]), sampler.noise(generator, 0, 0, 0)[None])[0][0]
+    assert np.abs(np.asarray(Image.open(sample), int) - pixels).max() <= 1
+    state, content = checkpoint.load(net_g), checkpoint.load(tmp_path / "run" / "resume.pth")
+    assert all(torch.equal(state[key], content["average"][key]) for key in state)
+
+
+def test_a_run_starts_from_a_file_with_another_bank(folder, tmp_path):
+    run_main(folder, "--output_dir", tmp_path / "run", "--max_steps", 1, "--set", "EXEMPLAR.BANK=3")
+    net_g = tmp_path / "run" / "Model" / "netG_1.pth"
+    run_main(folder, "--output_dir", tmp_path / "next", "--max_steps", 1, "--set", f"TRAIN.NET_G={net_g}")
+    assert len(checkpoint.load(net_g)["bank_mean"]) == 3
+    assert len(checkpoint.load(tmp_path / "next" / "Model" / "netG_1.pth")["bank_mean"]) == 7
