@@ -38,6 +38,7 @@ def count(path: Path, images: int, more=(), width: int = 1024) -> Count:
 
     from StackGAN_v2.config import load_config
     from StackGAN_v2.networks import convolution
+    from StackGAN_v2.training.exemplar_step import ExemplarStepper
     from StackGAN_v2.training.networks import Networks
     from StackGAN_v2.training.step import Stepper
     from StackGAN_v2.training.trainer import total_iterations
@@ -47,8 +48,12 @@ def count(path: Path, images: int, more=(), width: int = 1024) -> Count:
     small = load_config(path, [*more, f"TRAIN.BATCH_SIZE={COUNTED}", *plain])
     convolution.rewrite(True)
     torch.manual_seed(0)
-    networks = Networks(small, width, torch.device("cpu"))
-    stepper = Stepper(networks, small.TRAIN, torch.device("cpu"), "fp32")
+    device = torch.device("cpu")
+    networks = Networks(small, width, device)
+    if small.MODEL == "exemplar":
+        stepper = ExemplarStepper(networks, small, device, "fp32", 0, lambda step: 0.0)
+    else:
+        stepper = Stepper(networks, small.TRAIN, device, "fp32")
     batch = _batch(small, networks.generator.sizes, width)
     every = small.TRAIN.MA_PENALTY_EVERY if small.TRAIN.COEFF.MA_PENALTY else 1
     stepper(batch, 1)  # the first one may do more

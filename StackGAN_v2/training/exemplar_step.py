@@ -51,7 +51,9 @@ class ExemplarStepper:
             )
         self.networks, self.cfg, self.device, self.precision = networks, cfg, device, precision
         self.seed, self.progress, self.match = seed, progress, match
-        self.fixed = match is not None and cfg.TRAIN.CONDITION_INIT  # the projection, as `begin` or TRAIN.NET_G has set it
+        self.fixed = (
+            match is not None and cfg.TRAIN.CONDITION_INIT
+        )  # the projection, as `begin` or TRAIN.NET_G has set it
         generator = networks.generator
         self.encode, self.segment = generator.encoder, generator.segment
 
