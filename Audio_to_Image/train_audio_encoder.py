@@ -35,7 +35,8 @@ def parse(argv=None) -> EncoderOptions:
 def defaults_of_encoder(argv) -> dict:
     """The defaults that the encoder named on the command line has instead of Li et al.'s."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--encoder", nargs="?", default="cnn_rnn")  # without a name: the parser of all options says so
+    # without a name: the parser of all options says so
+    first.add_argument("--encoder", nargs="?", default="cnn_rnn", help="the encoder, read before the other options")
     name = first.parse_known_args(argv)[0].encoder
     return encoder_class(name).defaults if name in ENCODERS and name != "cnn_rnn" else {}
 
