@@ -40,14 +40,10 @@ class PartsReader(nn.Module):
         self.where_fused = nn.Conv2d(3 * width, parts, 1, bias=False)
         self.prior = nn.Parameter(torch.zeros(parts, SIZE // 2, SIZE // 2))
 
-    def local_features(self, images):
-        """`[N, 3, 64, 64]` → the fine maps `[N, w, 32, 32]` and the middle ones `[N, 2w, 16, 16]`."""
+    def forward(self, images):
         assert images.shape[1:] == (3, SIZE, SIZE), tuple(images.shape)
         stem = self.stem(images)
-        return self.fine(stem), self.middle(stem)
-
-    def forward(self, images):
-        fine, middle = self.local_features(images)
+        fine, middle = self.fine(stem), self.middle(stem)
         fused = self.fuse(torch.cat((middle, _doubled(self.context(middle))), 1))
         where = self.where_fine(fine) + _doubled(self.where_fused(fused)) + self.prior
         values = torch.cat((fine, _doubled(torch.cat((middle, fused), 1))), 1)

@@ -3,13 +3,11 @@
 import copy
 import json
 
-import numpy as np
 import pytest
 import rank_processes
 import torch
 import torch.nn.functional as F
-from gan_set import make_set
-from PIL import Image
+from gan_set import assert_file_gives_its_samples, make_set
 from test_gan_training import assert_equal_runs, run_main
 from test_ranks_gan import CPU, WIDTH, Keeping, make_batches
 
@@ -183,18 +181,7 @@ def test_the_file_alone_says_how_to_sample(folder, tmp_path):
     run_main(folder, *generate, "--sheet", 2)
     generator = load_generator(net_g)
     assert generator.name == "affine" and generator.sizes == [32] and generator.condition_dim == 6
-    sample = net_g.parent / "iteration3" / "single_samples" / "valid" / "1" / "test_0.png_32_sentence0_0.png"
-    assert (net_g.parent / "iteration3" / "sheet_00.png").is_file()
-    from common.features import feature_path, load_features
-    from common.splits import load_split
-
-    split = load_split(folder, "test")
-    rows = load_features(feature_path(folder, "test", "audio", "stub"), split, "")
-    pixels = sampler.generate(generator, torch.tensor(rows[0][:1]), sampler.noise(generator, 0, 0, 0)[None])[0][0]
-    assert np.abs(np.asarray(Image.open(sample), int) - pixels).max() <= 1
-    state = checkpoint.load(net_g)
-    content = checkpoint.load(tmp_path / "run" / "resume.pth")
-    assert all(torch.equal(state[key], content["average"][key]) for key in state)
+    assert_file_gives_its_samples(folder, net_g, generator)
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,15 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
-from gan_set import make_set
-from PIL import Image
+from gan_set import assert_file_gives_its_samples, make_set
 from test_gan_training import assert_equal_runs, run_main
 
 from common import checkpoint
 from common.cli import UserError
 from scripts.report import figures
 from scripts.report import runs as runs_of_report
-from StackGAN_v2 import sampler
 from StackGAN_v2.generators import load_generator
 from StackGAN_v2.networks.exemplar import bank_of
 from StackGAN_v2.training import matching_network, setup
@@ -111,17 +108,7 @@ def test_the_file_alone_says_how_to_sample(folder, tmp_path):
     generator = load_generator(net_g)
     assert generator.name == "exemplar" and generator.sizes == [32] and len(generator.bank_mean) == 7
     assert all(bank.any() for bank in bank_of(generator).values())
-    sample = net_g.parent / "iteration3" / "single_samples" / "valid" / "1" / "test_0.png_32_sentence0_0.png"
-    assert (net_g.parent / "iteration3" / "sheet_00.png").is_file()
-    from common.features import feature_path, load_features
-    from common.splits import load_split
-
-    split = load_split(folder, "test")
-    rows = load_features(feature_path(folder, "test", "audio", "stub"), split, "")
-    pixels = sampler.generate(generator, torch.tensor(rows[0][:1]), sampler.noise(generator, 0, 0, 0)[None])[0][0]
-    assert np.abs(np.asarray(Image.open(sample), int) - pixels).max() <= 1
-    state, content = checkpoint.load(net_g), checkpoint.load(tmp_path / "run" / "resume.pth")
-    assert all(torch.equal(state[key], content["average"][key]) for key in state)
+    assert_file_gives_its_samples(folder, net_g, generator)
 
 
 def test_a_run_starts_from_a_file_with_another_bank(folder, tmp_path):

@@ -236,15 +236,15 @@ class ExemplarGenerator(nn.Module):
         return cls(
             Sizes(
                 decoder_widths(cfg.TREE.image_size, own.COARSE_DIM, own.FINE_DIM),
-                own.PARTS,
-                own.COLOURS,
-                own.HIDDEN_DIM,
-                cfg.GAN.Z_DIM,
-                text_dim,
-                own.CONDITION_DIM,
-                own.SPATIAL_DIM,
-                own.GLOBAL_DIM,
-                own.CONSTANTS,
+                parts=own.PARTS,
+                colours=own.COLOURS,
+                hidden=own.HIDDEN_DIM,
+                z_dim=cfg.GAN.Z_DIM,
+                text_dim=text_dim,
+                condition_dim=own.CONDITION_DIM,
+                spatial_dim=own.SPATIAL_DIM,
+                global_dim=own.GLOBAL_DIM,
+                constants=own.CONSTANTS,
             )
         )
 
@@ -261,15 +261,15 @@ class ExemplarGenerator(nn.Module):
         colours, hidden = state["palette.4.weight"].shape
         sizes = Sizes(
             tuple(state[f"blocks.{i}.conv2.0.weight"].shape[0] for i in range(blocks)),
-            state["masks.weight"].shape[0],
-            colours,
-            hidden,
-            state["spread"].shape[0] + 2 + global_dim,
-            text_dim,
-            condition_dim,
-            spatial_dim,
-            global_dim,
-            state["constants.0"].shape[1],
+            parts=state["masks.weight"].shape[0],
+            colours=colours,
+            hidden=hidden,
+            z_dim=state["spread"].shape[0] + 2 + global_dim,
+            text_dim=text_dim,
+            condition_dim=condition_dim,
+            spatial_dim=spatial_dim,
+            global_dim=global_dim,
+            constants=state["constants.0"].shape[1],
         )
         return cls(sizes, images)
 

@@ -20,14 +20,14 @@ from StackGAN_v2.training.matching_network import CANONICAL
 from StackGAN_v2.training.networks import Networks, average_decay
 
 CHUNK = 64  # images that are encoded at a time for the bank
-SHIFT = 3  # pixels that images are moved by, at the most, before they are matched
+MARGIN = 3  # pixels that images are moved by, at the most, before they are matched
 SAMPLED, PIXELS = 512, 40_000  # images, and pixels of them, that the colours are chosen from
 
 
 def shifted(images: torch.Tensor, down: int, across: int) -> torch.Tensor:
     """Images `[N, 3, s, s]`, their borders repeated, cut out so many pixels from the corner: a matching network that is
     not trained further is fooled less by images that move."""
-    size, padded = images.shape[2], torch.nn.functional.pad(images, (SHIFT,) * 4, mode="replicate")
+    size, padded = images.shape[2], torch.nn.functional.pad(images, (MARGIN,) * 4, mode="replicate")
     return padded[:, :, down : down + size, across : across + size]
 
 
@@ -51,9 +51,8 @@ class ExemplarStepper:
             )
         self.networks, self.cfg, self.device, self.precision = networks, cfg, device, precision
         self.seed, self.progress, self.match = seed, progress, match
-        self.fixed = (
-            match is not None and cfg.TRAIN.CONDITION_INIT
-        )  # the projection, as `begin` or TRAIN.NET_G has set it
+        # the projection stays as `begin`, or the file of TRAIN.NET_G, has set it
+        self.fixed_projection = match is not None and cfg.TRAIN.CONDITION_INIT
         generator = networks.generator
         self.encode, self.segment = generator.encoder, generator.segment
 
@@ -90,13 +89,13 @@ class ExemplarStepper:
         speech, labels = (rows[1::2] for rows in self._with_others(batch))
         logits = generator.colour_logits(self._condition(speech), slots, of_all)
         images = compose(masks, generator.shown(logits)) + residual
-        moves = torch.randint(2 * SHIFT + 1, (2,), generator=generator_of(self.seed, 7, iteration)).tolist()
+        moves = torch.randint(2 * MARGIN + 1, (2,), generator=generator_of(self.seed, 7, iteration)).tolist()
         return self.match(shifted(images, *moves), speech, labels, iteration)
 
     def _condition(self, speech):
         """Speech `[N, d]` → conditions `[N, E]`. The directions that the matching network found are not trained further:
         trained with all of the embedding's numbers, they followed the few training sentences."""
-        with torch.set_grad_enabled(not self.fixed):
+        with torch.set_grad_enabled(not self.fixed_projection):
             return self.networks.generator.projection(speech)
 
     def _with_others(self, batch: Batch):
@@ -138,6 +137,18 @@ class ExemplarStepper:
         optimizer.zero_grad(set_to_none=True)
 
 
+def evenly(numbers: torch.Tensor, most: int) -> torch.Tensor:
+    """At most `most` of the numbers, evenly from first to last."""
+    return numbers[torch.linspace(0, len(numbers) - 1, min(most, len(numbers))).round().long()]
+
+
+def centred(cache: ImageCache, numbers: torch.Tensor, sizes: list[int], device=None) -> torch.Tensor:
+    """The centres of the images of these numbers, `[N, 3, s, s]`."""
+    centre, mirrored = torch.full((len(numbers), 2), 0.5), torch.zeros(len(numbers), dtype=torch.bool)
+    (images,) = cache.batch(numbers, centre, mirrored, sizes, device)
+    return images
+
+
 @dataclass
 class BankFiller:
     """Sets the bank of the generator and of its average to the codes of training images, by the encoder of now.
@@ -158,8 +169,7 @@ class BankFiller:
         draws = torch.randn(len(self.images), DRAWS, generator=generator_of(self.seed, 5))
         generator.eval()
         for numbers, some in zip(self.images.split(CHUNK), draws.split(CHUNK)):
-            centre, mirrored = torch.full((len(numbers), 2), 0.5), torch.zeros(len(numbers), dtype=torch.bool)
-            (images,) = self.cache.batch(numbers, centre, mirrored, generator.sizes, self.device)
+            images = centred(self.cache, numbers, generator.sizes, self.device)
             recoloured = recolour(images, send(some, self.device)).to(memory_format=self.networks.memory_format)
             parts.append(generator.encoder(recoloured, images))
         generator.train()
@@ -182,10 +192,8 @@ def begin(networks: Networks, cfg: Config, batches, match) -> None:
 
 def choose_colours(networks: Networks, batches) -> None:
     """Set the colours of the generator and of its average to the most common ones of the training images."""
-    spoken, generator = batches.features.spoken, networks.generator
-    chosen = spoken[torch.linspace(0, len(spoken) - 1, min(SAMPLED, len(spoken))).round().long()]
-    centre, mirrored = torch.full((len(chosen), 2), 0.5), torch.zeros(len(chosen), dtype=torch.bool)
-    (images,) = batches.cache.batch(chosen, centre, mirrored, [generator.sizes[-1]])
+    generator = networks.generator
+    images = centred(batches.cache, evenly(batches.features.spoken, SAMPLED), generator.sizes)
     pixels = images.permute(0, 2, 3, 1).flatten(0, 2)
     drawn = torch.randint(len(pixels), (PIXELS,), generator=generator_of(batches.plan.seed, 8)).to(pixels.device)
     colours = common_colours(pixels[drawn].cpu(), len(generator.colours))  # a GPU would sum in any order
@@ -195,8 +203,7 @@ def choose_colours(networks: Networks, batches) -> None:
 
 def make_bank_filler(networks: Networks, batches, most: int) -> BankFiller:
     """The filler for at most `most` of the images that have a sentence, evenly spread; the networks get room for them."""
-    spoken = batches.features.spoken
-    chosen = spoken[torch.linspace(0, len(spoken) - 1, min(most, len(spoken))).round().long()]
+    chosen = evenly(batches.features.spoken, most)
     for network in (networks.generator, networks.average):
         network.hold(len(chosen))
     return BankFiller(networks, batches.cache, chosen, batches.plan.seed, batches.device)

@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
-from common.features import feature_path, save_features
+from common import checkpoint
+from common.features import feature_path, load_features, save_features
 from common.splits import load_split
+from StackGAN_v2 import sampler
 
 CFG = """
 DATASET_NAME: tiny
@@ -39,3 +42,16 @@ def make_set(root: Path, items: int = 7) -> Path:
         save_features(feature_path(folder, name, "audio", "stub"), rows, load_split(folder, name))
     (root / "tiny.yml").write_text(CFG)
     return folder
+
+
+def assert_file_gives_its_samples(folder: Path, net_g: Path, generator) -> None:
+    """A sample and a sheet lie beside a snapshot; equal noise gives that sample, and the file holds the run's average."""
+    iteration = net_g.stem.removeprefix("netG_")
+    samples = net_g.parent / f"iteration{iteration}"
+    assert (samples / "sheet_00.png").is_file()
+    sample = samples / "single_samples" / "valid" / "1" / f"test_0.png_{generator.sizes[-1]}_sentence0_0.png"
+    rows = load_features(feature_path(folder, "test", "audio", "stub"), load_split(folder, "test"), "")
+    pixels = sampler.generate(generator, torch.tensor(rows[0][:1]), sampler.noise(generator, 0, 0, 0)[None])[0][0]
+    assert np.abs(np.asarray(Image.open(sample), int) - pixels).max() <= 1
+    state, content = checkpoint.load(net_g), checkpoint.load(net_g.parent.parent / "resume.pth")
+    assert all(torch.equal(state[key], content["average"][key]) for key in state)
