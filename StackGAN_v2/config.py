@@ -228,7 +228,7 @@ class Config(Group):
         choices=tuple(GENERATORS),
         published=False,
         more="affine: one image, of the last branch's size, by conditional affine modulation (DF-GAN); exemplar: one "
-        "image, decoded from the code of a training image, for small budgets",
+        "image, a training image with the colours that are said, for small budgets",
     )
     TREE: TreeSettings = TreeSettings()
     TRAIN: TrainSettings = TrainSettings()
@@ -258,17 +258,15 @@ class Config(Group):
 
     def _check_exemplar(self) -> None:
         because = {"MODEL": self.MODEL}
-        if self.TREE.image_size < 32:
+        if self.GAN.Z_DIM < 8:
+            reason = "it must be 8 at least: 7 numbers move an exemplar, the others choose it"
+            raise SettingError("GAN.Z_DIM", self.GAN.Z_DIM, reason, because)
+        if self.TREE.image_size not in (32, 64, 128, 256):
             raise SettingError(
                 "TREE.BASE_SIZE",
                 self.TREE.BASE_SIZE,
-                "images of the last branch must have 32 pixels at least",
+                "images of the last branch must have 32, 64, 128 or 256 pixels",
                 {**because, "TREE.BRANCH_NUM": self.TREE.BRANCH_NUM},
-            )
-        least = self.EXEMPLAR.GLOBAL_DIM + 3
-        if self.GAN.Z_DIM < least:
-            raise SettingError(
-                "GAN.Z_DIM", self.GAN.Z_DIM, f"it must be {least} at least: EXEMPLAR.GLOBAL_DIM + 3", because
             )
         if self.TRAIN.BATCH_SIZE % 2:
             reason = "it must be even, since half of a batch takes other sentences"

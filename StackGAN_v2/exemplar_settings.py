@@ -9,39 +9,31 @@ from common.settings import Group, setting
 class ExemplarSettings(Group):
     """MODEL: exemplar."""
 
-    PARTS: int = setting(16, "parts, each a mask and a colour", at_least=1, at_most=256, published=False)
-    COLOURS: int = setting(48, "colours that a part may have", at_least=1, at_most=4096, published=False)
+    REGIONS: int = setting(
+        12, "regions that an image is cut into, each of one colour", at_least=1, at_most=256, published=False
+    )
+    COLOURS: int = setting(48, "colours that a region may have", at_least=1, at_most=4096, published=False)
+    WIDTH: int = setting(
+        32, "channels of the network that tells one region from another", at_least=1, at_most=4096, published=False
+    )
     HIDDEN_DIM: int = setting(
-        128, "width of the layers that choose a part's colour", at_least=1, at_most=65536, published=False
+        128, "width of the layers that choose a region's colour", at_least=1, at_most=65536, published=False
     )
     CONDITION_DIM: int = setting(
         32, "width of the speech embedding's projection", at_least=1, at_most=65536, published=False
     )
-    SPATIAL_DIM: int = setting(4, "channels of the spatial code", at_least=1, at_most=256, published=False)
-    GLOBAL_DIM: int = setting(8, "width of the global code", at_least=1, at_most=4096, published=False)
-    CONSTANTS: int = setting(8, "channels of the learnt constant maps", at_least=1, at_most=256, published=False)
-    COARSE_DIM: int = setting(48, "channels of the decoder's 16×16 maps", at_least=1, at_most=4096, published=False)
-    FINE_DIM: int = setting(
-        32,
-        "channels of the decoder's 32×32 maps",
-        at_least=1,
-        at_most=4096,
+    KEEP: float = setting(
+        0.3, "probability that a region keeps its own colour if nothing is said", at_least=0, at_most=1, published=False
+    )
+    CHOICE: float = setting(
+        0.05,
+        "temperature of the choice of an exemplar: the less, the better it goes with the sentence",
+        above=0,
         published=False,
-        more="larger maps have half of those before, 16 at least",
     )
-    SAID_LOSS: float = setting(
-        1.0,
-        "weight of the reconstruction with the colours that the sentence says",
-        at_least=0,
-        published=False,
-        more="that with the true mean colours of the parts has weight 1",
+    UNSAID: float = setting(
+        0.15, "share of the sentences that are not heard in training", at_least=0, at_most=1, published=False
     )
-    COLOUR_LOSS: float = setting(
-        0.1, "weight of the cross-entropy of the parts' true colours", at_least=0, published=False
-    )
-    COARSE_LOSS: float = setting(1.0, "weight of the L1 distance of 4×4 means", at_least=0, published=False)
-    KL_SPATIAL: float = setting(1e-5, "weight of the spatial code's KL term", at_least=0, published=False)
-    KL_GLOBAL: float = setting(2e-3, "weight of the global code's KL term", at_least=0, published=False)
     MATCH_FROM: float = setting(
         0.35,
         "share of the training from which images with other sentences are matched",
@@ -70,5 +62,5 @@ class ExemplarSettings(Group):
         published=False,
     )
     BANK: int = setting(
-        4096, "training images whose codes are kept, at the most", at_least=1, at_most=1 << 20, published=False
+        4096, "training images that are kept as exemplars, at the most", at_least=1, at_most=1 << 20, published=False
     )

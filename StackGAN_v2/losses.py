@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from StackGAN_v2.networks.exemplar import nearness
+
 
 def d_loss(real, wrong, fake, kind: str = "bce", uncond_weight: float = 1.0):
     """Loss of one discriminator, 0-d (StackGAN-v2, equation 5; hinge: Lim & Ye 2017).
@@ -83,26 +85,14 @@ def matching_aware_penalty(cond_logits, image, condition, power: float = 6.0):
     return torch.cat([grad.flatten(1) for grad in grads], 1).float().square().sum(1).add(1e-12).sqrt().pow(power).mean()
 
 
-def gaussian_kl(mean, logvar):
-    """KL(N(mean, exp(logvar)) ‖ N(0, 1)), summed over the dimensions of a code `[N, …]`, mean over the N; 0-d."""
-    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1).mean()
-
-
 def colour_loss(logits, wanted, colours, areas, width: float = 0.08, seen: float = 0.01) -> torch.Tensor:
     """Cross-entropy of colours with soft targets (Zhang et al., Colorful Image Colorization, ECCV 2016, section 2.2), 0-d.
 
-    logits `[N, K, C]`, wanted colours `[N, K, 3]` of the parts, the C colours `[C, 3]`, all within [−1, 1]; areas
+    logits `[N, K, C]`, wanted colours `[N, K, 3]` of the regions, the C colours `[C, 3]`, all within [−1, 1]; areas
     `[N, K]`: shares of the image, of which those below `seen` count less; width: standard deviation of the targets.
     """
     assert logits.shape[:2] == wanted.shape[:2] == areas.shape and logits.shape[2] == len(colours), logits.shape
-    # not by matrix products, whose short factors on GPUs (tf32) lose the small distances
-    distances = torch.cdist(wanted, colours.expand(len(wanted), -1, -1), compute_mode="donot_use_mm_for_euclid_dist")
-    targets = (-(distances**2) / (2 * width**2)).softmax(2)
+    targets = nearness(wanted, colours, width).exp()
     each = -(targets * logits.log_softmax(2)).sum(2)
-    return (each * (areas / seen).clamp(max=1)).mean()
-
-
-def reconstruction_loss(images, real, coarse_weight: float):
-    """Mean L1 distance of images `[N, 3, s, s]`, and `coarse_weight` times that of their 4×4 means; 0-d."""
-    coarse = (F.avg_pool2d(images, 4) - F.avg_pool2d(real, 4)).abs().mean()
-    return (images - real).abs().mean() + coarse_weight * coarse
+    weights = (areas / seen).clamp(max=1)
+    return (each * weights).sum() / weights.sum()

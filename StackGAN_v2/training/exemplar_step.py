@@ -1,9 +1,10 @@
-"""One training iteration of the exemplar generator: segments, their colours, and images of other sentences."""
+"""One training iteration of the exemplar generator: the colours of regions, and images of other sentences."""
 
 import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from common.cli import UserError
 from common.devices import autocast, send
@@ -11,15 +12,26 @@ from common.distributed import ranks
 from common.runs import Run
 from common.training_loop import ASK_EVERY
 from StackGAN_v2.config import Config
-from StackGAN_v2.data.datasets import Batch, generator_of
+from StackGAN_v2.data.datasets import Batch, SpeechFeatures, generator_of
 from StackGAN_v2.data.image_cache import ImageCache
-from StackGAN_v2.losses import colour_loss, gaussian_kl, reconstruction_loss
+from StackGAN_v2.exemplar_settings import ExemplarSettings
+from StackGAN_v2.losses import colour_loss
 from StackGAN_v2.networks.condition_init import set_projection
-from StackGAN_v2.networks.exemplar import CODE_SIDE, DRAWS, common_colours, compose, mean_colours, perturbed, recolour
-from StackGAN_v2.training.matching_network import CANONICAL
+from StackGAN_v2.networks.exemplar import (
+    DRAWS,
+    MOVES,
+    common_colours,
+    compose,
+    cut,
+    details,
+    masks_of,
+    mean_colours,
+    softened,
+)
+from StackGAN_v2.training.matching_network import CANONICAL, Matcher
 from StackGAN_v2.training.networks import Networks, average_decay
 
-CHUNK = 64  # images that are encoded at a time for the bank
+CHUNK = 64  # images that are cut into regions at a time for the bank
 MARGIN = 3  # pixels that images are moved by, at the most, before they are matched
 SAMPLED, PIXELS = 512, 40_000  # images, and pixels of them, that the colours are chosen from
 
@@ -27,18 +39,18 @@ SAMPLED, PIXELS = 512, 40_000  # images, and pixels of them, that the colours ar
 def shifted(images: torch.Tensor, down: int, across: int) -> torch.Tensor:
     """Images `[N, 3, s, s]`, their borders repeated, cut out so many pixels from the corner: a matching network that is
     not trained further is fooled less by images that move."""
-    size, padded = images.shape[2], torch.nn.functional.pad(images, (MARGIN,) * 4, mode="replicate")
+    size, padded = images.shape[2], F.pad(images, (MARGIN,) * 4, mode="replicate")
     return padded[:, :, down : down + size, across : across + size]
 
 
 class ExemplarStepper:
     """One training iteration. Losses come back as tensors, so that nothing waits for the device.
 
-    Every image is encoded and reconstructed twice (L1 of pixels): with the true mean colour under each mask, so that
-    the masks become its segments, and with the colours that its sentence says, so that they become segments that
-    sentences speak of. With `match`, from the share EXEMPLAR.MATCH_FROM of the training on, those at odd places of the
-    batch are composed with the sentence of another one, too, and it pulls them to it; residual and global code learn
-    nothing from that. All that is random is a function of (seed, iteration), and any number of ranks shares one batch.
+    Every image is cut into regions, and the network says each region's colour from the image's sentence, of which a
+    share, EXEMPLAR.UNSAID, is not heard: then it learns what colours such a region has before anything is said
+    (classifier-free guidance, Ho & Salimans, arXiv 2207.12598). With `match`, from the share EXEMPLAR.MATCH_FROM of the
+    training on, the images at odd places of the batch are composed with the sentence of another one, too, and it pulls
+    them to it. All that is random is a function of (seed, iteration), and any number of ranks shares one batch.
 
     progress(iteration): the share of the training that is done, equal on all ranks.
     """
@@ -53,42 +65,36 @@ class ExemplarStepper:
         self.seed, self.progress, self.match = seed, progress, match
         # the projection stays as `begin`, or the file of TRAIN.NET_G, has set it
         self.fixed_projection = match is not None and cfg.TRAIN.CONDITION_INIT
-        generator = networks.generator
-        self.encode, self.segment = generator.encoder, generator.segment
+        self.describe = networks.generator.describe
 
     def compile(self) -> None:
         """Compile what takes the time."""
-        self.encode, self.segment = (torch.compile(part, dynamic=False) for part in (self.encode, self.segment))
+        self.describe = torch.compile(self.describe, dynamic=False)
 
     def __call__(self, batch: Batch, iteration: int) -> dict[str, torch.Tensor]:
         cfg, done, real = self.cfg, self.progress(iteration), batch.real[-1]
-        own, generator = cfg.EXEMPLAR, self.networks.generator
-        codes, segments, of_all = self._segments(real, iteration)
-        masks, residual, slots, areas = segments
+        generator, count = self.networks.generator, cfg.EXEMPLAR.REGIONS
+        masks = masks_of(cut(real, count), count)
         true = mean_colours(masks, real)
-        logits = generator.colour_logits(self._condition(batch.speech), slots, of_all)
-        with_true, with_said = (compose(masks, colours) + residual for colours in (true, generator.shown(logits)))
-        terms = {
-            "rec": reconstruction_loss(with_true, real, own.COARSE_LOSS),
-            "said": own.SAID_LOSS * reconstruction_loss(with_said, real, own.COARSE_LOSS),
-            "colour": own.COLOUR_LOSS * colour_loss(logits, true.detach(), generator.colours, areas.detach()),
-            "KL": own.KL_SPATIAL * gaussian_kl(*codes[:2]),
-            "KL_global": own.KL_GLOBAL * gaussian_kl(*codes[2:]),
-        }
-        if self.match is not None and done >= own.MATCH_FROM:
-            others = (value[1::2] for value in (masks, residual.detach(), slots, of_all.detach()))
-            terms["match"] = self._match(batch, others, iteration)
+        draws, heard = self._drawn(len(real), iteration)
+        with autocast(self.device, self.precision):
+            slots, areas = self.describe(real, masks, draws)
+        logits = generator.colour_logits(self._condition(batch.speech) * heard, slots)
+        terms = {"colour": colour_loss(logits, true, generator.colours, areas.detach())}
+        if self.match is not None and done >= cfg.EXEMPLAR.MATCH_FROM:
+            shading = details(real[1::2], masks[1::2], true[1::2])
+            terms["match"] = self._match(batch, masks[1::2], slots[1::2], shading, iteration)
         total = sum(terms.values())
         self._update(total, self._learning_rate(iteration, done))
         self.networks.update_average(average_decay(cfg.TRAIN, iteration))
         return {name: term.detach() for name, term in terms.items()} | {"G": total.detach()}
 
-    def _match(self, batch: Batch, others, iteration: int) -> torch.Tensor:
-        """others: masks, residual, slots and global code of the images at odd places, which take other sentences."""
-        generator, (masks, residual, slots, of_all) = self.networks.generator, others
+    def _match(self, batch: Batch, masks, slots, shading, iteration: int) -> torch.Tensor:
+        """masks, slots and details of the images at odd places, which take other sentences."""
+        generator = self.networks.generator
         speech, labels = (rows[1::2] for rows in self._with_others(batch))
-        logits = generator.colour_logits(self._condition(speech), slots, of_all)
-        images = compose(masks, generator.shown(logits)) + residual
+        palette = generator.shown(generator.colour_logits(self._condition(speech), slots))
+        images = (compose(softened(masks), palette) + shading[:, None]).clamp(-1, 1)
         moves = torch.randint(2 * MARGIN + 1, (2,), generator=generator_of(self.seed, 7, iteration)).tolist()
         return self.match(shifted(images, *moves), speech, labels, iteration)
 
@@ -108,18 +114,13 @@ class ExemplarStepper:
             rows[1::2] = ranks.gather_rows(rows[1::2]).roll(1, 0)[first : first + mine]
         return speech, labels
 
-    def _segments(self, real, iteration: int):
-        """→ the codes' means and log-variances, what `segment` gives of a draw of them, and that of the global code."""
-        sizes, n = self.networks.generator.shape, len(real)
-        widths = DRAWS, sizes.spatial_dim * CODE_SIDE**2, sizes.global_dim
+    def _drawn(self, n: int, iteration: int):
+        """→ the maps of colours, `[n, 12]`, and whether each sentence is heard, `[n, 1]`: 1 or 0."""
         first, every = ranks.rank() * n, ranks.world_size() * n
-        drawn = torch.randn(every, sum(widths), generator=generator_of(self.seed, 4, iteration))[first : first + n]
-        draws, noise, noise_of_all = send(drawn, self.device).split(widths, 1)
-        with autocast(self.device, self.precision):
-            codes = self.encode(recolour(real, draws).to(memory_format=self.networks.memory_format), real)
-            mean, logvar, mean_of_all, logvar_of_all = codes
-            segments = self.segment(perturbed(mean, logvar, noise.reshape(mean.shape)))
-        return codes, segments, perturbed(mean_of_all, logvar_of_all, noise_of_all)
+        generator = generator_of(self.seed, 4, iteration)
+        draws = torch.randn(every, DRAWS, generator=generator)
+        heard = torch.rand(every, 1, generator=generator) >= self.cfg.EXEMPLAR.UNSAID
+        return tuple(send(rows[first : first + n].float(), self.device) for rows in (draws, heard))
 
     def _learning_rate(self, iteration: int, done: float) -> float:
         own = self.cfg.EXEMPLAR
@@ -151,31 +152,59 @@ def centred(cache: ImageCache, numbers: torch.Tensor, sizes: list[int], device=N
 
 @dataclass
 class BankFiller:
-    """Sets the bank of the generator and of its average to the codes of training images, by the encoder of now.
+    """Sets the bank of the generator and of its average to training images, described by the average of now.
 
-    images: their numbers in `cache`; their centre is cut out, and their colours are turned as `seed` says: equal
-    encoders give equal banks.
+    images: their numbers in `cache`, of which the centre is taken; their colours are turned, and the noise prefers them,
+    as `seed` says: equal networks give equal banks. features: the sentences, which say what an image goes with; with a
+    `matcher` whose directions the projection has, the image itself says it, too.
     """
 
     networks: Networks
+    settings: ExemplarSettings
     cache: ImageCache
+    features: SpeechFeatures
     images: torch.Tensor
     seed: int
     device: torch.device
+    matcher: Matcher | None = None
 
     @torch.no_grad()
     def __call__(self) -> None:
-        generator, parts = self.networks.generator, []
-        draws = torch.randn(len(self.images), DRAWS, generator=generator_of(self.seed, 5))
-        generator.eval()
-        for numbers, some in zip(self.images.split(CHUNK), draws.split(CHUNK)):
-            images = centred(self.cache, numbers, generator.sizes, self.device)
-            recoloured = recolour(images, send(some, self.device)).to(memory_format=self.networks.memory_format)
-            parts.append(generator.encoder(recoloured, images))
-        generator.train()
-        codes = [torch.cat(code) for code in zip(*parts)]
-        generator.fill(codes)
-        self.networks.average.fill(codes)
+        average, random = self.networks.average, generator_of(self.seed, 5)
+        draws = torch.randn(len(self.images), DRAWS, generator=random)
+        spread = F.normalize(torch.randn(average.z_dim - MOVES, len(self.images), generator=random), dim=0)
+        parts = [
+            self._described(numbers, send(some, self.device))
+            for numbers, some in zip(self.images.split(CHUNK), draws.split(CHUNK))
+        ]
+        bank = (*(torch.cat(part) for part in zip(*parts)), send(spread, self.device))
+        for network in (average, self.networks.generator):
+            network.fill(*bank)
+            network.keep.fill_(self.settings.KEEP)
+            network.choice.fill_(self.settings.CHOICE)
+
+    def _described(self, numbers, draws):
+        """→ regions, details, own colours, slots and keys of these images."""
+        average = self.networks.average
+        images, count = centred(self.cache, numbers, average.sizes, self.device), average.shape.regions
+        regions = cut(images, count)
+        masks = masks_of(regions, count)
+        colours = mean_colours(masks, images)
+        slots, _ = average.describe(images, masks, draws)
+        keys = self._keys(numbers, images)
+        return regions, details(images, softened(masks), colours), colours, slots, keys
+
+    def _keys(self, numbers, images):
+        start, count = self.features.start[numbers], self.features.count[numbers]
+        own = [self.features.flat[i : i + n] for i, n in zip(start.tolist(), count.tolist())]
+        conditions = F.normalize(self.networks.average.projection(torch.cat(own).to(self.device)))
+        heard = torch.stack([rows.mean(0) for rows in conditions.split(count.tolist())])
+        keys = F.normalize(heard)
+        if self.matcher is None:
+            return keys
+        seen = self.matcher(images) + self.matcher(images.flip(3))
+        width = min(keys.shape[1], seen.shape[1])
+        return (keys + F.pad(F.normalize(seen[:, :width].float()), (0, keys.shape[1] - width))) / 2
 
 
 def begin(networks: Networks, cfg: Config, batches, match) -> None:
@@ -201,12 +230,12 @@ def choose_colours(networks: Networks, batches) -> None:
         network.colours.copy_(colours)
 
 
-def make_bank_filler(networks: Networks, batches, most: int) -> BankFiller:
-    """The filler for at most `most` of the images that have a sentence, evenly spread; the networks get room for them."""
-    chosen = evenly(batches.features.spoken, most)
+def make_bank_filler(networks: Networks, batches, settings: ExemplarSettings) -> BankFiller:
+    """The filler for at most BANK of the images that have a sentence, evenly spread; the networks get room for them."""
+    chosen = evenly(batches.features.spoken, settings.BANK)
     for network in (networks.generator, networks.average):
         network.hold(len(chosen))
-    return BankFiller(networks, batches.cache, chosen, batches.plan.seed, batches.device)
+    return BankFiller(networks, settings, batches.cache, batches.features, chosen, batches.plan.seed, batches.device)
 
 
 class Budget:

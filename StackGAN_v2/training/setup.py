@@ -46,7 +46,7 @@ def train(options: GeneratorOptions, cfg: Config, name: str) -> int:
     networks = Networks(cfg, speech.width, device, options.training.sync_bn, memory_format(compute.memory_format))
     batches, where = make_batches(cfg, data, whole, kept, speech, networks.generator, seed, device)
     if cfg.MODEL == "exemplar":
-        networks.bank_filler = make_bank_filler(networks, batches, cfg.EXEMPLAR.BANK)
+        networks.bank_filler = make_bank_filler(networks, batches, cfg.EXEMPLAR)
     folder = named_folder(name, ROOT / "output" / "StackGAN_v2")
     metric = make_metric(options, held, networks.average, device)
     last = trainer.total_iterations(cfg.TRAIN, len(split.items))
@@ -84,8 +84,10 @@ def train(options: GeneratorOptions, cfg: Config, name: str) -> int:
         run.log(validation.choice_note(options.training.val_share, split, held[0] if held else load_test(data)))
 
     stepper = make_stepper(options, cfg, networks, batches, split, run, precision)
-    if cfg.MODEL == "exemplar" and not found and not cfg.TRAIN.NET_G:
-        begin(networks, cfg, batches, stepper.match)
+    if cfg.MODEL == "exemplar":
+        networks.bank_filler.matcher = stepper.match.matcher if stepper.fixed_projection else None
+        if not found and not cfg.TRAIN.NET_G:
+            begin(networks, cfg, batches, stepper.match)
 
     def files(iteration: int) -> list[str]:
         return [str(split.items[i].image) for i in batches.images(iteration)[0]]
