@@ -4,9 +4,9 @@
 # image, three are spoken in training and two in the test, since speech would take a third of the time; three voices
 # share them, so that not one voice alone is understood.
 tag=demo
-prepare="./scripts/make_toybirds.py --classes 1300 --test_classes 100 --images_per_class 1 --test_images_per_class 3"
+prepare="./scripts/make_toybirds.py --classes 3300 --test_classes 100 --images_per_class 1 --test_images_per_class 3"
 engine=hibari,espeak
-captions_per_image=3,2
+captions_per_image=1,2
 speech_options="--voices hibari.heart,espeak.en-us+f2,espeak.en-us+m3 --speed 1.0-1.4"  # cost follows the sound's length
 teacher=efficientnet_lite0                        # its ImageNet weights come with a package; GoogLeNet's do not
 teacher_options="--view_size 128"                 # the images have 128 pixels
@@ -17,7 +17,7 @@ improved_encoder_options="--epoch 14 --eval_every 7 --batch_size 16 --grad_clip 
 improved_gan_cfg=StackGAN_v2/cfg/toybirds_3stages.yml
 published_encoder_options="$encoder_options --max_frames 576"
 published_gan_options="--set TREE.BASE_SIZE=16 --set TRAIN.SNAPSHOT_INTERVAL=1000"
-modern_encoder_options="$modern_encoder_options --epoch 40 --eval_every 20"
+modern_encoder_options="$modern_encoder_options --epoch 48 --eval_every 24"
 modern_gan_cfg=StackGAN_v2/cfg/toybirds_exemplar.yml
 sample_options="--all_sizes"
 evaluate_options="--lite0_size 128"
