@@ -24,6 +24,7 @@ class GeneratorNetwork(Protocol):
     embedding_dim          width of the further noise eps, that of conditioning augmentation; 0 without it
     sizes                  sides of the images that it makes, in pixels, the largest last
     widest_map             channels of the largest map, from which the memory that an image takes is estimated
+    remark                 what somebody who looks at its images should know, a sentence; "": nothing
     """
 
     name: str
@@ -31,6 +32,7 @@ class GeneratorNetwork(Protocol):
     text_dim: int
     embedding_dim: int
     widest_map: int
+    remark: str
 
     @property
     def sizes(self) -> list[int]: ...

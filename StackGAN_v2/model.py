@@ -182,6 +182,7 @@ class Generator(nn.Module):
     """
 
     name = "stackgan_v2"
+    remark = ""
 
     def __init__(self, branch_num=3, base_size=64, gf_dim=64, z_dim=100, embedding_dim=128, text_dim=1024, r_num=2):
         super().__init__()

@@ -273,7 +273,7 @@ def test_a_generator_is_a_class_and_a_line(folder, tmp_path, monkeypatch):
 class ToyGenerator(torch.nn.Module):
     """An image of one colour."""
 
-    name, z_dim, embedding_dim, sizes, widest_map = "toy", 5, 0, [32], 3
+    name, remark, z_dim, embedding_dim, sizes, widest_map = "toy", "", 5, 0, [32], 3
 
     def __init__(self, text_dim: int):
         super().__init__()

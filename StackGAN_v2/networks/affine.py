@@ -106,6 +106,7 @@ class AffineGenerator(nn.Module):
     """
 
     name = "affine"
+    remark = ""
     embedding_dim = 0  # of the noise eps, which only conditioning augmentation has
 
     def __init__(self, widths=(256, 256, 128, 64, 32), z_dim=100, text_dim=1024, condition_dim=0, mask=0):

@@ -70,6 +70,7 @@ def gather(args, folder: Path, columns: list[runs.Column], ablations: list[Path]
     _show_and_play(data)
     data.ends = sentences.furthest(loaded[0][2], data.sentences) if loaded else None
     for column, generator, rows in loaded:
+        column.remark = generator.remark
         column.generated = sentences.generate(generator, rows, data.sentences, precision, args.manualSeed)
         if data.ends:
             column.strip = sentences.interpolate(generator, rows, *data.ends, precision, args.manualSeed)

@@ -15,7 +15,8 @@ class Column:
     """One run: an encoder, a generator, or the two of one recipe. What `page_data` fills in comes after `stages`.
 
     sizes: of the generator's images in pixels; generated: its images of each sentence of the page (sentences.Generated,
-    empty where it cannot generate); strip: the images of the interpolation.
+    empty where it cannot generate); strip: the images of the interpolation;
+    remark: what somebody who looks at its images should know.
     """
 
     label: str
@@ -31,6 +32,7 @@ class Column:
     sizes: list[int] = field(default_factory=list)
     generated: list = field(default_factory=list)
     strip: list = field(default_factory=list)
+    remark: str = ""
 
     @property
     def numbers(self) -> dict[str, run_records.Number]:
