@@ -49,7 +49,7 @@ def test_many_seeds_are_generated_a_few_at_a_time(generator, tmp_path, monkeypat
 
 @pytest.mark.parametrize("name", ["affine", "exemplar"])
 def test_a_generator_of_one_image_does_the_same(tmp_path, name):
-    sizes = Sizes((4,), parts=2, z_dim=4, text_dim=6, condition_dim=5, spatial_dim=1, global_dim=1, constants=1)
+    sizes = Sizes(32, regions=2, colours=3, width=4, hidden=4, z_dim=9, text_dim=6, condition_dim=5)
     generator = AffineGenerator([8, 8, 4, 4], 4, 6, 5, 3) if name == "affine" else ExemplarGenerator(sizes, 3)
     generator.eval()
     (image,) = interpolation._infer(options(tmp_path, all_sizes=True), generator, inputs("a"))

@@ -34,7 +34,6 @@ def test_penalties_count_by_how_often_they_come():
 
 
 def test_a_generator_without_discriminators_is_counted():
-    more = ["EXEMPLAR.COARSE_DIM=4", "EXEMPLAR.FINE_DIM=4"]
     cfg = ROOT / "StackGAN_v2/cfg/toybirds_exemplar.yml"
-    found, wider = (operations.count(cfg, 100, [*more, *wide], width=8) for wide in ([], ["EXEMPLAR.COARSE_DIM=8"]))
+    found, wider = (operations.count(cfg, 100, [f"EXEMPLAR.WIDTH={width}"], width=8) for width in (4, 8))
     assert (found.size, found.batch) == (64, 16) and 0 < found.per_image < wider.per_image

@@ -199,12 +199,13 @@ def encoder_charts(columns) -> list[Chart]:
 
 
 # Terms of a training without discriminators.
-_TERMS = {"rec": "reconstruction", "said": "with the colours said", "colour": "colours", "match": "matching"}
+_TERMS = {"colour": "colours", "match": "matching"}
 
 
 def generator_charts(columns) -> list[Chart]:
     """columns: with statistics of their generators."""
     run, sizes, charts = columns[0].generator, columns[0].sizes, []
+    adversarial = not any(column.generator.series("colour", "step") for column in columns)
     for letter, title in (("D", "Discriminator"), ("G", "Generator, adversarial part")):
         if len(columns) > 1:
             title += f"{' of' if letter == 'D' else ','} the last branch"
@@ -223,12 +224,12 @@ def generator_charts(columns) -> list[Chart]:
                 Line(f"{sizes[i]} px" if i < len(sizes) else f"branch {i + 1}", run.series(f"{letter}{i}", "step"))
                 for i in range(3)
             ]
-        if any(line.points for line in lines) or not any(column.generator.series("rec", "step") for column in columns):
-            charts.append(line_chart(title, lines, "iteration", "loss"))  # not for a training without discriminators
+        if adversarial or any(line.points for line in lines):
+            charts.append(line_chart(title, lines, "iteration", "loss"))
     if len(columns) == 1:
         terms = [Line(told, run.series(name, "step")) for name, told in _TERMS.items()]
         if terms[0].points:
-            charts.append(line_chart("Generator, reconstruction and matching", terms, "iteration", "loss"))
+            charts.append(line_chart("Generator, colours and matching", terms, "iteration", "loss"))
         charts.append(line_chart("Generator, all terms", [Line("G", run.series("G", "step"))], "iteration", "loss"))
         kl = run.series("KL", "step")
         if any(value for _, value in kl):  # 0 throughout where the term is off

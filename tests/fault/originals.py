@@ -119,7 +119,7 @@ def _networks(folder):
     yield Original("netG_2.pth", ("generator",), _saved(generator.state_dict()), 24)
     affine = AffineGenerator([2, 2, 2], z_dim=2, text_dim=4, condition_dim=2, mask=2)
     yield Original("netG_3.pth", ("generator",), _saved(affine.state_dict()), 12)
-    sizes = Sizes((2,), parts=2, z_dim=4, text_dim=4, condition_dim=2, spatial_dim=1, global_dim=1, constants=1)
+    sizes = Sizes(32, regions=2, colours=2, width=2, hidden=2, z_dim=8, text_dim=4, condition_dim=2)
     yield Original("netG_4.pth", ("generator",), _saved(ExemplarGenerator(sizes, 2).state_dict()), 12)
 
 
