@@ -82,19 +82,20 @@ class ExemplarStepper:
         logits = generator.colour_logits(self._condition(batch.speech) * heard, slots)
         terms = {"colour": colour_loss(logits, true, generator.colours, areas.detach())}
         if self.match is not None and done >= cfg.EXEMPLAR.MATCH_FROM:
-            shading = details(real[1::2], masks[1::2], true[1::2])
-            terms["match"] = self._match(batch, masks[1::2], slots[1::2], shading, iteration)
+            soft = softened(masks[1::2])
+            shading = details(real[1::2], soft, true[1::2])
+            terms["match"] = self._match(batch, soft, slots[1::2], shading, iteration)
         total = sum(terms.values())
         self._update(total, self._learning_rate(iteration, done))
         self.networks.update_average(average_decay(cfg.TRAIN, iteration))
         return {name: term.detach() for name, term in terms.items()} | {"G": total.detach()}
 
-    def _match(self, batch: Batch, masks, slots, shading, iteration: int) -> torch.Tensor:
-        """masks, slots and details of the images at odd places, which take other sentences."""
+    def _match(self, batch: Batch, soft, slots, shading, iteration: int) -> torch.Tensor:
+        """soft masks, slots and details of the images at odd places, which take other sentences."""
         generator = self.networks.generator
         speech, labels = (rows[1::2] for rows in self._with_others(batch))
         palette = generator.shown(generator.colour_logits(self._condition(speech), slots))
-        images = (compose(softened(masks), palette) + shading[:, None]).clamp(-1, 1)
+        images = (compose(soft, palette) + shading[:, None]).clamp(-1, 1)
         moves = torch.randint(2 * MARGIN + 1, (2,), generator=generator_of(self.seed, 7, iteration)).tolist()
         return self.match(shifted(images, *moves), speech, labels, iteration)
 
