@@ -14,7 +14,7 @@ from scripts.report import runs as runs_of_report
 from StackGAN_v2.generators import load_generator
 from StackGAN_v2.networks.exemplar import bank_of
 from StackGAN_v2.training import matching_network, setup
-from StackGAN_v2.training.exemplar_step import begin
+from StackGAN_v2.training.exemplar_step import begin, make_bank_filler
 
 CFG = """
 MODEL: exemplar
@@ -115,3 +115,18 @@ def test_a_run_starts_from_a_file_with_another_bank(folder, tmp_path):
     run_main(folder, "--output_dir", tmp_path / "next", "--max_steps", 1, "--set", f"TRAIN.NET_G={net_g}")
     assert len(checkpoint.load(net_g)["bank_regions"]) == 3
     assert len(checkpoint.load(tmp_path / "next" / "Model" / "netG_1.pth")["bank_regions"]) == 7
+
+
+def test_only_directions_of_the_matching_network_are_compared_with_what_it_sees(folder, tmp_path, monkeypatch):
+    """Those of a file may be others, and so may those that are trained further."""
+    fillers = []
+    monkeypatch.setattr(
+        setup, "make_bank_filler", lambda *given: fillers.append(make_bank_filler(*given)) or fillers[-1]
+    )
+    one_step = "--max_steps", 1, "--set"
+    run_main(folder, "--output_dir", tmp_path / "run", *one_step, "TRAIN.VIS_COUNT=4")
+    net_g = tmp_path / "run" / "Model" / "netG_1.pth"
+    run_main(folder, "--output_dir", tmp_path / "file", *one_step, f"TRAIN.NET_G={net_g}")
+    run_main(folder, "--output_dir", tmp_path / "trained", *one_step, "TRAIN.CONDITION_INIT=False")
+    run_main(folder, "--output_dir", tmp_path / "unmatched", *one_step, "TRAIN.COEFF.MATCHING=0")
+    assert [filler.matcher is not None for filler in fillers] == [True, False, False, False]

@@ -85,7 +85,8 @@ def train(options: GeneratorOptions, cfg: Config, name: str) -> int:
 
     stepper = make_stepper(options, cfg, networks, batches, split, run, precision)
     if cfg.MODEL == "exemplar":
-        networks.bank_filler.matcher = stepper.match.matcher if stepper.fixed_projection else None
+        if stepper.fixed_projection and not cfg.TRAIN.NET_G:  # whose projection may have other directions
+            networks.bank_filler.matcher = stepper.match.matcher
         if not found and not cfg.TRAIN.NET_G:
             begin(networks, cfg, batches, stepper.match)
 
