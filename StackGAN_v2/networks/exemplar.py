@@ -207,9 +207,7 @@ class ExemplarGenerator(nn.Module):
     """
 
     name = "exemplar"
-    remark = (
-        "Outlines and shading are those of training images: what is said chooses the image and the colours of its regions."
-    )
+    remark = "Outlines and shading are those of training images: what is said chooses the image and the colours of its regions."
     embedding_dim = 0  # of the noise eps, which only conditioning augmentation has
 
     def __init__(self, sizes: Sizes = Sizes(), images: int = 1, keep: float = 0.3, choice: float = 0.03):
