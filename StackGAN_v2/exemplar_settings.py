@@ -26,7 +26,7 @@ class ExemplarSettings(Group):
         0.3, "probability that a region keeps its own colour if nothing is said", at_least=0, at_most=1, published=False
     )
     CHOICE: float = setting(
-        0.03,
+        0.02,
         "temperature of the choice of an exemplar: the less, the better it goes with the sentence",
         above=0,
         published=False,

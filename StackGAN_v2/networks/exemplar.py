@@ -210,7 +210,7 @@ class ExemplarGenerator(nn.Module):
     remark = "Outlines and shading are those of training images: what is said chooses the image and the colours of its regions."
     embedding_dim = 0  # of the noise eps, which only conditioning augmentation has
 
-    def __init__(self, sizes: Sizes = Sizes(), images: int = 1, keep: float = 0.3, choice: float = 0.03):
+    def __init__(self, sizes: Sizes = Sizes(), images: int = 1, keep: float = 0.3, choice: float = 0.02):
         super().__init__()
         self.shape, self.z_dim, self.text_dim = sizes, sizes.z_dim, sizes.text_dim
         self.widest_map = sizes.regions  # of the image's size
