@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Choices for toybirds, the set that the project draws and speaks itself, small enough for two CPU cores: 64 pixels.
-# 1,200 species to learn from, one image each, and 100 that the model never meets, three images each. Of ten sentences an
-# image, three are spoken in training and two in the test, since speech would take a third of the time; three voices
-# share them, so that not one voice alone is understood.
+# 3,200 species to learn from, one image and one sentence each, and 100 that the model never meets, three images each with two
+# sentences: images cost little, speech a third of a minute for a thousand sentences. Three voices share the sentences, so
+# that not one voice alone is understood.
 tag=demo
 prepare="./scripts/make_toybirds.py --classes 3300 --test_classes 100 --images_per_class 1 --test_images_per_class 3"
 engine=hibari,espeak

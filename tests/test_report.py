@@ -452,6 +452,15 @@ def test_equal_inputs_give_equal_pages(whole):
     assert first.source == again.source and "<svg" in first.source
 
 
+def test_what_a_generator_remarks_stands_beside_its_images(whole, monkeypatch):
+    remark = "Outlines are those of <b>training</b> images."
+    plain = report(whole, whole / "out" / PARTS[1], "--sentences", 1)
+    monkeypatch.setattr(Generator, "remark", remark)
+    said = report(whole, whole / "out" / PARTS[1], "--sentences", 1)
+    assert "Outlines" not in plain.source
+    assert said.source.count("Outlines are those of &lt;b&gt;training&lt;/b&gt; images.") == 1
+
+
 def test_what_training_has_met_is_said_as_it_is(tmp_path):
     folder = make_set(tmp_path)
     split, train = load_split(folder, "test"), folder / "train.json"
