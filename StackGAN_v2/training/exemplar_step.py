@@ -168,44 +168,56 @@ class BankFiller:
     seed: int
     device: torch.device
     matcher: Matcher | None = None
+    _fixed: tuple | None = None  # what does not depend on the networks: regions, details, own colours, what is seen
 
     @torch.no_grad()
     def __call__(self) -> None:
         average, random = self.networks.average, generator_of(self.seed, 5)
         draws = torch.randn(len(self.images), DRAWS, generator=random)
         spread = F.normalize(torch.randn(average.z_dim - MOVES, len(self.images), generator=random), dim=0)
-        parts = [
-            self._described(numbers, send(some, self.device))
-            for numbers, some in zip(self.images.split(CHUNK), draws.split(CHUNK))
-        ]
-        bank = (*(torch.cat(part) for part in zip(*parts)), send(spread, self.device))
+        if self._fixed is None:
+            self._fixed = self._joined(self._cut(numbers) for numbers in self.images.split(CHUNK))
+        regions, shading, colours, seen = self._fixed
+        (slots,) = self._joined(
+            (self._described(numbers, some, send(turn, self.device)),)
+            for numbers, some, turn in zip(*(rows.split(CHUNK) for rows in (self.images, regions, draws)))
+        )
+        keys = self._keys(seen)
         for network in (average, self.networks.generator):
-            network.fill(*bank)
+            network.fill(regions, shading, colours, slots, keys, send(spread, self.device))
             network.keep.fill_(self.settings.KEEP)
             network.choice.fill_(self.settings.CHOICE)
 
-    def _described(self, numbers, draws):
-        """→ regions, details, own colours, slots and keys of these images."""
+    @staticmethod
+    def _joined(parts) -> tuple:
+        return tuple(torch.cat(part) for part in zip(*parts))
+
+    def _cut(self, numbers):
+        """→ regions, details, own colours of these images and, in the matcher's directions, what is seen in them."""
         average = self.networks.average
         images, count = centred(self.cache, numbers, average.sizes, self.device), average.shape.regions
         regions = cut(images, count)
         masks = masks_of(regions, count)
         colours = mean_colours(masks, images)
-        slots, _ = average.describe(images, masks, draws)
-        keys = self._keys(numbers, images)
-        return regions, details(images, softened(masks), colours), colours, slots, keys
+        seen = torch.zeros(len(images), 0, device=self.device)
+        if self.matcher is not None:
+            seen = (self.matcher(images) + self.matcher(images.flip(3))).float()
+        return regions, details(images, softened(masks), colours), colours, seen
 
-    def _keys(self, numbers, images):
-        start, count = self.features.start[numbers], self.features.count[numbers]
+    def _described(self, numbers, regions, draws):
+        average = self.networks.average
+        images = centred(self.cache, numbers, average.sizes, self.device)
+        return average.describe(images, masks_of(regions, average.shape.regions), draws)[0]
+
+    def _keys(self, seen):
+        start, count = self.features.start[self.images], self.features.count[self.images]
         own = [self.features.flat[i : i + n] for i, n in zip(start.tolist(), count.tolist())]
         conditions = F.normalize(self.networks.average.projection(torch.cat(own).to(self.device)))
-        heard = torch.stack([rows.mean(0) for rows in conditions.split(count.tolist())])
-        keys = F.normalize(heard)
+        keys = F.normalize(torch.stack([rows.mean(0) for rows in conditions.split(count.tolist())]))
         if self.matcher is None:
             return keys
-        seen = self.matcher(images) + self.matcher(images.flip(3))
         width = min(keys.shape[1], seen.shape[1])
-        return (keys + F.pad(F.normalize(seen[:, :width].float()), (0, keys.shape[1] - width))) / 2
+        return (keys + F.pad(F.normalize(seen[:, :width]), (0, keys.shape[1] - width))) / 2
 
 
 def begin(networks: Networks, cfg: Config, batches, match) -> None:
