@@ -21,9 +21,9 @@ base=modern                  # the method that the variants change
 own_choices="rows seeds variants base"
 source "$(dirname -- "${BASH_SOURCE[0]}")/recipe.sh"
 
-for row in $rows $base; do
-    case "$row" in published | improved | modern) ;; *) fail "--rows $row: choose published, improved or modern" ;; esac
-done
+known() { case "$2" in published | improved | modern) ;; *) fail "$1 $2: choose published, improved or modern" ;; esac; }
+for row in $rows; do known --rows "$row"; done
+known --base "$base"
 for number in $seeds; do
     case "$number" in *[!0-9]*) fail "--seeds $number is not a whole number" ;; esac
 done

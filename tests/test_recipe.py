@@ -265,6 +265,7 @@ def test_a_comparison_runs_every_row_with_every_seed(tmp_path):
     "words, sentence",
     [
         (["--rows", "best"], "--rows best: choose published, improved or modern"),
+        (["--base", "best"], "--base best: choose published, improved or modern"),
         (["--seeds", "x"], "--seeds x is not a whole number"),
         (["--method", "modern"], "--method are for run.sh"),
         (["--variants", "/no/file"], "--variants /no/file does not exist"),
