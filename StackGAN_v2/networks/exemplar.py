@@ -27,7 +27,7 @@ SEEN_SIDE = 64  # larger images are scaled to it for the network
 CLUSTERED_SIDE = 32  # of the grid of pixels that the regions' centres are found on
 PLACE = 0.3  # weight of a pixel's place, from −1 to 1, beside its colours when images are cut into regions
 ROUNDS = 8  # of k-means
-GEOMETRY = 3  # numbers of a region's slot beside its features' means: deviations of its place, logarithm of its area
+GEOMETRY = 5  # numbers of a slot beside its features: mean and deviations of its place, logarithm of its area
 TEMPERATURE = 0.3  # of the distribution over colours, whose mean is shown (section 2.3 of Zhang et al.: 0.38)
 NEARNESS = 0.15  # standard deviation, in units of colours, within which one of the common colours is a region's own
 MOVES = 7  # numbers of the noise that move an exemplar: mirrored or not, turn, two stretches, shear, two shifts
@@ -66,7 +66,7 @@ class Sizes:
 
     @property
     def slot(self) -> int:
-        return self.width + 2 + GEOMETRY
+        return self.width + GEOMETRY
 
 
 def recolour(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:

@@ -54,14 +54,8 @@ def train(options: GeneratorOptions, cfg: Config, name: str) -> int:
 
     encoder = encoder_of(find_features(whole, "audio", data.audio_switch))
     facts = {"precision": precision, "processes": ranks.world_size()}
-    told = {
-        **facts,
-        "cfg": settings.to_plain(cfg),
-        "device": str(device),
-        "iterations": last,
-        "speech_encoder": encoder,
-    }
-    run = Run(folder, {"output_dir": name, **by_option(options), **told}, ranks.is_main())
+    told = {"cfg": settings.to_plain(cfg), "device": str(device), "iterations": last, "speech_encoder": encoder}
+    run = Run(folder, {"output_dir": name, **by_option(options), **facts, **told}, ranks.is_main())
     notes = make_notes(options, cfg, split, speech.width, bool(held), {**facts, "speech encoder": encoder})
     found = resume.find(options.training.resume, folder)
     first = trainer.restore(*found, networks, notes.settings) if found else 0
@@ -84,10 +78,12 @@ def train(options: GeneratorOptions, cfg: Config, name: str) -> int:
         run.log(validation.choice_note(options.training.val_share, split, held[0] if held else load_test(data)))
 
     stepper = make_stepper(options, cfg, networks, batches, split, run, precision)
-    if cfg.MODEL == "exemplar":
-        if stepper.fixed_projection and not cfg.TRAIN.NET_G:  # whose projection may have other directions
+    if (
+        cfg.MODEL == "exemplar" and not cfg.TRAIN.NET_G
+    ):  # whose projection may have other directions, and has its colours
+        if stepper.fixed_projection:
             networks.bank_filler.matcher = stepper.match.matcher
-        if not found and not cfg.TRAIN.NET_G:
+        if not found:
             begin(networks, cfg, batches, stepper.match)
 
     def files(iteration: int) -> list[str]:
