@@ -163,6 +163,15 @@ class ContrastiveSettings(Group):
         published=False,
         more="in units of the mean difference between own and other pairs, 0.5 in its paper; 0: none (InfoNCE)",
     )
+    image_steps: int | None = setting(
+        None,
+        "steps of the image network that is trained before the encoder, on the front end's features alone, and then fixed",
+        at_least=0,
+        at_most=1_000_000,
+        published=False,
+        none="1,200 with --front_end speech_embedding, which has been trained on speech, else 0",
+        more="0: it learns together with the encoder",
+    )
 
 
 @dataclass(frozen=True)
@@ -298,6 +307,11 @@ class EncoderOptions(Group):
     training: Settings = Settings()
     start: StartSettings = StartSettings()
     compute: ComputeSettings = ComputeSettings()
+
+    def image_steps(self) -> int:
+        """Steps of contrastive's image network before the encoder's training; 0: it learns together with it."""
+        asked = self.training.image_steps
+        return asked if asked is not None else 0 if self.network.front_end == "log_mel" else 1200
 
     def check(self) -> None:
         if self.training.val_share and self.data.val_json:

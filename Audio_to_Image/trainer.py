@@ -86,7 +86,11 @@ class Trainer(TrainingLoop):
             network.whole_maps = settings.whole_maps or (True if settings.compile else None)
             if settings.compile:
                 network.convolve = torch.compile(network.convolve)
-        self.optimizer = make_optimizer(self.trained.parameters(), settings)
+        self.optimizer = make_optimizer(self._parameters(), settings)
+
+    def _parameters(self) -> list:
+        """Those that are trained: parts of an objective may be fixed."""
+        return [parameter for parameter in self.trained.parameters() if parameter.requires_grad]
 
     def fit(self) -> int:
         """Train to the end. → exit status: 0, or 128 + the signal that ended it, after writing resume.pth."""
@@ -168,7 +172,7 @@ class Trainer(TrainingLoop):
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         ranks.average_gradients(self.trained)
-        parameters = list(self.trained.parameters())
+        parameters = self._parameters()
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         if self.settings.grad_clip:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.settings.grad_clip, norm)

@@ -39,6 +39,9 @@ class PartsReader(nn.Module):
         self.where_fine = nn.Conv2d(width, parts, 1, bias=False)
         self.where_fused = nn.Conv2d(3 * width, parts, 1, bias=False)
         self.prior = nn.Parameter(torch.zeros(parts, SIZE // 2, SIZE // 2))
+        rows = torch.eye(SIZE // 4)[:, None]  # each place of a line alone, doubled: [32, 16]
+        doubling = F.interpolate(rows, scale_factor=2, mode="linear")[:, 0].T.contiguous()
+        self.register_buffer("doubling", doubling, persistent=False)
 
     def forward(self, images):
         assert images.shape[1:] == (3, SIZE, SIZE), tuple(images.shape)
@@ -46,10 +49,18 @@ class PartsReader(nn.Module):
         fine, middle = self.fine(stem), self.middle(stem)
         fused = self.fuse(torch.cat((middle, _doubled(self.context(middle))), 1))
         where = self.where_fine(fine) + _doubled(self.where_fused(fused)) + self.prior
-        values = torch.cat((fine, _doubled(torch.cat((middle, fused), 1))), 1)
-        return where.flatten(2).softmax(2) @ values.flatten(2).transpose(1, 2)
+        where = where.flatten(2).softmax(2)
+        # the mean of doubled maps is that of the maps themselves under halved attention: 12 maps instead of 80
+        halved = self.doubling.T @ where.unflatten(2, (SIZE // 2, SIZE // 2)) @ self.doubling
+        parts = (_mean(where, fine), _mean(halved.flatten(2), torch.cat((middle, fused), 1)))
+        return torch.cat(parts, 2)
 
 
-def _doubled(x):  # [N, C, H, W] → [N, C, 2H, 2W]
+def _mean(where, values):
+    """`[N, parts, positions]`, `[N, C, H, W]` → `[N, parts, C]`"""
+    return where @ values.flatten(2).transpose(1, 2)
 
+
+def _doubled(x):
+    """`[N, C, H, W]` → `[N, C, 2H, 2W]`"""
     return F.interpolate(x, scale_factor=2, mode="bilinear")

@@ -13,7 +13,7 @@ from test_encoder_table import make_trainer, require_exact_resume
 from test_encoder_training import FRAMES, call, make_set, parts
 
 from Audio_to_Image import attribute_reading, evaluate, extract_audio_feature, objectives, train_audio_encoder, trainer
-from Audio_to_Image.encoders import contrastive_objective
+from Audio_to_Image.encoders import image_network
 from Audio_to_Image.encoders.contrastive import ContrastiveEncoder
 from Audio_to_Image.encoders.contrastive_objective import ContrastiveObjective, contrastive_loss
 from Audio_to_Image.speech_encoder import load_encoder
@@ -262,12 +262,14 @@ def test_images_are_cropped_around_their_boxes_and_embedded_where_sentences_are(
     with pytest.raises(UserError, match=r"bounding_boxes.txt, line 1: .* lies outside its image"):
         ContrastiveObjective(6).images_of(split)
     objective.eval()
-    centre = torch.from_numpy(images[:, 6:70, 6:70]).permute(0, 3, 1, 2)
-    expected = objective.see(centre, "fp32") @ F.normalize(objective.speech(sentence), dim=1).T
+    expected = (
+        objective.see(torch.from_numpy(images[:, 6:70, 6:70]), "fp32")
+        @ F.normalize(objective.speech(sentence), dim=1).T
+    )
     torch.testing.assert_close(image @ objective.project(sentence).T, expected)
 
 
 def test_crops_are_drawn_by_their_seed():
     image = np.arange(76 * 76 * 3, dtype=np.uint8).reshape(76, 76, 3)
-    crop = lambda seed: contrastive_objective.random_crop(image, objectives.random_of((0, seed)))
+    crop = lambda seed: image_network.random_crop(image, objectives.random_of((0, seed)))
     assert crop(1).shape == (64, 64, 3) and np.array_equal(crop(1), crop(1)) and not np.array_equal(crop(1), crop(2))

@@ -7,13 +7,13 @@ import torch
 from gan_set import assert_file_gives_its_samples, make_set
 from test_gan_training import assert_equal_runs, run_main
 
-from common import checkpoint
+from common import checkpoint, matching_network
 from common.cli import UserError
 from scripts.report import figures
 from scripts.report import runs as runs_of_report
 from StackGAN_v2.generators import load_generator
 from StackGAN_v2.networks.exemplar import bank_of
-from StackGAN_v2.training import matching_network, setup
+from StackGAN_v2.training import setup
 from StackGAN_v2.training.exemplar_step import begin, make_bank_filler
 
 CFG = """

@@ -16,13 +16,13 @@ from common import ROOT, checkpoint
 from common.cli import UserError
 from common.devices import seed_everything
 from common.distributed import ranks
+from common.matching_network import Matcher
 from StackGAN_v2.config import load_config
 from StackGAN_v2.data.datasets import generator_of
 from StackGAN_v2.generators import generator_class, load_generator
 from StackGAN_v2.networks.exemplar import TEMPERATURE, cut
 from StackGAN_v2.training.exemplar_step import Budget, ExemplarStepper, begin
 from StackGAN_v2.training.image_losses import SentenceMatchingLoss
-from StackGAN_v2.training.matching_network import Matcher
 from StackGAN_v2.training.networks import Networks
 
 STEP = [

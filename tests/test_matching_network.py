@@ -5,11 +5,8 @@ import math
 import pytest
 import torch
 
-from common.part_attention import SIZE, PartsReader
-from StackGAN_v2.data.datasets import Batch
-from StackGAN_v2.networks.condition_init import principal_directions
-from StackGAN_v2.training import matching_network
-from StackGAN_v2.training.matching_network import (
+from common import matching_network
+from common.matching_network import (
     CANONICAL,
     Matcher,
     align,
@@ -17,8 +14,10 @@ from StackGAN_v2.training.matching_network import (
     fitted,
     load_or_train,
     matching_loss,
+    principal_directions,
     train_matcher,
 )
+from common.part_attention import SIZE, PartsReader
 
 
 @pytest.fixture
@@ -44,7 +43,7 @@ class ColouredPairs:
         self.told += 1
         colours = torch.rand(12, 3) * 2 - 1
         images = colours[:, :, None, None].expand(-1, -1, self.size, self.size)
-        return Batch([images], [], self._speech(colours), torch.arange(12), None, None)
+        return images, self._speech(colours), torch.arange(12)
 
 
 def test_the_parts_are_means_over_places():
@@ -61,6 +60,20 @@ def test_the_parts_are_means_over_places():
     torch.testing.assert_close(alike, alike[:, :1].expand(-1, 5, -1))
     with pytest.raises(AssertionError):
         reader(torch.randn(2, 3, 32, 32))
+
+
+def test_features_under_halved_attention_equal_those_of_doubled_maps():
+    """The plain computation: every map at 32 × 32, and its mean under the attention there."""
+    torch.manual_seed(0)
+    reader, maps, images = PartsReader(parts=5, width=4).eval(), {}, torch.randn(2, 3, SIZE, SIZE)
+    reader.prior.data.normal_()
+    for name in ("fine", "middle", "fuse", "where_fine", "where_fused"):
+        getattr(reader, name).register_forward_hook(lambda module, given, made, name=name: maps.update({name: made}))
+    seen = reader(images)
+    doubled = lambda x: torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear")
+    where = (maps["where_fine"] + doubled(maps["where_fused"]) + reader.prior).flatten(2).softmax(2)
+    values = torch.cat((maps["fine"], doubled(torch.cat((maps["middle"], maps["fuse"]), 1))), 1)
+    torch.testing.assert_close(seen, torch.einsum("npq,ncq->npc", where, values.flatten(2)))
 
 
 def test_directions_have_unit_variance_and_keep_what_differs_little():
@@ -128,8 +141,8 @@ def test_sides_that_share_nothing_and_constant_ones_are_no_error():
 def mean_loss(matcher, pairs, batches):
     losses = []
     for step in batches:
-        batch = pairs(step)
-        losses.append(float(matching_loss(matcher(batch.real[-1]), matcher.said(batch.speech), batch.labels)))
+        images, speech, labels = pairs(step)
+        losses.append(float(matching_loss(matcher(images), matcher.said(speech), labels)))
     return sum(losses) / len(losses)
 
 
@@ -147,8 +160,8 @@ def test_alignment_tells_pairs_apart():
     assert numbers == list(range(7, 157)) and pairs.told == told + 150
     after = mean_loss(matcher, pairs, range(5))
     assert after < 0.5 * math.log(12) < 0.9 * math.log(12) < before
-    batch = pairs(0)
-    seen, said = matcher(batch.real[-1]), matcher.said(batch.speech)
+    images, speech, _ = pairs(0)
+    seen, said = matcher(images), matcher.said(speech)
     assert seen.shape == said.shape == (12, 128) and seen[:, CANONICAL:].eq(0).all() and said[:, 20:].eq(0).all()
     assert torch.cosine_similarity(seen, said).mean() > 0.8
     assert torch.cosine_similarity(seen, said.roll(1, 0)).mean() < 0.5
@@ -160,7 +173,7 @@ def test_alignment_centres_both_sides(few_batches):
     batches = [pairs(step) for step in range(3)]
     matcher = Matcher(20).eval().requires_grad_(False)
     align(matcher, batches.__getitem__, 0)
-    for rows in ([matcher(batch.real[-1]) for batch in batches], [matcher.said(batch.speech) for batch in batches]):
+    for rows in ([matcher(images) for images, _, _ in batches], [matcher.said(speech) for _, speech, _ in batches]):
         rows = torch.cat(rows)
         assert rows.std() > 0.01
         torch.testing.assert_close(rows.mean(0), torch.zeros(128), atol=1e-3, rtol=0)
@@ -186,11 +199,11 @@ def test_it_learns_from_pairs_alone_and_then_stays_as_it_is(tmp_path):
     pairs = ColouredPairs(16)
     matcher = train_matcher(pairs, pairs.speech, 40, progress=False)
     assert not matcher.training and not any(p.requires_grad for p in matcher.parameters())
-    batch = pairs(0)
-    loss = matching_loss(matcher(batch.real[-1]), matcher.said(batch.speech), batch.labels)
+    images, speech, labels = pairs(0)
+    loss = matching_loss(matcher(images), matcher.said(speech), labels)
     assert float(loss) < 0.6 * math.log(12)  # log 12: no idea which of twelve
-    images = batch.real[-1].clone().requires_grad_()
-    matching_loss(matcher(images), matcher.said(batch.speech), batch.labels).backward()
+    images = images.clone().requires_grad_()
+    matching_loss(matcher(images), matcher.said(speech), labels).backward()
     assert images.grad.abs().sum() > 0
 
 

@@ -4,6 +4,9 @@ The softmax over a batch's pairs of van den Oord et al. 2018 (InfoNCE, arXiv 180
 adaptive margin of Monfort et al. (Spoken Moments, CVPR 2021, arXiv 2105.04489, equation 5). Pairs of one class do not
 count as wrong (Ilharco et al. 2019). The temperature is learnt, as in CLIP.
 
+With a front end that has been trained on speech the image network is trained before (image_network.py), and what it sees
+in the training images is computed once; else it learns together with the encoder.
+
 Sentences are compared through a small projection that is not part of the encoder (as in SimCLR, arXiv 2002.05709): what
 the loss has no use for is lost in the projection, and stays in the sentence.
 """
@@ -11,6 +14,7 @@ the loss has no use for is lost in the projection, and stays in the sentence.
 import dataclasses
 import math
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +22,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from Audio_to_Image.encoders.image_network import FixedImageNetwork, load_or_train_parts, random_crop, scaled
 from Audio_to_Image.objectives import ImageObjective, random_of
 from common.bounding_boxes import bounding_boxes, crop_box
 from common.devices import autocast
@@ -27,14 +32,14 @@ from common.part_attention import SIZE, PartsReader
 from common.untrusted.images import open_rgb
 
 MARGIN_SIZE = 76  # images are held at this size and cropped to SIZE at random
-PARTS, WIDTH = 12, 8  # of the image network; twice the width takes 2.5 times as long
+PARTS, WIDTH = 12, 8  # of the image network that learns with the encoder; twice the width takes 2.5 times as long
 PROJECTED = 128
 SCALE, LARGEST_SCALE = 10.0, 100.0  # of the cosines, 1 / temperature: at first and at most
 IMAGES_AT_ONCE = 64
 
 
 class ImageNetwork(nn.Module):
-    """`forward(images [N, 3, 64, 64] in [−1, 1])` → `[N, PROJECTED]` of length 1."""
+    """`forward(images [N, 3, 64, 64] in [−1, 1])` → `[N, PROJECTED]` of length 1; learns with the encoder."""
 
     def __init__(self):
         super().__init__()
@@ -52,22 +57,36 @@ class ContrastiveObjective(ImageObjective):
 
     terms = ("contrastive", "temperature", "train_recall")
 
-    def __init__(self, nhidden: int, margin: float = 0.0, precision: str = "fp32"):
+    def __init__(self, nhidden: int, margin: float = 0.0, precision: str = "fp32", image: nn.Module | None = None):
         super().__init__()
-        self.image = ImageNetwork().to(memory_format=torch.channels_last)
+        self.image = (image or ImageNetwork()).to(memory_format=torch.channels_last)
         self.speech = nn.Sequential(nn.Linear(nhidden, nhidden), nn.GELU(), nn.Linear(nhidden, PROJECTED))
         self.log_scale = nn.Parameter(torch.tensor(math.log(SCALE)))
         self.margin, self.precision = margin, precision
+        self.fixed = isinstance(self.image, FixedImageNetwork)
+        self._training_split, self._seen = None, None  # what is seen in its images, computed when it is first needed
 
     @classmethod
     def from_data(cls, options, network, train):
-        objective = cls(network.nhidden, options.training.contrastive_margin, options.training.precision)
+        training, steps = options.training, options.image_steps()
+        network.sentence_only = True
+        image = FixedImageNetwork(PROJECTED) if steps else None
+        objective = cls(network.nhidden, training.contrastive_margin, training.precision, image)
         objective.hold_training_images(train.clips.split)
+        if image is not None:
+            path = Path(options.data.output_dir) / "image_network.pth"
+            matcher = load_or_train_parts(path, train, objective.images, steps, training.seed)
+            image.to(train.clips.device).take(matcher, objective.centres(train.clips.split))
         return objective
 
     @classmethod
     def from_state(cls, state, network, settings):
-        return cls(state["speech.0.weight"].shape[1])
+        image = FixedImageNetwork(PROJECTED) if "image.mean" in state else None
+        return cls(state["speech.0.weight"].shape[1], image=image)
+
+    def hold_training_images(self, split) -> None:
+        super().hold_training_images(split)
+        self._training_split = split
 
     # ---- images ----
 
@@ -84,33 +103,44 @@ class ContrastiveObjective(ImageObjective):
         return np.stack([images[item.image] for item in split.items])
 
     def prepare(self, batch, seed):
+        if self.fixed:
+            return batch
         crops = np.stack([random_crop(self.images[item], random_of((*seed, int(item)))) for item in batch.items])
-        held = torch.from_numpy(crops).permute(0, 3, 1, 2)
-        return dataclasses.replace(batch, images=held.to(batch.mels.device, non_blocking=True))
+        return dataclasses.replace(batch, images=torch.from_numpy(crops).to(batch.mels.device, non_blocking=True))
 
     def see(self, images: torch.Tensor, precision: str) -> torch.Tensor:
-        """uint8 `[N, 3, 64, 64]` → float32 `[N, PROJECTED]` of length 1."""
-        scaled = (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        """uint8 `[N, 64, 64, 3]` → float32 `[N, PROJECTED]` of length 1."""
         with autocast(images.device, precision):
-            return self.image(scaled)
+            return self.image(scaled(images))
+
+    def centres(self, split) -> torch.Tensor:
+        """uint8 `[items, 64, 64, 3]`"""
+        edge = (MARGIN_SIZE - SIZE) // 2
+        return torch.from_numpy(self.images_of(split)[:, edge : edge + SIZE, edge : edge + SIZE])
+
+    def _of_batch(self, batch) -> torch.Tensor:
+        """What is seen in the images of a training batch, `[B, PROJECTED]`."""
+        if not self.fixed:
+            return self.see(batch.images, self.precision)
+        if self._seen is None:  # now, since weights may have come from a resume file
+            self._seen = self.image.of_pixels(self.centres(self._training_split)).half()
+        return self.image.head(self._seen[torch.from_numpy(batch.items).to(self._seen.device)].float())
 
     def project(self, sentence):
         return F.normalize(self.speech(sentence.float()), dim=1)
 
     @torch.no_grad()
     def embed_images(self, features, split, precision="fp32"):
-        images, edge = self.images_of(split), (MARGIN_SIZE - SIZE) // 2
-        centre = torch.from_numpy(images[:, edge : edge + SIZE, edge : edge + SIZE]).permute(0, 3, 1, 2)
-        training = self.image.training
+        training, device = self.image.training, self.log_scale.device
         self.image.eval()
-        seen = torch.cat([self.see(part.to(self.log_scale.device), precision) for part in centre.split(IMAGES_AT_ONCE)])
+        seen = torch.cat([self.see(part.to(device), precision) for part in self.centres(split).split(IMAGES_AT_ONCE)])
         self.image.train(training)
         return seen
 
     # ---- loss ----
 
     def forward(self, words, lens, sentence, batch, seed):
-        audio, image = ranks.gather_rows(sentence), ranks.gather_rows(self.see(batch.images, self.precision))
+        audio, image = ranks.gather_rows(sentence), ranks.gather_rows(self._of_batch(batch))
         labels = ranks.gather_rows(batch.labels)
         scale = self.log_scale.clamp(max=math.log(LARGEST_SCALE)).exp()
         cosines = image @ self.project(audio).T
@@ -153,10 +183,3 @@ def _read(path, box=None) -> np.ndarray:
     left, top = left + (right - left - side) // 2, top + (bottom - top - side) // 2
     square = (left, top, left + side, top + side)
     return np.asarray(image.resize((MARGIN_SIZE, MARGIN_SIZE), Image.Resampling.BILINEAR, square, reducing_gap=3.0))
-
-
-def random_crop(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """`[76, 76, 3]` → `[64, 64, 3]` at a random place, mirrored at random."""
-    y, x = generator.integers(0, MARGIN_SIZE - SIZE + 1, 2)
-    crop = image[y : y + SIZE, x : x + SIZE]
-    return crop[:, ::-1] if generator.random() < 0.5 else crop

@@ -1,24 +1,8 @@
 """Data-dependent initialisation of the generator's conditioning from the principal directions of speech embeddings."""
 
 import torch
-import torch.nn.functional as F
 
-
-def principal_directions(speech: torch.Tensor, count: int, floor: float = 0.05) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whitening: speech `[M, d]` → mean `[d]`, directions `[d, count]`.
-
-    `(speech − mean) @ directions` has about unit variance in each column. Embeddings vary 100 times as much along a few
-    directions as along those that carry the colours of parts. `floor`, a share of the largest standard deviation,
-    limits how much the noise in the smallest ones is amplified. If d is below `count`, the missing directions are 0.
-    """
-    assert speech.dim() == 2 and len(speech), tuple(speech.shape)
-    speech = speech.double()
-    mean = speech.mean(0)
-    values, vectors = torch.linalg.eigh((speech - mean).T @ (speech - mean) / len(speech))
-    values, vectors = values.flip(0)[:count].clamp(min=0).sqrt(), vectors.flip(1)[:, :count]
-    vectors = vectors * torch.where(vectors.sum(0) < 0, -1, 1)  # fix the sign, which eigh leaves open
-    directions = vectors / (values + floor * values[0]).clamp(min=1e-12)
-    return mean.float(), F.pad(directions, (0, count - directions.shape[1])).float()
+from common.matching_network import principal_directions
 
 
 @torch.no_grad()

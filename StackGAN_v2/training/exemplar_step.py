@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from common.cli import UserError
 from common.devices import autocast, send
 from common.distributed import ranks
+from common.matching_network import CANONICAL, Matcher
 from common.runs import Run
 from common.training_loop import ASK_EVERY
 from StackGAN_v2.config import Config
@@ -28,7 +29,6 @@ from StackGAN_v2.networks.exemplar import (
     mean_colours,
     softened,
 )
-from StackGAN_v2.training.matching_network import CANONICAL, Matcher
 from StackGAN_v2.training.networks import Networks, average_decay
 
 CHUNK = 64  # images that are cut into regions at a time for the bank

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from common.devices import autocast
 from common.distributed import ranks
+from common.matching_network import TEMPERATURE, Matcher, matching_loss
 from StackGAN_v2.data.datasets import SpeechFeatures, generator_of
-from StackGAN_v2.training.matching_network import TEMPERATURE, Matcher, matching_loss
 
 
 @dataclass

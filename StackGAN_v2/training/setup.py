@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import ROOT, checkpoint, resume, settings, validation
+from common import ROOT, checkpoint, matching_network, resume, settings, validation
 from common.cli import UserError
 from common.devices import seed_everything, set_up
 from common.distributed import ranks
@@ -23,7 +23,7 @@ from StackGAN_v2.data.datasets import Ahead, Batches, BatchPlan, SpeechFeatures
 from StackGAN_v2.networks import convolution
 from StackGAN_v2.sampling import memory_format, speech_of
 from StackGAN_v2.settings import DataSettings, GeneratorOptions
-from StackGAN_v2.training import matching_network, snapshot_metric, trainer
+from StackGAN_v2.training import snapshot_metric, trainer
 from StackGAN_v2.training.exemplar_step import Budget, ExemplarStepper, begin, make_bank_filler
 from StackGAN_v2.training.image_losses import MatchingLoss, SentenceMatchingLoss
 from StackGAN_v2.training.networks import Networks, start_from
@@ -254,7 +254,7 @@ def make_matcher(cfg: Config, path: Path, split, batches):
     """The matching network of this set, trained at the first call; it sees the batches of another seed."""
     speech, plan, steps = batches.features.flat, batches.plan, cfg.TRAIN.MATCHER_STEPS
     key = {
-        "version": 2,  # raise it when equal arguments give other weights
+        "version": 3,  # raise it when equal arguments give other weights
         "seed": plan.seed,
         "steps": steps,
         "data set": split.digest(),
@@ -265,7 +265,13 @@ def make_matcher(cfg: Config, path: Path, split, batches):
         plan, batch_size=matching_network.BATCH, seed=plan.seed + 1, wrong_images=False, augmentation=False
     )
     mine = Batches(batches.cache, batches.features, split.labels, own, batches.device)
-    return matching_network.load_or_train(path, key, mine, speech, steps, plan.seed)
+
+    def draw(step: int):
+        batch = mine(step)
+        return batch.real[-1], batch.speech, batch.labels
+
+    pairs = matching_network.Pairs(draw, batches.device)
+    return matching_network.load_or_train(path, key, pairs, speech, steps, plan.seed)
 
 
 def make_sample_sheet(data: DataSettings, count: int, seed: int, generator, run: Run):

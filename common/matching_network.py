@@ -1,11 +1,15 @@
-"""The matching network: how well an image matches a speech embedding, as an additional loss of the generator.
+"""The matching network: how well an image matches a speech embedding.
 
-Like DAMSM (Xu et al., AttnGAN, CVPR 2018, section 3.2) it is trained before the generator and fixed afterwards. It
-learns from pairs of real image and speech embedding alone, without text or attributes: first by the contrastive loss of
-XMC-GAN (Zhang et al., CVPR 2021, equation 4) which principal directions of the embedding an image goes with, then both
+It learns from pairs of real image and speech embedding alone, without text or attributes: first by the contrastive loss
+of XMC-GAN (Zhang et al., CVPR 2021, equation 4) which principal directions of the embedding an image goes with, then both
 sides are turned to the canonical directions (Hotelling, 1936) of image features and embedding: what of a sentence an
-image shows.
+image shows. Afterwards it is fixed. It serves twice: its image features teach the contrastive encoder, and, trained
+again on what that encoder makes of speech, it is a loss of the generator like DAMSM (Xu et al., AttnGAN, CVPR 2018,
+section 3.2).
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,13 +20,25 @@ from common.cli import UserError
 from common.distributed import ranks
 from common.part_attention import SIZE, PartsReader
 from common.progress import tqdm
-from StackGAN_v2.networks.condition_init import principal_directions
 
 PARTS, DIRECTIONS, TEMPERATURE = 12, 128, 0.1  # parts of an image, width of the common space, of the softmax
 CANONICAL = 32  # directions that are kept at last; the others are 0
 RIDGE = 0.1  # added to the variance of each direction, in units of the mean variance
 ALIGNED_ON = 150  # batches that the canonical directions are computed from
 BATCH, LEARNING_RATE = 24, 4e-3
+NAME = "matching network"
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """`pairs(step)` → images `[N, 3, s, s]` in [−1, 1], embeddings `[N, d]` of their speech and classes `[N]`."""
+
+    draw: Callable[[int], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+    device: torch.device
+
+    def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        images, speech, labels = self.draw(step)
+        return images.contiguous(memory_format=torch.channels_last), speech, labels
 
 
 class Matcher(nn.Module):
@@ -72,6 +88,23 @@ def matching_loss(seen: torch.Tensor, said: torch.Tensor, labels: torch.Tensor) 
     return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
 
 
+def principal_directions(speech: torch.Tensor, count: int, floor: float = 0.05) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whitening: speech `[M, d]` → mean `[d]`, directions `[d, count]`.
+
+    `(speech − mean) @ directions` has about unit variance in each column. Embeddings vary 100 times as much along a few
+    directions as along those that carry the colours of parts. `floor`, a share of the largest standard deviation,
+    limits how much the noise in the smallest ones is amplified. If d is below `count`, the missing directions are 0.
+    """
+    assert speech.dim() == 2 and len(speech), tuple(speech.shape)
+    speech = speech.double()
+    mean = speech.mean(0)
+    values, vectors = torch.linalg.eigh((speech - mean).T @ (speech - mean) / len(speech))
+    values, vectors = values.flip(0)[:count].clamp(min=0).sqrt(), vectors.flip(1)[:, :count]
+    vectors = vectors * torch.where(vectors.sum(0) < 0, -1, 1)  # fix the sign, which eigh leaves open
+    directions = vectors / (values + floor * values[0]).clamp(min=1e-12)
+    return mean.float(), F.pad(directions, (0, count - directions.shape[1])).float()
+
+
 def canonical_directions(a: torch.Tensor, b: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """a `[M, d]`, b `[M, e]`, float64 with mean 0 → directions `[d, count]` and `[e, count]` by regularised canonical
     correlation analysis (Vinod, 1976), the most correlated first; 0 where d or e is below `count`.
@@ -90,14 +123,14 @@ def canonical_directions(a: torch.Tensor, b: torch.Tensor, count: int) -> tuple[
 
 
 @torch.no_grad()
-def align(matcher: Matcher, batches, first: int) -> None:
-    """Turn both sides of a matcher in evaluation mode to their canonical directions, on ALIGNED_ON batches from the
-    number `first` on."""
+def align(matcher: Matcher, pairs, first: int) -> None:
+    """Turn both sides of a matcher in evaluation mode to their canonical directions, on ALIGNED_ON draws of `pairs` from
+    the number `first` on."""
     seen, said = [], []
     for step in range(first, first + ALIGNED_ON):
-        batch = batches(step)
-        seen.append(matcher.features(batch.real[-1].contiguous(memory_format=torch.channels_last)))
-        said.append(batch.speech)
+        images, speech, _ = pairs(step)
+        seen.append(matcher.features(images))
+        said.append(speech)
     sides = [torch.cat(rows).cpu().double() for rows in (seen, said)]
     means = [rows.mean(0) for rows in sides]
     of_image, of_speech = canonical_directions(*(rows - mean for rows, mean in zip(sides, means)), CANONICAL)
@@ -110,13 +143,16 @@ def align(matcher: Matcher, batches, first: int) -> None:
     matcher.directions[:, :CANONICAL] = of_speech.to(matcher.directions)
 
 
-def train_matcher(batches, speech: torch.Tensor, steps: int, *, seed: int = 0, progress: bool = True) -> Matcher:
+def train_matcher(
+    pairs, speech: torch.Tensor, steps: int, *, seed: int = 0, aligned=True, name=NAME, progress: bool = True
+) -> Matcher:
     """Train a matcher on real pairs; it is returned in evaluation mode, without gradients.
 
-    batches(step) → a `datasets.Batch`, whose largest images are used; speech `[M, text_dim]`: all training embeddings.
+    pairs: as `Pairs`; speech `[M, text_dim]`: all training embeddings; aligned: turn both sides to their canonical
+    directions at the end, without which its `features` alone are of use; name: of what is trained, for the progress.
     Equal arguments give equal weights on the CPU of one machine, with one number of threads.
     """
-    device = batches.device
+    device = pairs.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         matcher = Matcher(speech.shape[1])
@@ -124,34 +160,37 @@ def train_matcher(batches, speech: torch.Tensor, steps: int, *, seed: int = 0, p
         matcher.to(device, memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(matcher.parameters(), LEARNING_RATE, weight_decay=0.02)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.15)
-        for step in tqdm(range(steps), desc="matching network", unit="step", disable=not progress):
-            batch = batches(step)
-            images = batch.real[-1].contiguous(memory_format=torch.channels_last)
-            loss = matching_loss(matcher(images), matcher.said(batch.speech), batch.labels)
+        for step in tqdm(range(steps), desc=name, unit="step", disable=not progress):
+            images, said, labels = pairs(step)
+            loss = matching_loss(matcher(images), matcher.said(said), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
         matcher.eval().requires_grad_(False)
-        align(matcher, batches, steps)
+        if aligned:
+            align(matcher, pairs, steps)
     return matcher
 
 
-def load_or_train(path, key: dict, batches, speech, steps: int, seed: int) -> Matcher:
-    """The matcher in the file `path` if it was trained with `key`, else a new one, written there by rank 0."""
+def load_or_train(path, key: dict, pairs, speech, steps: int, seed: int, aligned=True, name=NAME) -> Matcher:
+    """The matcher in the file `path` if it was trained with `key`, else a new one, written there by rank 0.
+
+    The other arguments are those of `train_matcher`.
+    """
     if ranks.is_main() and _read(path, key) is None:
-        matcher = train_matcher(batches, speech, steps, seed=seed)
+        matcher = train_matcher(pairs, speech, steps, seed=seed, aligned=aligned, name=name)
         state = {name: value.cpu().contiguous() for name, value in matcher.state_dict().items()}
         checkpoint.save(path, {"key": key, "state_dict": state})
     ranks.barrier()
     state = _read(path, key)
     if state is None:
         raise UserError(
-            f"{path} is not the matching network that rank 0 has trained; give an --output_dir that all machines share"
+            f"{path} is not the {name} that rank 0 has trained; give an --output_dir that all machines share"
         )
     matcher = Matcher(speech.shape[1])
     checkpoint.load_into(matcher, state, path)
-    return matcher.to(batches.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    return matcher.to(pairs.device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def _read(path, key: dict) -> dict | None:
