@@ -47,6 +47,9 @@ class Matcher(nn.Module):
     Both sides are linear layers, of the parts' features and of the embedding.
     """
 
+    mean: torch.Tensor
+    directions: torch.Tensor
+
     def __init__(self, text_dim: int):
         super().__init__()
         self.parts = PartsReader(PARTS)
@@ -118,8 +121,9 @@ def canonical_directions(a: torch.Tensor, b: torch.Tensor, count: int) -> tuple[
         whitened.append(vectors * (values + RIDGE * values.mean() + 1e-12).rsqrt() @ vectors.T)
     u, correlations, v = torch.linalg.svd(whitened[0] @ (a.T @ b / len(a)) @ whitened[1], full_matrices=False)
     scales = correlations[:count].sqrt()
-    sides = (whitened[0] @ u[:, :count] * scales, whitened[1] @ v.T[:, :count] * scales)
-    return tuple(F.pad(side, (0, count - side.shape[1])).float() for side in sides)
+    of_a, of_b = whitened[0] @ u[:, :count] * scales, whitened[1] @ v.T[:, :count] * scales
+    missing = (0, count - of_a.shape[1])
+    return F.pad(of_a, missing).float(), F.pad(of_b, missing).float()
 
 
 @torch.no_grad()
@@ -131,14 +135,13 @@ def align(matcher: Matcher, pairs, first: int) -> None:
         images, speech, _ = pairs(step)
         seen.append(matcher.features(images))
         said.append(speech)
-    sides = [torch.cat(rows).cpu().double() for rows in (seen, said)]
-    means = [rows.mean(0) for rows in sides]
-    of_image, of_speech = canonical_directions(*(rows - mean for rows, mean in zip(sides, means)), CANONICAL)
+    shown, heard = torch.cat(seen).cpu().double(), torch.cat(said).cpu().double()
+    of_image, of_speech = canonical_directions(shown - shown.mean(0), heard - heard.mean(0), CANONICAL)
     for parameter in matcher.what.parameters():
         parameter.zero_()
     matcher.what.weight[:CANONICAL] = of_image.T.to(matcher.what.weight)
-    matcher.what.bias[:CANONICAL] = -(means[0].float() @ of_image).to(matcher.what.bias)
-    matcher.mean.copy_(means[1])
+    matcher.what.bias[:CANONICAL] = -(shown.mean(0).float() @ of_image).to(matcher.what.bias)
+    matcher.mean.copy_(heard.mean(0))
     matcher.directions.zero_()
     matcher.directions[:, :CANONICAL] = of_speech.to(matcher.directions)
 
@@ -157,7 +160,7 @@ def train_matcher(
         torch.manual_seed(seed)
         matcher = Matcher(speech.shape[1])
         matcher.mean, matcher.directions = principal_directions(speech, DIRECTIONS)
-        matcher.to(device, memory_format=torch.channels_last)
+        matcher.to(device).to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(matcher.parameters(), LEARNING_RATE, weight_decay=0.02)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.15)
         for step in tqdm(range(steps), desc=name, unit="step", disable=not progress):
@@ -183,14 +186,14 @@ def load_or_train(path, key: dict, pairs, speech, steps: int, seed: int, aligned
         state = {name: value.cpu().contiguous() for name, value in matcher.state_dict().items()}
         checkpoint.save(path, {"key": key, "state_dict": state})
     ranks.barrier()
-    state = _read(path, key)
-    if state is None:
+    kept = _read(path, key)
+    if kept is None:
         raise UserError(
             f"{path} is not the {name} that rank 0 has trained; give an --output_dir that all machines share"
         )
     matcher = Matcher(speech.shape[1])
-    checkpoint.load_into(matcher, state, path)
-    return matcher.to(pairs.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    checkpoint.load_into(matcher, kept, path)
+    return matcher.to(pairs.device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def _read(path, key: dict) -> dict | None:
