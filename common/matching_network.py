@@ -176,14 +176,11 @@ def train_matcher(
     return matcher
 
 
-def load_or_train(path, key: dict, pairs, speech, steps: int, seed: int, aligned=True, name=NAME) -> Matcher:
-    """The matcher in the file `path` if it was trained with `key`, else a new one, written there by rank 0.
-
-    The other arguments are those of `train_matcher`.
-    """
+def load_or_train(path, key: dict, width: int, device, train: Callable[[], Matcher], name: str = NAME) -> Matcher:
+    """The matcher of embeddings of `width` in the file `path` if it was trained with `key`, else what `train` makes,
+    written there by rank 0. name: what it is, for an error."""
     if ranks.is_main() and _read(path, key) is None:
-        matcher = train_matcher(pairs, speech, steps, seed=seed, aligned=aligned, name=name)
-        state = {name: value.cpu().contiguous() for name, value in matcher.state_dict().items()}
+        state = {name: value.cpu().contiguous() for name, value in train().state_dict().items()}
         checkpoint.save(path, {"key": key, "state_dict": state})
     ranks.barrier()
     kept = _read(path, key)
@@ -191,9 +188,9 @@ def load_or_train(path, key: dict, pairs, speech, steps: int, seed: int, aligned
         raise UserError(
             f"{path} is not the {name} that rank 0 has trained; give an --output_dir that all machines share"
         )
-    matcher = Matcher(speech.shape[1])
+    matcher = Matcher(width)
     checkpoint.load_into(matcher, kept, path)
-    return matcher.to(pairs.device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    return matcher.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def _read(path, key: dict) -> dict | None:

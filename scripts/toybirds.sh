@@ -17,7 +17,7 @@ improved_encoder_options="--epoch 14 --eval_every 7 --batch_size 16 --grad_clip 
 improved_gan_cfg=StackGAN_v2/cfg/toybirds_3stages.yml
 published_encoder_options="$encoder_options --max_frames 576"
 published_gan_options="--set TREE.BASE_SIZE=16 --set TRAIN.SNAPSHOT_INTERVAL=1000"
-modern_encoder_options="$modern_encoder_options --epoch 20 --eval_every 20"
+modern_encoder_options="$modern_encoder_options --epoch 28 --eval_every 28 --image_steps 1600"
 modern_gan_cfg=StackGAN_v2/cfg/toybirds_exemplar.yml
 sample_options="--all_sizes"
 evaluate_options="--lite0_size 128"

@@ -386,7 +386,7 @@ def test_an_image_too_thin_to_be_scaled_is_named(tmp_path):
 def test_batches_do_not_ask_for_the_splits_digest(name, with_images, monkeypatch):
     network, train = SMALL[name](), parts(with_images)[0]
     start = types.SimpleNamespace(image_weights=None)
-    options = types.SimpleNamespace(training=trainer.Settings(image_size=32), start=start)
+    options = types.SimpleNamespace(training=trainer.Settings(image_size=32), start=start, image_steps=lambda: 0)
     objective = objectives.objective_class(network).from_data(options, network, train)
     monkeypatch.setattr(type(train.clips.split), "digest", lambda split: pytest.fail("the digest was computed"))
     batch = train.batch(train.plan(0, 0, 4), 0, slice(4))

@@ -57,7 +57,7 @@ def test_only_a_new_run_begins_with_common_colours_and_directions(folder, tmp_pa
     run_main(folder, "--output_dir", tmp_path / "run", "--max_steps", 1)
     assert len(begun) == 1 and begun[0] is not None
     run_main(folder, "--output_dir", tmp_path / "run", "--max_steps", 2)
-    assert checkpoint.load(tmp_path / "run" / "Model" / "matcher.pth")["key"]["version"] == 2  # 1 was not aligned
+    assert checkpoint.load(tmp_path / "run" / "Model" / "matcher.pth")["key"]["version"] == 3  # 1 was not aligned
     net_g = tmp_path / "run" / "Model" / "netG_2.pth"
     state = checkpoint.load(net_g)
     assert torch.equal(state["colours"], checkpoint.load(net_g.parent / "netG_1.pth")["colours"])

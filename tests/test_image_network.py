@@ -27,9 +27,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """How often an image network was trained."""
-    times, train = [], matching_network.train_matcher
-    monkeypatch.setattr(matching_network, "train_matcher", lambda *a, **k: times.append(1) or train(*a, **k))
+    """The steps of every image network that was trained."""
+    times, train = [], image_network.train_matcher
+    monkeypatch.setattr(image_network, "train_matcher", lambda *a, **k: times.append(a[2]) or train(*a, **k))
     return times
 
 
@@ -133,6 +133,18 @@ def test_other_steps_are_another_network(tmp_path, folder, trained):
         job = make_trainer(folder, tmp_path, small, fixed(tmp_path, steps))
         assert len(trained) == times
     assert not job.objective.fixed
+
+
+def test_it_takes_half_the_time_at_most(tmp_path, folder, trained, monkeypatch):
+    """Each look at the clock is a second later: 12 steps take one, so that 3 s hold 36, less those 12."""
+    clock = iter(range(100))
+    monkeypatch.setattr(image_network, "monotonic", lambda: float(next(clock)))
+    for minutes in (0.1, 0.1):
+        make_trainer(folder, tmp_path, small, fixed(tmp_path, 50), max_minutes=minutes)
+        assert trained == [12, 24]
+    make_trainer(folder, tmp_path, small, fixed(tmp_path, 5), max_minutes=0.1)
+    make_trainer(folder, tmp_path, small, fixed(tmp_path, 5), max_minutes=1e-5)
+    assert trained[2:] == [12, 5, 12, 1]
 
 
 def test_the_sentence_is_the_same_with_and_without_its_words():

@@ -209,16 +209,19 @@ def test_it_learns_from_pairs_alone_and_then_stays_as_it_is(tmp_path):
 
 def test_it_is_kept_and_trained_again_only_for_something_else(tmp_path, few_batches):
     path, pairs = tmp_path / "matcher.pth", ColouredPairs(16)
-    first = load_or_train(path, {"seed": 0}, pairs, pairs.speech, 2, 0)
+    make = lambda seed: load_or_train(
+        path, {"seed": seed}, 20, pairs.device, lambda: train_matcher(pairs, pairs.speech, 2, seed=seed, progress=False)
+    )
+    first = make(0)
     told = pairs.told
-    again = load_or_train(path, {"seed": 0}, pairs, pairs.speech, 2, 0)
+    again = make(0)
     assert pairs.told == told and all(
         torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values())
     )
-    load_or_train(path, {"seed": 1}, pairs, pairs.speech, 2, 1)
+    make(1)
     assert pairs.told == told + 2 + 3
     path.write_bytes(path.read_bytes()[:1000])  # damaged: made again, not an error
-    load_or_train(path, {"seed": 1}, pairs, pairs.speech, 2, 1)
+    make(1)
     assert pairs.told == told + 2 * (2 + 3)
 
 

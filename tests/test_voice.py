@@ -85,8 +85,10 @@ def error(response, status: int) -> str:
 # ---- what is answered ------------------------------------------------------------------------------------------------
 
 
-def test_health_says_what_is_served(client, networks):
+def test_health_says_what_is_served(client, networks, monkeypatch):
+    monkeypatch.setattr(networks.generator, "remark", "All outlines are circles.", raising=False)
     told = client.get("/api/health").json()
+    assert told["remark"] == "All outlines are circles."
     assert told["status"] == "ok" and told["encoder"] == networks.meta["digest"] and told["sizes"] == [16, 32, 64]
     assert told["heard_seconds"] == FRAMES / 100 and told["limits"]["images"] == 16
 

@@ -22,7 +22,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from Audio_to_Image.encoders.image_network import FixedImageNetwork, load_or_train_parts, random_crop, scaled
+from Audio_to_Image.encoders.image_network import (
+    SHARE_OF_TIME,
+    FixedImageNetwork,
+    load_or_train_parts,
+    random_crop,
+    scaled,
+)
 from Audio_to_Image.objectives import ImageObjective, random_of
 from common.bounding_boxes import bounding_boxes, crop_box
 from common.devices import autocast
@@ -75,7 +81,8 @@ class ContrastiveObjective(ImageObjective):
         objective.hold_training_images(train.clips.split)
         if image is not None:
             path = Path(options.data.output_dir) / "image_network.pth"
-            matcher = load_or_train_parts(path, train, objective.images, steps, training.seed)
+            seconds = 60 * training.max_minutes * SHARE_OF_TIME
+            matcher = load_or_train_parts(path, train, objective.images, steps, training.seed, seconds)
             image.to(train.clips.device).take(matcher, objective.centres(train.clips.split))
         return objective
 

@@ -9,6 +9,7 @@ is fixed; the encoder then learns from image features that stay, which are compu
 
 import functools
 from pathlib import Path
+from time import monotonic
 
 import numpy as np
 import torch
@@ -18,9 +19,12 @@ from torch import nn
 from Audio_to_Image.datasets import SpeechClips, TrainingSet
 from Audio_to_Image.objectives import random_of
 from common import checkpoint
-from common.matching_network import BATCH, PARTS, Matcher, Pairs, load_or_train
+from common.matching_network import BATCH, PARTS, Matcher, Pairs, load_or_train, train_matcher
 from common.part_attention import SIZE, PartsReader
 
+NAME = "image network"
+TIMED = 12  # steps that tell how many a time holds
+SHARE_OF_TIME = 0.5  # of --max_minutes, at the most
 CLIPS_AT_ONCE = 256
 IMAGES_AT_ONCE = 64
 STREAM = 11  # of what is drawn at random, beside the trainer's
@@ -109,19 +113,36 @@ def pairs_of(train: TrainingSet, images: np.ndarray, speech: torch.Tensor, seed:
     return Pairs(draw, device)
 
 
-def load_or_train_parts(path: Path, train: TrainingSet, images: np.ndarray, steps: int, seed: int) -> Matcher:
-    """The network that has learnt which summary of a clip goes with an image; it lies in the file `path`."""
+def load_or_train_parts(
+    path: Path, train: TrainingSet, images: np.ndarray, steps: int, seed: int, seconds: float = 0.0
+) -> Matcher:
+    """The network that has learnt which summary of a clip goes with an image; it lies in the file `path`.
+
+    seconds: that the training may take, with fewer steps where they do not suffice; 0: any.
+    """
     speech = clip_summaries(train.clips, train.clips.usable)
     speech = (speech - speech.mean(0)) / speech.std(0, correction=0).clamp(min=1e-6)
     key = {
         "version": 1,  # raise it when equal arguments give other weights
         "seed": seed,
         "steps": steps,
+        "seconds": seconds,
         "data set": train.clips.split.digest(),
         "speech": checkpoint.digest({"speech": speech}),
     }
     pairs = pairs_of(train, images, speech, seed)
-    return load_or_train(path, key, pairs, speech, steps, seed, aligned=False, name="image network")
+
+    def train_it(count: int, progress: bool = True) -> Matcher:
+        return train_matcher(pairs, speech, count, seed=seed, aligned=False, name=NAME, progress=progress)
+
+    def within_time() -> Matcher:
+        if not seconds:
+            return train_it(steps)
+        began = monotonic()
+        train_it(TIMED, progress=False)
+        return train_it(max(1, min(steps, int(seconds * TIMED / (monotonic() - began)) - TIMED)))
+
+    return load_or_train(path, key, speech.shape[1], pairs.device, within_time, NAME)
 
 
 def random_crop(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Set-up of a generator's training, step by step: data, networks, run folder, resume, what is kept; then it runs."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -271,7 +272,8 @@ def make_matcher(cfg: Config, path: Path, split, batches):
         return batch.real[-1], batch.speech, batch.labels
 
     pairs = matching_network.Pairs(draw, batches.device)
-    return matching_network.load_or_train(path, key, pairs, speech, steps, plan.seed)
+    train = functools.partial(matching_network.train_matcher, pairs, speech, steps, seed=plan.seed)
+    return matching_network.load_or_train(path, key, speech.shape[1], batches.device, train)
 
 
 def make_sample_sheet(data: DataSettings, count: int, seed: int, generator, run: Run):

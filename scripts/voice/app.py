@@ -93,6 +93,7 @@ class _Handlers:
                 "encoder": networks.meta["digest"],
                 "dataset": networks.meta["dataset"],
                 "sizes": networks.generator.sizes,
+                "remark": networks.generator.remark,
                 "heard_seconds": networks.most_heard,
                 "examples": networks.examples(),
                 "limits": {

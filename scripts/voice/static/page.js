@@ -321,6 +321,7 @@ addEventListener("drop", (event) => {
 // ---- start -----------------------------------------------------------------------------------------------------------
 try {
   server = await (await fetch("/api/health")).json();
+  $("remark").textContent = server.remark;
   if (server.examples.length) $("text").placeholder = server.examples[0];
   $("examples").replaceChildren(...server.examples.map((text) => {
     const button = document.createElement("button");
