@@ -263,7 +263,7 @@ def test_images_are_cropped_around_their_boxes_and_embedded_where_sentences_are(
         ContrastiveObjective(6).images_of(split)
     objective.eval()
     expected = (
-        objective.see(torch.from_numpy(images[:, 6:70, 6:70]), "fp32")
+        objective.see(torch.from_numpy(images[:, 6:70, 6:70]).permute(0, 3, 1, 2), "fp32")
         @ F.normalize(objective.speech(sentence), dim=1).T
     )
     torch.testing.assert_close(image @ objective.project(sentence).T, expected)

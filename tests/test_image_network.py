@@ -89,14 +89,14 @@ def test_a_draw_pairs_an_image_with_a_sentence_of_its_own(folder):
 def test_features_are_scaled_and_know_no_left_and_right():
     torch.manual_seed(0)
     network, matcher = FixedImageNetwork(5), matching_network.Matcher(4).eval()
-    images = torch.randint(0, 256, (9, 64, 64, 3), dtype=torch.uint8)
+    images = torch.randint(0, 256, (9, 3, 64, 64), dtype=torch.uint8)
     network.take(matcher, images)
     rows = network.of_pixels(images)
     varied = rows.std(0, correction=0) > 0.5
     assert varied.float().mean() > 0.9
     torch.testing.assert_close(rows.mean(0), torch.zeros(rows.shape[1]), atol=1e-3, rtol=0)
     torch.testing.assert_close(rows[:, varied].std(0, correction=0), torch.ones(int(varied.sum())), atol=1e-2, rtol=0)
-    torch.testing.assert_close(network.of_pixels(images.flip(2)), rows, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(network.of_pixels(images.flip(3)), rows, atol=1e-3, rtol=1e-3)
     plain = image_network.scaled(images)
     both = (matcher.parts(plain) + matcher.parts(plain.flip(3))).flatten(1) / 2
     torch.testing.assert_close(rows * network.scale + network.mean, both, atol=1e-4, rtol=1e-3)

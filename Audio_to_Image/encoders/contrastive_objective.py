@@ -113,17 +113,18 @@ class ContrastiveObjective(ImageObjective):
         if self.fixed:
             return batch
         crops = np.stack([random_crop(self.images[item], random_of((*seed, int(item)))) for item in batch.items])
-        return dataclasses.replace(batch, images=torch.from_numpy(crops).to(batch.mels.device, non_blocking=True))
+        held = torch.from_numpy(crops).permute(0, 3, 1, 2)
+        return dataclasses.replace(batch, images=held.to(batch.mels.device, non_blocking=True))
 
     def see(self, images: torch.Tensor, precision: str) -> torch.Tensor:
-        """uint8 `[N, 64, 64, 3]` → float32 `[N, PROJECTED]` of length 1."""
+        """uint8 `[N, 3, 64, 64]` → float32 `[N, PROJECTED]` of length 1."""
         with autocast(images.device, precision):
             return self.image(scaled(images))
 
     def centres(self, split) -> torch.Tensor:
-        """uint8 `[items, 64, 64, 3]`"""
+        """uint8 `[items, 3, 64, 64]`"""
         edge = (MARGIN_SIZE - SIZE) // 2
-        return torch.from_numpy(self.images_of(split)[:, edge : edge + SIZE, edge : edge + SIZE])
+        return torch.from_numpy(self.images_of(split)[:, edge : edge + SIZE, edge : edge + SIZE]).permute(0, 3, 1, 2)
 
     def _of_batch(self, batch) -> torch.Tensor:
         """What is seen in the images of a training batch, `[B, PROJECTED]`."""

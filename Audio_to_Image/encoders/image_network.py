@@ -61,7 +61,7 @@ class FixedImageNetwork(nn.Module):
 
     @torch.no_grad()
     def take(self, matcher: Matcher, images: torch.Tensor) -> None:
-        """The parts of a trained matcher; features have mean 0 and variance 1 on images, uint8 `[N, 64, 64, 3]`."""
+        """The parts of a trained matcher; features have mean 0 and variance 1 on images, uint8 `[N, 3, 64, 64]`."""
         self.parts.load_state_dict(matcher.parts.state_dict())
         self.mean.zero_()
         self.scale.fill_(1)
@@ -71,14 +71,14 @@ class FixedImageNetwork(nn.Module):
 
     @torch.no_grad()
     def of_pixels(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 `[N, 64, 64, 3]` → features, float32 `[N, F]` on the device of the weights."""
+        """uint8 `[N, 3, 64, 64]` → features, float32 `[N, F]` on the device of the weights."""
         device = self.mean.device
         return torch.cat([self.features(scaled(part.to(device))) for part in images.split(IMAGES_AT_ONCE)])
 
 
 def scaled(images: torch.Tensor) -> torch.Tensor:
-    """uint8 `[N, S, S, 3]` → float32 `[N, 3, S, S]` in [−1, 1], channels last."""
-    return (images.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+    """uint8 `[N, 3, S, S]` → float32 in [−1, 1], channels last."""
+    return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
 def clip_summaries(clips: SpeechClips, numbers: np.ndarray) -> torch.Tensor:
@@ -106,7 +106,7 @@ def pairs_of(train: TrainingSet, images: np.ndarray, speech: torch.Tensor, seed:
         epoch, position = divmod(step, len(plan(0)))
         items, clips = plan(epoch).items[position], plan(epoch).clips[position]
         generator = random_of((seed, STREAM, step))
-        crops = torch.from_numpy(np.stack([random_crop(images[item], generator) for item in items]))
+        crops = torch.from_numpy(np.stack([random_crop(images[item], generator) for item in items])).permute(0, 3, 1, 2)
         heard = speech[torch.from_numpy(np.searchsorted(usable, clips))]
         return scaled(crops.to(device)), heard.to(device), train.labels[torch.from_numpy(items).to(device)]
 
