@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Choices for toybirds, the set that the project draws and speaks itself, small enough for two CPU cores: 64 pixels.
-# 4,400 species to learn from, one image and one sentence each, and 100 that the model never meets, three images each with two
+# 4,000 species to learn from, one image and one sentence each, and 100 that the model never meets, three images each with two
 # sentences: images cost little, speech a third of a minute for a thousand sentences. Three voices share the sentences, so
 # that not one voice alone is understood.
 tag=demo
-prepare="./scripts/make_toybirds.py --classes 4500 --test_classes 100 --images_per_class 1 --test_images_per_class 3"
+prepare="./scripts/make_toybirds.py --classes 4100 --test_classes 100 --images_per_class 1 --test_images_per_class 3"
 engine=hibari,espeak
 captions_per_image=1,2
 speech_options="--voices hibari.heart,espeak.en-us+f2,espeak.en-us+m3 --speed 1.0-1.4"  # cost follows the sound's length
