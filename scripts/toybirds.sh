@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Choices for toybirds, the set that the project draws and speaks itself, small enough for two CPU cores: 64 pixels.
-# 4,000 species to learn from, one image and one sentence each, and 100 that the model never meets, three images each with two
+# 3,200 species to learn from, one image and one sentence each, and 100 that the model never meets, three images each with two
 # sentences: images cost little, speech a third of a minute for a thousand sentences. Three voices share the sentences, so
 # that not one voice alone is understood.
 tag=demo
-prepare="./scripts/make_toybirds.py --classes 4100 --test_classes 100 --images_per_class 1 --test_images_per_class 3"
+prepare="./scripts/make_toybirds.py --classes 3300 --test_classes 100 --images_per_class 1 --test_images_per_class 3"
 engine=hibari,espeak
 captions_per_image=1,2
 speech_options="--voices hibari.heart,espeak.en-us+f2,espeak.en-us+m3 --speed 1.0-1.4"  # cost follows the sound's length
@@ -17,7 +17,7 @@ improved_encoder_options="--epoch 14 --eval_every 7 --batch_size 16 --grad_clip 
 improved_gan_cfg=StackGAN_v2/cfg/toybirds_3stages.yml
 published_encoder_options="$encoder_options --max_frames 576"
 published_gan_options="--set TREE.BASE_SIZE=16 --set TRAIN.SNAPSHOT_INTERVAL=1000"
-modern_encoder_options="$modern_encoder_options --epoch 15 --eval_every 15"
+modern_encoder_options="$modern_encoder_options --epoch 20 --eval_every 20"
 modern_gan_cfg=StackGAN_v2/cfg/toybirds_exemplar.yml
 sample_options="--all_sizes"
 evaluate_options="--lite0_size 128"
