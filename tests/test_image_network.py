@@ -89,10 +89,12 @@ def test_a_draw_pairs_an_image_with_a_sentence_of_its_own(folder):
 def test_features_are_scaled_and_know_no_left_and_right():
     torch.manual_seed(0)
     network, matcher = FixedImageNetwork(5), matching_network.Matcher(4).eval()
+    matcher.parts.fine[1].weight.data[3], matcher.parts.fine[1].bias.data[3] = 0, -1  # never seen: 0 in each part
     images = torch.randint(0, 256, (9, 3, 64, 64), dtype=torch.uint8)
-    network.take(matcher, images)
-    rows = network.of_pixels(images)
+    taken, rows = network.take(matcher, images), network.of_pixels(images)
+    assert torch.equal(taken, rows)
     varied = rows.std(0, correction=0) > 0.5
+    assert (network.scale.view(12, -1)[:, 3] == 1).all() and (rows.view(9, 12, -1)[:, :, 3] == 0).all()
     assert varied.float().mean() > 0.9
     torch.testing.assert_close(rows.mean(0), torch.zeros(rows.shape[1]), atol=1e-3, rtol=0)
     torch.testing.assert_close(rows[:, varied].std(0, correction=0), torch.ones(int(varied.sum())), atol=1e-2, rtol=0)
@@ -126,6 +128,13 @@ def test_what_a_batch_is_compared_with_is_what_is_seen_in_its_images(tmp_path, f
     batch = job.objective.prepare(job.train.batch(job.train.plan(0, 0, 4), 0, slice(0, 4)), (0,))
     whole = job.objective.embed_images(None, job.train.clips.split)
     torch.testing.assert_close(job.objective._of_batch(batch), whole[batch.items], atol=1e-3, rtol=0)
+    state = job.objective.state_dict()
+    job.objective.load_state_dict(
+        state | {"image.mean": state["image.mean"] + 0.1 * state["image.scale"]}
+    )  # other weights see something else
+    other = job.objective.embed_images(None, job.train.clips.split)
+    assert (other - whole).abs().max() > 0.01
+    torch.testing.assert_close(job.objective._of_batch(batch), other[batch.items], atol=1e-3, rtol=0)
 
 
 def test_other_steps_are_another_network(tmp_path, folder, trained):

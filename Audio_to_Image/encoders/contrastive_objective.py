@@ -23,6 +23,7 @@ from PIL import Image
 from torch import nn
 
 from Audio_to_Image.encoders.image_network import (
+    IMAGES_AT_ONCE,
     SHARE_OF_TIME,
     FixedImageNetwork,
     load_or_train_parts,
@@ -41,7 +42,6 @@ MARGIN_SIZE = 76  # images are held at this size and cropped to SIZE at random
 PARTS, WIDTH = 12, 8  # of the image network that learns with the encoder; twice the width takes 2.5 times as long
 PROJECTED = 128
 SCALE, LARGEST_SCALE = 10.0, 100.0  # of the cosines, 1 / temperature: at first and at most
-IMAGES_AT_ONCE = 64
 
 
 class ImageNetwork(nn.Module):
@@ -70,7 +70,8 @@ class ContrastiveObjective(ImageObjective):
         self.log_scale = nn.Parameter(torch.tensor(math.log(SCALE)))
         self.margin, self.precision = margin, precision
         self.fixed = isinstance(self.image, FixedImageNetwork)
-        self._training_split, self._seen = None, None  # what is seen in its images, computed when it is first needed
+        self._seen: torch.Tensor | None = None  # in the training images, by a fixed image network
+        self.register_load_state_dict_post_hook(ContrastiveObjective._forget_seen)
 
     @classmethod
     def from_data(cls, options, network, train):
@@ -83,7 +84,7 @@ class ContrastiveObjective(ImageObjective):
             path = Path(options.data.output_dir) / "image_network.pth"
             seconds = 60 * training.max_minutes * SHARE_OF_TIME
             matcher = load_or_train_parts(path, train, objective.images, steps, training.seed, seconds)
-            image.to(train.clips.device).take(matcher, objective.centres(train.clips.split))
+            objective._seen = image.to(train.clips.device).take(matcher, _centres(objective.images)).half()
         return objective
 
     @classmethod
@@ -91,9 +92,9 @@ class ContrastiveObjective(ImageObjective):
         image = FixedImageNetwork(PROJECTED) if "image.mean" in state else None
         return cls(state["speech.0.weight"].shape[1], image=image)
 
-    def hold_training_images(self, split) -> None:
-        super().hold_training_images(split)
-        self._training_split = split
+    def _forget_seen(self, _) -> None:
+        """Other weights, those of a resume file, may see something else."""
+        self._seen = None
 
     # ---- images ----
 
@@ -121,17 +122,12 @@ class ContrastiveObjective(ImageObjective):
         with autocast(images.device, precision):
             return self.image(scaled(images))
 
-    def centres(self, split) -> torch.Tensor:
-        """uint8 `[items, 3, 64, 64]`"""
-        edge = (MARGIN_SIZE - SIZE) // 2
-        return torch.from_numpy(self.images_of(split)[:, edge : edge + SIZE, edge : edge + SIZE]).permute(0, 3, 1, 2)
-
     def _of_batch(self, batch) -> torch.Tensor:
         """What is seen in the images of a training batch, `[B, PROJECTED]`."""
         if not self.fixed:
             return self.see(batch.images, self.precision)
-        if self._seen is None:  # now, since weights may have come from a resume file
-            self._seen = self.image.of_pixels(self.centres(self._training_split)).half()
+        if self._seen is None:
+            self._seen = self.image.of_pixels(_centres(self.images)).half()
         return self.image.head(self._seen[torch.from_numpy(batch.items).to(self._seen.device)].float())
 
     def project(self, sentence):
@@ -141,7 +137,8 @@ class ContrastiveObjective(ImageObjective):
     def embed_images(self, features, split, precision="fp32"):
         training, device = self.image.training, self.log_scale.device
         self.image.eval()
-        seen = torch.cat([self.see(part.to(device), precision) for part in self.centres(split).split(IMAGES_AT_ONCE)])
+        parts = _centres(self.images_of(split)).split(IMAGES_AT_ONCE)
+        seen = torch.cat([self.see(part.to(device), precision) for part in parts])
         self.image.train(training)
         return seen
 
@@ -181,6 +178,12 @@ def contrastive_loss(cosines: torch.Tensor, labels: torch.Tensor, scale, margin:
             scores = scores - torch.diag(lowered)
         losses.append(F.cross_entropy((scale * scores).masked_fill(same, -torch.inf), pairs))
     return (losses[0] + losses[1]) / 2
+
+
+def _centres(images: np.ndarray) -> torch.Tensor:
+    """uint8 `[items, 76, 76, 3]` → `[items, 3, 64, 64]`"""
+    edge = (MARGIN_SIZE - SIZE) // 2
+    return torch.from_numpy(images[:, edge : edge + SIZE, edge : edge + SIZE]).permute(0, 3, 1, 2)
 
 
 def _read(path, box=None) -> np.ndarray:

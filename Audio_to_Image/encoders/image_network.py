@@ -60,14 +60,17 @@ class FixedImageNetwork(nn.Module):
         return self.head(self.features(images))
 
     @torch.no_grad()
-    def take(self, matcher: Matcher, images: torch.Tensor) -> None:
-        """The parts of a trained matcher; features have mean 0 and variance 1 on images, uint8 `[N, 3, 64, 64]`."""
+    def take(self, matcher: Matcher, images: torch.Tensor) -> torch.Tensor:
+        """The parts of a trained matcher. → the features of images, uint8 `[N, 3, 64, 64]`, on which those that vary have
+        mean 0 and variance 1 from now on, float32 `[N, F]`."""
         self.parts.load_state_dict(matcher.parts.state_dict())
         self.mean.zero_()
         self.scale.fill_(1)
         rows = self.of_pixels(images)
         self.mean.copy_(rows.mean(0))
-        self.scale.copy_(rows.std(0, correction=0).clamp(min=1e-6))
+        spread = rows.std(0, correction=0)
+        self.scale.copy_(torch.where(spread > 1e-6, spread, 1))  # what is alike in all is not blown up in another image
+        return (rows - self.mean) / self.scale
 
     @torch.no_grad()
     def of_pixels(self, images: torch.Tensor) -> torch.Tensor:
